@@ -62,17 +62,44 @@ def event_arrays(sequences: Sequences, *, first_timestamp: int) -> EventArrays:
     Raises:
       DataError: times that do not fit int32 seconds (68 years), which would wrap silently on the device.
     """
-    seconds = sequences.timestamps - first_timestamp
-    limit = np.iinfo(np.int32).max
-    if len(seconds) and not (-limit <= seconds.min() and seconds.max() <= limit):
-        raise DataError(
-            f"timestamps span {seconds.min()} to {seconds.max()} s from the dataset's first event, more than int32 "
-            "holds (68 years); check for mixed units or clean out the outliers"
-        )
     return EventArrays(
         jnp.asarray(sequences.item_ids, dtype=jnp.int32),
         jnp.asarray(sequences.behaviors, dtype=jnp.int32),
-        jnp.asarray(seconds.astype(np.int32)),
+        jnp.asarray(_device_seconds(sequences.timestamps, first_timestamp)),
+    )
+
+
+def history_batch(histories: Sequences, *, length: int, first_timestamp: int) -> Batch:
+    """The last `length` events of each user, one user a row, as NumPy arrays of one fixed shape.
+
+    Args:
+      histories: U users; those without events get a row of padding.
+      length: L.
+      first_timestamp: the dataset's first event in seconds.
+
+    Returns:
+      A batch `[U, L]` without targets, padding on the right.
+
+    Raises:
+      DataError: as `event_arrays`.
+    """
+    sizes = np.minimum(histories.lengths, length)
+    real = np.arange(length)[None, :] < sizes[:, None]
+    index = ((histories.offsets[1:] - sizes)[:, None] + np.arange(length)[None, :])[real]
+
+    def padded(values: np.ndarray) -> np.ndarray:
+        rows = np.zeros(real.shape, dtype=np.int32)
+        rows[real] = values[index]
+        return rows
+
+    return Batch(
+        item_ids=padded(histories.item_ids),
+        behaviors=padded(histories.behaviors),
+        timestamps=padded(_device_seconds(histories.timestamps, first_timestamp)),
+        positions=np.where(real, np.arange(length, dtype=np.int32)[None, :], 0),
+        segment_ids=real.astype(np.int32),
+        targets=np.zeros(real.shape, dtype=np.int32),
+        weights=np.zeros(real.shape, dtype=np.float32),
     )
 
 
@@ -145,3 +172,15 @@ def gather_batch(
         targets=targets,
         weights=weights,
     )
+
+
+def _device_seconds(timestamps: np.ndarray, first_timestamp: int) -> np.ndarray:
+    """int32 seconds since the dataset's first event; DataError where they would wrap."""
+    seconds = timestamps - first_timestamp
+    limit = np.iinfo(np.int32).max
+    if len(seconds) and not (-limit <= seconds.min() and seconds.max() <= limit):
+        raise DataError(
+            f"timestamps span {seconds.min()} to {seconds.max()} s from the dataset's first event, more than int32 "
+            "holds (68 years); check for mixed units or clean out the outliers"
+        )
+    return seconds.astype(np.int32)

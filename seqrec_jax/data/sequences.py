@@ -104,23 +104,37 @@ def last_windows(sequences: Sequences, *, length: int) -> Windows:
     return Windows(sequences.offsets[1:] - lengths, lengths)
 
 
-def sliding_windows(sequences: Sequences, *, length: int, stride: int | None = None) -> Windows:
+def sliding_windows(
+    sequences: Sequences, *, length: int, stride: int | None = None, drop_last: int = 0
+) -> Windows:
     """Windows of at most `length` events that cover every event of every user, counted from the end.
 
     The last window of a user ends at the last event; the one before ends `stride` events earlier, and so on
-    until the first event is covered. `stride` None means `length`, so that windows do not overlap. Users
-    without events give no window.
+    until the first event is covered. Users without events give no window.
+
+    Args:
+      sequences: U users.
+      length: L.
+      stride: events between the ends of two windows; None means `length`, so that windows do not overlap.
+      drop_last: events at the end of each user that no window covers; 1 leaves every position of a training
+        window a next event as its target.
+
+    Returns:
+      The windows, user by user, the latest first.
+
+    Raises:
+      DataError: length < 1, a stride outside 1…length.
     """
     _check_length(length)
     stride = length if stride is None else stride
     if not 1 <= stride <= length:
         raise DataError(f"stride must be between 1 and length = {length}, got {stride}")
-    sizes = sequences.lengths
+    sizes = np.maximum(sequences.lengths - drop_last, 0)
     counts = np.where(sizes > 0, 1 + np.maximum(0, -(-(sizes - length) // stride)), 0)
     users = np.repeat(np.arange(sequences.num_users), counts)
     firsts = np.concatenate([[0], np.cumsum(counts)])[:-1]
     steps_back = np.arange(len(users)) - np.repeat(firsts, counts)
-    ends = sequences.offsets[1:][users] - steps_back * stride
+    ends = sequences.offsets[1:][users] - drop_last - steps_back * stride
     starts = np.maximum(sequences.offsets[:-1][users], ends - length)
     return Windows(starts, ends - starts)
 

@@ -1,0 +1,32 @@
+"""Sequence encoders: event vectors to states. `make_encoder` builds the one that a config names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from seqrec_jax.encoders.attention import sasrec_encoder
+from seqrec_jax.encoders.config import Encoder, EncoderConfig
+from seqrec_jax.encoders.mean import mean_encoder
+from seqrec_jax.encoders.recurrent import gru_encoder, lstm_encoder
+
+__all__ = ["ENCODERS", "Encoder", "EncoderConfig", "make_encoder"]
+
+ENCODERS: dict[str, Callable[[EncoderConfig], Encoder]] = {
+    "mean": mean_encoder,
+    "gru": gru_encoder,
+    "lstm": lstm_encoder,
+    "sasrec": sasrec_encoder,
+}
+
+
+def make_encoder(config: EncoderConfig) -> Encoder:
+    """The encoder that `config.kind` names.
+
+    An encoder of one's own needs no entry here: pass the `Encoder` itself to `make_sequence_model`.
+
+    >>> import jax
+    >>> encoder = make_encoder(EncoderConfig(kind="gru", width=8, num_layers=1))
+    >>> encoder.init(jax.random.key(0))["layer_0"]["recurrent"]["kernel"].shape
+    (8, 24)
+    """
+    return ENCODERS[config.kind](config)

@@ -1,0 +1,8 @@
+"""`seqrec prepare` as a script."""
+
+import sys
+
+from seqrec_jax.cli import main
+
+if __name__ == "__main__":
+    main(["prepare", *sys.argv[1:]])

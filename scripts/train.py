@@ -1,0 +1,8 @@
+"""`seqrec train` as a script."""
+
+import sys
+
+from seqrec_jax.cli import main
+
+if __name__ == "__main__":
+    main(["train", *sys.argv[1:]])

@@ -1,0 +1,214 @@
+"""The command line: `seqrec <verb>`, one function a verb. Each parses, makes one library call, and prints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqrec_jax.errors import DataError, SeqrecError
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a verb; an error of the user's is one line on stderr and exit code 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] not in VERBS:
+        asked = words[:1] in ([], ["-h"], ["--help"])
+        summaries = "\n".join(f"  {name:<10} {_summary(verb)}" for name, verb in VERBS.items())
+        text = f"usage: seqrec <verb> [options]\n\n{summaries}\n\nseqrec <verb> --help explains a verb."
+        print(text if asked else f"seqrec: there is no verb {words[0]!r}\n{text}", file=sys.stdout if asked else sys.stderr)
+        sys.exit(0 if asked else 2)
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    try:
+        code = VERBS[words[0]](words[1:])
+    except SeqrecError as error:
+        print(f"seqrec {words[0]}: {error}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
+
+
+def prepare(words: Sequence[str]) -> int:
+    """Clean a log and write the prepared dataset: events, numbers, split."""
+    parser = _parser("prepare", prepare)
+    _add_config(parser)
+    parser.add_argument("--strict", action="store_true", help="any dropped row is an error")
+    parser.add_argument("--overwrite", action="store_true", help="replace a prepared dataset of the same place")
+    options, overrides = parser.parse_known_args(words)
+    from seqrec_jax import pipeline
+    from seqrec_jax.data.cleaning import CleaningReport
+
+    started = time.monotonic()
+    config = _experiment(options, overrides)
+    dataset = pipeline.prepare(config, strict=options.strict, overwrite=options.overwrite)
+    if dataset.cleaning is not None:
+        print(CleaningReport.from_dict(dataset.cleaning))
+    parts = {name: int((dataset.split.parts == part).sum()) for part, name in enumerate(("train", "validation", "test"))}
+    counts = ", ".join(f"{count:,} {name}" for name, count in parts.items())
+    print(f"split      {dataset.split.describe()}\n           {counts} events")
+    print(
+        f"prepared   {config.dataset_directory} (fingerprint {dataset.fingerprint}) in {time.monotonic() - started:.1f} s"
+    )
+    return 0
+
+
+def train(words: Sequence[str]) -> int:
+    """Train a model on a prepared dataset, or continue a run that was stopped."""
+    parser = _parser("train", train)
+    _add_config(parser)
+    parser.add_argument("--overwrite", action="store_true", help="start over where the run exists")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    options, overrides = parser.parse_known_args(words)
+    from seqrec_jax import pipeline
+
+    config = _experiment(options, overrides)
+    run, progress = pipeline.train_run(config, overwrite=options.overwrite, show_progress=not options.quiet)
+    if not progress.finished:
+        print(f"stopped    epoch {progress.epoch}, everything is saved; the same command continues {run}")
+        return INTERRUPTED
+    print(
+        f"trained    {progress.epoch} epochs in {progress.seconds:.0f} s; best {config.evaluation.metric} "
+        f"{progress.best_score:.4f} at step {progress.best_step} of the validation"
+    )
+    print(f"run        {run}")
+    return 0
+
+
+def evaluate(words: Sequence[str]) -> int:
+    """Judge a checkpoint beside the baselines: table, metrics.json, per_user.parquet, report.html."""
+    parser = _parser("evaluate", evaluate)
+    _add_checkpoint(parser)
+    parser.add_argument("--dataset", help="another prepared dataset with the same items (default: the run's own)")
+    options, overrides = parser.parse_known_args(words)
+    from seqrec_jax import pipeline
+    from seqrec_jax.evaluation.protocol import EvaluationConfig
+    from seqrec_jax.evaluation.tables import evaluation_table
+    from seqrec_jax.training.config import parse_config
+    from seqrec_jax.training.run import read_run
+
+    saved = read_run(options.checkpoint)[0].get("evaluation", {})
+    config = parse_config(EvaluationConfig, values=saved, overrides=[_without_section(word) for word in overrides])
+    evaluation, reason = pipeline.evaluate_run(
+        options.checkpoint, config, dataset_directory=options.dataset, step=options.step
+    )
+    print(evaluation_table(evaluation.result))
+    run = Path(options.checkpoint)
+    print(f"written    {run / 'metrics.json'}, {run / 'per_user.parquet'}" + ("" if reason else f", {run / 'report.html'}"))
+    if reason:
+        print(f"no report  {reason}")
+    return 0
+
+
+def recommend(words: Sequence[str]) -> int:
+    """Lists for users of the dataset, or for a history of raw item ids."""
+    parser = _parser("recommend", recommend)
+    _add_checkpoint(parser)
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--users", nargs="+", help="raw user ids of the run's dataset")
+    who.add_argument("--all-users", action="store_true", help="every user of the run's dataset")
+    who.add_argument("--history", nargs="+", help="raw item ids, the latest last")
+    parser.add_argument("--k", type=int, default=10, help="length of a list (default 10)")
+    parser.add_argument("--seen-items", choices=("kept", "excluded"), default="kept", help="items of the history")
+    parser.add_argument("--output", help="a .parquet or .csv file instead of the terminal")
+    options, overrides = parser.parse_known_args(words)
+    from seqrec_jax import pipeline
+    from seqrec_jax.evaluation.tables import recommendation_table
+    from seqrec_jax.reranking import RerankConfig
+    from seqrec_jax.retrieval import Recommender
+    from seqrec_jax.training.config import parse_config
+
+    reranking = parse_config(RerankConfig, overrides=[_without_section(word) for word in overrides])
+    recommender = Recommender.load(options.checkpoint, step=options.step)
+    history: Any = options.history
+    if history is None:
+        history = pipeline.user_histories(options.checkpoint, None if options.all_users else options.users)
+    result = recommender.recommend(history, options.k, seen_items=options.seen_items, reranking=reranking)
+    if result.unknown_items:
+        print(f"skipped    items that the catalogue does not have: {', '.join(result.unknown_items)}", file=sys.stderr)
+    if result.without_history:
+        shown = ", ".join(result.without_history[:5]) + (" …" if len(result.without_history) > 5 else "")
+        print(f"fallback   the most popular items for {len(result.without_history)} without history: {shown}", file=sys.stderr)
+    if options.output is None:
+        print(recommendation_table(result.table, recommender.items))
+    else:
+        pipeline.write_table(result.table, options.output)
+        users = result.table["user_id"].nunique()
+        print(f"written    {options.output}: {len(result.table):,} rows, {users:,} users")
+    return 0
+
+
+def embed(words: Sequence[str]) -> int:
+    """Write user and item vectors with raw ids to Parquet."""
+    parser = _parser("embed", embed)
+    _add_checkpoint(parser)
+    parser.add_argument("--output", required=True, help="folder for user_vectors.parquet and item_vectors.parquet")
+    options = parser.parse_args(words)
+    from seqrec_jax import pipeline
+
+    paths = pipeline.embed_run(options.checkpoint, options.output, step=options.step)
+    print(f"written    {paths[0]}, {paths[1]}")
+    return 0
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "recommend": recommend,
+    "embed": embed,
+}
+
+
+def _summary(verb: Callable) -> str:
+    return (verb.__doc__ or "").splitlines()[0]
+
+
+def _parser(name: str, verb: Callable) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"seqrec {name}",
+        description=_summary(verb),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_FIELDS_HELP.get(name),
+        allow_abbrev=False,
+    )
+
+
+_EXPERIMENT_HELP = "Any field of the configuration can follow, e.g. --training.max_epochs 5. docs/configuration.md lists them."
+_FIELDS_HELP = {
+    "prepare": _EXPERIMENT_HELP,
+    "train": _EXPERIMENT_HELP,
+    "evaluate": "Fields of the evaluation section can follow, e.g. --evaluation.seen_items excluded.",
+    "recommend": "Weights of the re-ranking can follow, e.g. --reranking.diversity 0.3. docs/configuration.md lists them.",
+}
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help="YAML file of the experiment")
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, help="run directory, runs/<name>")
+    parser.add_argument("--step", type=int, help="of the checkpoint (default: the best by validation)")
+
+
+def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> Any:
+    from seqrec_jax.config import ExperimentConfig
+    from seqrec_jax.training.config import parse_config
+
+    return parse_config(ExperimentConfig, path=options.config, overrides=overrides)
+
+
+def _without_section(word: str) -> str:
+    """`--evaluation.stage` as `--stage`: verbs with one section take its fields with or without its name."""
+    for section in ("evaluation", "reranking"):
+        word = word.replace(f"--{section}.", "--", 1) if word.startswith(f"--{section}.") else word
+    return word
+
+
+if __name__ == "__main__":
+    main()

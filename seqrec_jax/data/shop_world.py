@@ -1,0 +1,379 @@
+"""The fixed part of the simulated shop: its settings, catalogue, tastes and every probability, all known.
+
+Time runs in seconds UTC. New items arrive only at the start of an epoch (every `drop_days` days), so what is
+for sale is a function of the epoch alone. Each table below has one row an epoch, E in all, and S tastes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+
+from seqrec_jax.errors import ConfigError
+
+BEHAVIORS = ("view", "click", "cart", "purchase")
+DAY_SECONDS = 86_400
+SESSION_GAP_SECONDS = 1_800  # events of one session are at most this far apart; sessions at least six hours
+START = 1_704_067_200  # 2024-01-01 00:00 UTC
+
+# Relative number of sessions that start in each hour; none before six, so that the gap between the last event
+# of one day and the first session of a later day always exceeds SESSION_GAP_SECONDS.
+_HOURS = np.array(
+    [0, 0, 0, 0, 0, 0, 2, 3, 4, 5, 5, 6, 7, 6, 5, 5, 6, 7, 9, 11, 12, 10, 7, 4], dtype=np.float64
+)
+HOUR_PROBABILITIES = _HOURS / _HOURS.sum()
+
+_CATALOGUE = {
+    "shoes": ("sneaker", "boot", "sandal", "loafer"),
+    "kitchen": ("pan", "kettle", "knife", "mixing bowl"),
+    "garden": ("rake", "planter", "hose", "lantern"),
+    "books": ("novel", "atlas", "cookbook", "biography"),
+    "toys": ("puzzle", "train set", "plush bear", "kite"),
+    "sports": ("yoga mat", "racket", "dumbbell", "football"),
+    "beauty": ("lipstick", "face cream", "perfume", "hair brush"),
+    "audio": ("headphones", "speaker", "turntable", "microphone"),
+    "office": ("notebook", "desk lamp", "fountain pen", "chair"),
+    "coffee": ("espresso beans", "grinder", "filter cone", "travel mug"),
+    "bikes": ("helmet", "bike lock", "saddle", "pannier"),
+    "pets": ("dog leash", "cat tree", "fish food", "bird feeder"),
+    "bedding": ("pillow", "duvet", "linen sheet", "blanket"),
+    "tools": ("drill", "hammer", "spirit level", "wrench"),
+    "fashion": ("scarf", "jacket", "belt", "dress"),
+    "outdoor": ("tent", "backpack", "headlamp", "sleeping bag"),
+}
+_BRANDS = ("Alder", "Brook", "Corvo", "Dune", "Elm & Co", "Fjord", "Gale", "Harbor", "Isola", "Juno")
+_ADJECTIVES = (
+    "classic",
+    "light",
+    "compact",
+    "premium",
+    "soft",
+    "sturdy",
+    "everyday",
+    "modern",
+    "vintage",
+    "eco",
+)
+_COLORS = ("black", "white", "red", "blue", "green", "sand", "grey", "amber")
+
+
+@dataclass(frozen=True)
+class ShopConfig:
+    """Settings of the simulated shop; the defaults give about 120 000 events of 4 000 users in 90 days.
+
+    Attributes:
+      num_users: users over the whole run.
+      num_items: V, items over the whole run.
+      num_tastes: S, hidden tastes.
+      num_categories: categories, at most 16.
+      num_days: length of the run in days.
+      drop_days: new items arrive every so many days, at midnight.
+      new_item_share: share of the items that arrive during the run.
+      new_user_share: share of the users who arrive uniformly over the run; the others were there before.
+      session_end: probability that a session ends after an event, whatever the event is.
+      churn: probability that a user never comes back after a session.
+      return_per_day: probability to come back on each later day, so that days between sessions are geometric.
+      gap_seconds: mean of the exponential gap between events of a session, cut at 30 minutes.
+      stay: probability that the taste is the same in the next session, besides what the jump leads back to.
+      popularity_exponent: weight of the r-th most popular item is r to the power of minus this.
+      taste_strength: how sharply a taste prefers the items that fit.
+      taste_noise: standard deviation of the taste's own liking of each item, in log weight.
+      repeat: probability that a new visit returns to a recently clicked item, if there is one.
+      memory_size: number of last clicks that a user may return to.
+      memory_decay: weight of each click relative to the one after it.
+      page: probability that a new visit that is not a return begins on the page of recommendations.
+      num_slots: K, positions on that page.
+      examined: probability that a user who is on the page looks at a slot (one slot, the first most often).
+      exposure_exponent: the logging policy draws items by popularity to this power.
+      attraction: probability that an examined item is viewed, for no and for full fit to the taste.
+      continuation: probabilities of click after view, cart after click and purchase after cart, each for no
+        and for full fit, if the session goes on.
+    """
+
+    num_users: int = 4_000
+    num_items: int = 800
+    num_tastes: int = 20
+    num_categories: int = 12
+    num_days: int = 90
+    drop_days: int = 7
+    new_item_share: float = 0.25
+    new_user_share: float = 0.6
+    session_end: float = 0.2
+    churn: float = 0.15
+    return_per_day: float = 0.35
+    gap_seconds: float = 90.0
+    stay: float = 0.75
+    popularity_exponent: float = 0.5
+    taste_strength: float = 5.0
+    taste_noise: float = 1.2
+    repeat: float = 0.15
+    memory_size: int = 10
+    memory_decay: float = 0.8
+    page: float = 0.4
+    num_slots: int = 6
+    examined: float = 0.9
+    exposure_exponent: float = 1.0
+    attraction: tuple[float, float] = (0.2, 0.9)
+    continuation: tuple[tuple[float, float], ...] = ((0.08, 0.3), (0.15, 0.5), (0.4, 0.8))
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if field.type == "int" and not (whole and value >= 1):
+                raise ConfigError(f"ShopConfig.{field.name} must be an integer of at least 1, got {value!r}")
+            number = whole or isinstance(value, float | np.floating)
+            if field.type == "float" and not (number and np.isfinite(value) and value >= 0):
+                raise ConfigError(f"ShopConfig.{field.name} must be a number of at least 0, got {value!r}")
+        for name in ("new_item_share", "new_user_share", "churn", "stay", "repeat", "page", "examined"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"ShopConfig.{name} must be between 0 and 1, got {getattr(self, name)!r}")
+        for name in ("session_end", "return_per_day", "memory_decay"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(
+                    f"ShopConfig.{name} must lie strictly between 0 and 1, got {getattr(self, name)!r}"
+                )
+        if self.gap_seconds < 1:
+            raise ConfigError(f"ShopConfig.gap_seconds must be at least 1, got {self.gap_seconds!r}")
+        if self.num_categories > len(_CATALOGUE):
+            raise ConfigError(
+                f"ShopConfig.num_categories must be at most {len(_CATALOGUE)}, got {self.num_categories}"
+            )
+        if self.num_items - int(self.num_items * self.new_item_share) < self.num_slots:
+            raise ConfigError(
+                f"ShopConfig: {self.num_items} items, of which a share of {self.new_item_share} comes later, "
+                f"do not fill the {self.num_slots} slots on the first day; raise num_items or lower num_slots"
+            )
+        if len(self.continuation) != len(BEHAVIORS) - 1:
+            raise ConfigError(
+                f"ShopConfig.continuation needs a pair for each of {BEHAVIORS[1:]}, got {self.continuation!r}"
+            )
+        for name, pair in (
+            ("attraction", self.attraction),
+            *(("continuation", p) for p in self.continuation),
+        ):
+            if len(pair) != 2 or not all(0 <= probability <= 1 for probability in pair):
+                raise ConfigError(f"ShopConfig.{name} needs pairs of probabilities, got {pair!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """Everything about a shop that does not change while it runs.
+
+    Attributes:
+      config: the settings it was made from.
+      item_ids: `[V]` raw ids, sorted.
+      user_ids: `[U]` raw ids, sorted.
+      categories: `[V]` names.
+      titles: `[V]` generated titles.
+      prices: `[V]` in euro.
+      quality: `[V]` in 0 … 1; raises popularity and fit.
+      popularity: `[V]` base weights, sum 1.
+      item_epochs: `[V]` epoch in which each item arrives, 0 = from the start.
+      fit: `[S, V]` in 0 … 1, how well an item suits a taste.
+      organic: `[E, S, V]` probability of the item that a user of the taste goes to by themselves.
+      shelves: `[V]` shelf in 0 … K-1 of each item; a page shows one item of each shelf.
+      shelf_probabilities: `[E, V]` probability that the logging policy draws the item for its shelf's slot.
+      examination: `[K]` probability that the one slot looked at is this one; the rest is no slot.
+      attraction: `[S, V]` probability that an examined item is viewed.
+      continuation: `[3, S, V]` probability that the funnel goes on after view, click and cart.
+      initial_tastes: `[S]` distribution in a user's first session.
+      transitions: `[S, S]` taste of the next session (columns) given this one's (rows).
+      arrival_days: `[num_days]` distribution of the day of a user's first session.
+    """
+
+    config: ShopConfig
+    item_ids: np.ndarray
+    user_ids: np.ndarray
+    categories: np.ndarray
+    titles: np.ndarray
+    prices: np.ndarray
+    quality: np.ndarray
+    popularity: np.ndarray
+    item_epochs: np.ndarray
+    fit: np.ndarray
+    organic: np.ndarray
+    shelves: np.ndarray
+    shelf_probabilities: np.ndarray
+    examination: np.ndarray
+    attraction: np.ndarray
+    continuation: np.ndarray
+    initial_tastes: np.ndarray
+    transitions: np.ndarray
+    arrival_days: np.ndarray
+
+    @cached_property
+    def organic_cumulative(self) -> np.ndarray:
+        """`[E·S, V]` the organic table made ready for `draw_rows`."""
+        return cumulative_rows(self.organic.reshape(-1, len(self.item_ids)))
+
+    @cached_property
+    def shelf_cumulative(self) -> np.ndarray:
+        """`[E·K, V]` the logging policy's distribution over each shelf, made ready for `draw_rows`."""
+        on_shelf = self.shelves == np.arange(self.config.num_slots)[:, None]
+        return cumulative_rows(
+            (self.shelf_probabilities[:, None, :] * on_shelf).reshape(-1, len(self.item_ids))
+        )
+
+    @property
+    def num_epochs(self) -> int:
+        """E, the number of epochs."""
+        return len(self.organic)
+
+    @property
+    def end(self) -> int:
+        """First second after the run."""
+        return START + self.config.num_days * DAY_SECONDS
+
+    @property
+    def epoch_starts(self) -> np.ndarray:
+        """`[E]` int64 second at which each epoch begins."""
+        return START + np.arange(self.num_epochs) * self.config.drop_days * DAY_SECONDS
+
+    def epochs(self, times: np.ndarray) -> np.ndarray:
+        """Epoch of each time; what lies after the run counts to the last epoch."""
+        return np.minimum((times - START) // (self.config.drop_days * DAY_SECONDS), self.num_epochs - 1)
+
+
+def make_world(config: ShopConfig, rng: np.random.Generator) -> World:
+    """Draw a catalogue and tastes, and derive every probability of the shop from them.
+
+    The weight of item v for taste s is `popularity[v] · exp(taste_strength · fit[s, v] + taste_noise · ε[s,
+    v])` with standard normal ε, normalised over the items that have arrived.
+    """
+    num_items, num_tastes = config.num_items, config.num_tastes
+    num_epochs = -(-config.num_days // config.drop_days)
+    category = rng.permutation(np.arange(num_items) % config.num_categories)
+    names = list(_CATALOGUE)
+    category_level = rng.normal(3.0, 0.6, config.num_categories)
+    log_prices = category_level[category] + rng.normal(0.0, 0.5, num_items)
+    prices = np.maximum(np.round(np.exp(log_prices)), 1.0) - 0.01
+    quality = rng.beta(4.0, 2.0, num_items)
+
+    popularity = rng.permutation(np.arange(1, num_items + 1) ** -config.popularity_exponent)
+    popularity *= np.exp(quality - quality.mean())
+    popularity /= popularity.sum()
+    item_epochs = np.zeros(num_items, dtype=np.int64)
+    if num_epochs > 1:
+        late = rng.choice(num_items, int(num_items * config.new_item_share), replace=False)
+        item_epochs[late] = rng.integers(1, num_epochs, len(late))
+    arrived = item_epochs <= np.arange(num_epochs)[:, None]
+
+    fit = _fit(config, rng, category=category, log_prices=log_prices, quality=quality)
+    liking = rng.normal(size=(num_tastes, num_items))
+    weights = popularity * np.exp(config.taste_strength * fit + config.taste_noise * liking)
+    organic = arrived[:, None, :] * weights
+    organic /= organic.sum(axis=-1, keepdims=True)
+
+    # Dealt by arrival, then popularity, so that every shelf has items from the first day and a like share of
+    # the top.
+    shelves = np.empty(num_items, dtype=np.int64)
+    shelves[np.lexsort((-popularity, item_epochs))] = np.arange(num_items) % config.num_slots
+    shelf_weights = arrived * popularity**config.exposure_exponent
+    on_shelf = (shelves == np.arange(config.num_slots)[:, None]).astype(np.float64)
+    shelf_probabilities = shelf_weights / (shelf_weights @ on_shelf.T)[:, shelves]
+
+    examination = 1.0 / np.arange(1, config.num_slots + 1)
+    continuation = np.array([low + (high - low) * fit for low, high in config.continuation])
+    low, high = config.attraction
+    initial_tastes = rng.dirichlet(np.full(num_tastes, 5.0))
+    days = np.arange(config.num_days)
+    old = config.return_per_day * (1.0 - config.return_per_day) ** days
+    share = config.new_user_share
+    return World(
+        config=config,
+        item_ids=_raw_ids("sku", num_items, 5),
+        user_ids=_raw_ids("user", config.num_users, 6),
+        categories=np.array(names, dtype=object)[category],
+        titles=_titles(rng, [names[c] for c in category]),
+        prices=prices,
+        quality=quality,
+        popularity=popularity,
+        item_epochs=item_epochs,
+        fit=fit,
+        organic=organic,
+        shelves=shelves,
+        shelf_probabilities=shelf_probabilities,
+        examination=config.examined * examination / examination.sum(),
+        attraction=low + (high - low) * fit,
+        continuation=continuation,
+        initial_tastes=initial_tastes,
+        transitions=_transitions(config.stay, initial_tastes),
+        arrival_days=(1.0 - share) * old / old.sum() + share / config.num_days,
+    )
+
+
+def draw_rows(cumulative: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One draw from each of the given rows of a table made by `cumulative_rows`.
+
+    Args:
+      cumulative: `[R, V]`.
+      rows: `[n]` row of each draw.
+      rng: consumed.
+
+    Returns:
+      `[n]` int64 columns; a column of probability 0 is never drawn.
+    """
+    # Row r of the table ends at r + 1, so the whole table ascends and one search serves all rows. The factor
+    # keeps r + u from rounding up to r + 1.
+    points = rows + rng.random(len(rows)) * (1.0 - 1e-12)
+    return np.searchsorted(cumulative.ravel(), points, side="right") - rows * cumulative.shape[1]
+
+
+def cumulative_rows(probabilities: np.ndarray) -> np.ndarray:
+    """Cumulative sums of the rows `[R, V]`, row r shifted up by r, for `draw_rows`."""
+    sums = np.cumsum(probabilities, axis=-1)
+    return sums / sums[:, -1:] + np.arange(len(sums))[:, None]
+
+
+def _fit(
+    config: ShopConfig,
+    rng: np.random.Generator,
+    *,
+    category: np.ndarray,
+    log_prices: np.ndarray,
+    quality: np.ndarray,
+) -> np.ndarray:
+    """`[S, V]`: a taste has a favourite category, two it likes, and a price level."""
+    affinity = np.full((config.num_tastes, config.num_categories), 0.05)
+    for taste in range(config.num_tastes):
+        liked = rng.permutation(config.num_categories)[1:4]
+        affinity[taste, liked] = 0.45
+        affinity[taste, taste % config.num_categories] = 1.0
+    level = (log_prices - log_prices.mean()) / max(float(log_prices.std()), 1e-9)
+    preferred = rng.normal(size=(config.num_tastes, 1))
+    affordable = np.exp(-0.25 * (level - preferred) ** 2)
+    return affinity[:, category] * (0.25 + 0.5 * affordable + 0.25 * quality)
+
+
+def _transitions(stay: float, initial: np.ndarray) -> np.ndarray:
+    """`[S, S]`: stay, or drift to the next taste of a ring, or start anew from `initial`."""
+    identity = np.eye(len(initial))
+    return stay * identity + (1.0 - stay) * 0.5 * (np.roll(identity, 1, axis=1) + initial)
+
+
+def _titles(rng: np.random.Generator, categories: list[str]) -> np.ndarray:
+    """`[V]` titles such as "Fjord classic kettle red"; the noun tells the category."""
+    picks = rng.integers(0, 1 << 30, (len(categories), 4)).tolist()
+
+    def title(category: str, brand: int, adjective: int, noun: int, color: int) -> str:
+        nouns = _CATALOGUE[category]
+        words = (
+            _BRANDS[brand % len(_BRANDS)],
+            _ADJECTIVES[adjective % len(_ADJECTIVES)],
+            nouns[noun % len(nouns)],
+        )
+        return " ".join((*words, _COLORS[color % len(_COLORS)]))
+
+    return np.array(
+        [title(category, *pick) for category, pick in zip(categories, picks, strict=True)], dtype=object
+    )
+
+
+def _raw_ids(prefix: str, count: int, digits: int) -> np.ndarray:
+    digits = max(
+        digits, len(str(count - 1))
+    )  # equal lengths, so that the order of strings is that of numbers
+    return np.array([f"{prefix}-{number:0{digits}d}" for number in range(count)], dtype=object)

@@ -1,0 +1,174 @@
+"""The simulated shop from its first day to its last, and its log, catalogue and truth as tables.
+
+`shop_world.py` holds what does not change, `shop_steps.py` the behaviour of users, `bayes_filter.py` the
+ceilings.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from seqrec_jax.data.sequences import Sequences
+from seqrec_jax.data.shop_steps import (
+    SOURCES,
+    Exposures,
+    Policy,
+    Responses,
+    State,
+    init_shop,
+    logging_policy,
+    step,
+    users_due,
+    users_on_page,
+)
+from seqrec_jax.data.shop_world import BEHAVIORS, ShopConfig, World
+
+__all__ = [
+    "BEHAVIORS",
+    "SOURCES",
+    "Exposures",
+    "Policy",
+    "Responses",
+    "ShopConfig",
+    "SimulatedShop",
+    "State",
+    "World",
+    "init_shop",
+    "logging_policy",
+    "run_shop",
+    "shop_tables",
+    "simulate",
+    "step",
+    "user_histories",
+    "users_due",
+    "users_on_page",
+]
+
+
+class SimulatedShop(NamedTuple):
+    """A whole run as tables.
+
+    Attributes:
+      world: the truth that does not change.
+      events: user_id, item_id, timestamp, behavior, session_id, value (price of a purchase); in order of
+        time.
+      items: item_id, title, category, price, available_from (timestamp); one row an item of the world.
+      impressions: user_id, item_id, timestamp, position (from 1), propensity, response (1 = viewed).
+      truth: user_id, timestamp, taste, source; the hidden side of each row of `events`.
+    """
+
+    world: World
+    events: pd.DataFrame
+    items: pd.DataFrame
+    impressions: pd.DataFrame
+    truth: pd.DataFrame
+
+
+def run_shop(world: World, state: State, policy: Policy, rng: np.random.Generator) -> State:
+    """Step until nobody is due before `state.until`."""
+    while len(users_due(state)):
+        state, _ = step(world, state, policy(world, state, rng), rng)
+    return state
+
+
+def simulate(config: ShopConfig, seed: int, *, policy: Policy = logging_policy) -> SimulatedShop:
+    """Run a shop from its first to its last day; the same arguments give the same tables.
+
+    >>> shop = simulate(ShopConfig(num_users=50, num_items=40, num_days=14), 0)
+    >>> list(shop.events.columns)
+    ['user_id', 'item_id', 'timestamp', 'behavior', 'session_id', 'value']
+    """
+    world, state = init_shop(config, seed)
+    state = run_shop(world, state, policy, np.random.default_rng([seed, 2]))
+    return shop_tables(world, state)
+
+
+def shop_tables(world: World, state: State) -> SimulatedShop:
+    """All that happened so far, as tables in order of time (of users, where times are equal)."""
+    log = state.log
+    users, times, items = (_joined(log, name) for name in ("users", "times", "items"))
+    order = np.lexsort((users, times))
+    users, times, items = users[order], times[order], items[order]
+    behaviors, sessions, tastes, sources = (
+        _joined(log, name)[order] for name in ("behaviors", "sessions", "tastes", "sources")
+    )
+    session_ids = np.unique(users * (sessions.max(initial=0) + 1) + sessions, return_inverse=True)[1]
+    events = pd.DataFrame(
+        {
+            "user_id": world.user_ids[users],
+            "item_id": world.item_ids[items],
+            "timestamp": times,
+            "behavior": np.array(BEHAVIORS, dtype=object)[behaviors],
+            "session_id": session_ids,
+            "value": np.where(behaviors == BEHAVIORS.index("purchase"), world.prices[items], np.nan),
+        }
+    )
+    truth = pd.DataFrame(
+        {
+            "user_id": events["user_id"],
+            "timestamp": times,
+            "taste": tastes,
+            "source": np.array(SOURCES, dtype=object)[sources],
+        }
+    )
+    return SimulatedShop(world, events, _item_table(world), _impression_table(world, log), truth)
+
+
+def user_histories(world: World, state: State) -> Sequences:
+    """The events so far as sequences of all users, world item v under the id v + 1, codes of BEHAVIORS.
+
+    For policies that learn; a prepared dataset has its own, smaller vocabulary.
+    """
+    users, times, items, behaviors = (
+        _joined(state.log, name) for name in ("users", "times", "items", "behaviors")
+    )
+    order = np.lexsort((times, users))
+    counts = np.bincount(users, minlength=len(world.user_ids))
+    return Sequences(
+        user_ids=world.user_ids,
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        item_ids=(items[order] + 1).astype(np.int32),
+        timestamps=times[order],
+        behaviors=behaviors[order],
+        values=np.where(behaviors == 3, world.prices[items], np.nan)[order].astype(np.float32),
+    )
+
+
+def _joined(log: tuple[Responses, ...], name: str) -> np.ndarray:
+    parts = [getattr(responses, name) for responses in log]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+def _item_table(world: World) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "item_id": world.item_ids,
+            "title": world.titles,
+            "category": world.categories,
+            "price": world.prices,
+            "available_from": world.epoch_starts[world.item_epochs],
+        }
+    )
+
+
+def _impression_table(world: World, log: tuple[Responses, ...]) -> pd.DataFrame:
+    num_slots = world.config.num_slots
+    users, times = _joined(log, "page_users"), _joined(log, "page_times")
+    order = np.lexsort((users, times))
+    items, propensities, views = (
+        _joined(log, name).reshape(-1, num_slots)[order].ravel()
+        for name in ("page_items", "page_propensities", "page_views")
+    )
+    return pd.DataFrame(
+        {
+            "user_id": np.repeat(world.user_ids[users[order]], num_slots),
+            "item_id": world.item_ids[items],
+            "timestamp": np.repeat(times[order], num_slots),
+            "position": np.tile(np.arange(1, num_slots + 1), len(users)),
+            "propensity": propensities,
+            "response": views.astype(np.int64),
+        }
+    )

@@ -1,0 +1,327 @@
+"""Named, exact splits of a log into train, validation and test, and the cases an evaluation asks about.
+
+A split gives every event one part. A case is a user with a history and the held-out items that should follow it;
+the history ends before the first held-out event, so it never contains the future.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from seqrec_jax.data.sequences import Sequences
+from seqrec_jax.errors import ConfigError, DataError
+
+TRAIN, VALIDATION, TEST, HISTORY = 0, 1, 2, 3
+"""Parts of a split; HISTORY events are neither trained on nor predicted, but precede a held-out event."""
+
+SplitRule = Literal["leave_one_out", "global_timeline", "user_holdout", "item_holdout", "random_ratio"]
+Stage = Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How a log is split.
+
+    Attributes:
+      rule: leave_one_out (each user's last target is test, the one before validation), global_timeline (train
+        before t1, validate t1 to t2, test from t2), user_holdout (some users are never trained on),
+        item_holdout (some items are never trained on) or random_ratio (leaks the future; for comparison only).
+      validation_fraction: share of events (timeline, random), users or items that validate.
+      test_fraction: the same for test.
+      validation_start: ISO time t1 of the timeline; given together with test_start it replaces the fractions.
+      test_start: ISO time t2 of the timeline.
+      target_behaviors: behaviours that can be a target, such as purchase; empty means all that have an item.
+      seed: seed of the random rules.
+    """
+
+    rule: SplitRule = "global_timeline"
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.1
+    validation_start: str | None = None
+    test_start: str | None = None
+    target_behaviors: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("validation_fraction", "test_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"split.{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ConfigError(
+                f"split.validation_fraction + split.test_fraction must leave events to train on, got "
+                f"{self.validation_fraction} + {self.test_fraction}"
+            )
+        if (self.validation_start is None) != (self.test_start is None):
+            raise ConfigError("split.validation_start and split.test_start must be given together")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A log's split.
+
+    Attributes:
+      parts: `[N]` int8, the part of each event.
+      targets: `[N]` bool, events that may be predicted: they have an item and a target behaviour.
+      config: the rule and its parameters.
+      cuts: t1 and t2 in seconds for a timeline, else empty.
+    """
+
+    parts: np.ndarray
+    targets: np.ndarray
+    config: SplitConfig
+    cuts: dict[str, int]
+
+    def describe(self) -> str:
+        """The split in one sentence, for reports."""
+        behaviors = " or ".join(self.config.target_behaviors) or "any behaviour"
+        if self.config.rule == "global_timeline":
+            when = {name: pd.Timestamp(time, unit="s").isoformat() for name, time in self.cuts.items()}
+            how = f"train before {when['validation_start']}, validate until {when['test_start']}, test after"
+        else:
+            share = f"{self.config.validation_fraction:.0%} validation, {self.config.test_fraction:.0%} test"
+            how = {
+                "leave_one_out": "each user's last target is the test, the one before the validation",
+                "user_holdout": f"whole users held out ({share}); their last target is predicted",
+                "item_holdout": f"whole items held out ({share})",
+                "random_ratio": f"events at random ({share}); leaks the future into training",
+            }[self.config.rule]
+        return f"{self.config.rule}: {how}; targets are events of {behaviors}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rule, for `dataset.json`; the parts are stored with the sequences."""
+        return {**asdict(self.config), "cuts": self.cuts}
+
+
+@dataclass(frozen=True)
+class EvaluationCases:
+    """What an evaluation asks: U users, each with a history and the items that followed.
+
+    Attributes:
+      users: `[U]` int64 index of each user in the dataset's sequences.
+      histories: the events that a recommender may look at.
+      target_offsets: `[U+1]` int64; the targets of case u are `target_offsets[u]:target_offsets[u+1]`.
+      target_items: `[..]` int32 distinct held-out items of each case, in the order of their first event.
+      candidates: `[V+1]` bool, the items that could be recommended at that time; row 0 is False.
+      users_without_history: users with targets who are left out because their history is too short.
+    """
+
+    users: np.ndarray
+    histories: Sequences
+    target_offsets: np.ndarray
+    target_items: np.ndarray
+    candidates: np.ndarray
+    users_without_history: int
+
+    @property
+    def num_targets(self) -> np.ndarray:
+        """`[U]` int64 number of targets P of each user."""
+        return np.diff(self.target_offsets)
+
+    def padded_targets(self, cases: slice) -> np.ndarray:
+        """`[U', P]` int32 targets of some cases, 0 = none, P the largest number of targets of any case."""
+        offsets = self.target_offsets[cases.start : cases.stop + 1]
+        counts = np.diff(offsets)
+        padded = np.zeros((len(counts), int(self.num_targets.max())), dtype=np.int32)
+        padded[np.arange(padded.shape[1])[None, :] < counts[:, None]] = self.target_items[offsets[0] : offsets[-1]]
+        return padded
+
+
+def split_events(
+    sequences: Sequences, config: SplitConfig, *, behaviors: Sequence[str], time_kind: str = "seconds"
+) -> Split:
+    """Give every event its part.
+
+    Args:
+      sequences: U users, N events in order.
+      config: the rule.
+      behaviors: names behind the behaviour codes.
+      time_kind: "seconds", or "order" for a log without times.
+
+    Returns:
+      The split.
+
+    Raises:
+      DataError: unknown target behaviour, a timeline on a log without times or with cuts outside it, or a split
+        that leaves a part without any event to train on or to predict.
+    """
+    targets = _target_mask(sequences, config, behaviors)
+    rng = np.random.default_rng(config.seed)
+    cuts: dict[str, int] = {}
+    if config.rule == "leave_one_out":
+        parts = _leave_last(sequences, targets, np.ones(sequences.num_users, dtype=bool))
+    elif config.rule == "global_timeline":
+        cuts = _timeline_cuts(sequences, config, time_kind)
+        parts = np.full(len(sequences.item_ids), TRAIN, dtype=np.int8)
+        parts[sequences.timestamps >= cuts["validation_start"]] = VALIDATION
+        parts[sequences.timestamps >= cuts["test_start"]] = TEST
+    elif config.rule == "user_holdout":
+        parts = _hold_out_users(sequences, targets, config, rng)
+    elif config.rule == "item_holdout":
+        of_item = _random_parts(int(sequences.item_ids.max(initial=0)) + 1, config, rng)
+        parts = np.where(sequences.item_ids > 0, of_item[sequences.item_ids], TRAIN).astype(np.int8)
+    else:
+        warnings.warn("random_ratio trains on events that happen after the ones it tests", stacklevel=2)
+        parts = _random_parts(len(sequences.item_ids), config, rng)
+    for name, part in {"training": TRAIN, "validation": VALIDATION, "test": TEST}.items():
+        if not np.any((parts == part) & (targets | (part == TRAIN))):
+            raise DataError(
+                f"the {config.rule} split leaves no {name} events among {len(parts)} events of "
+                f"{sequences.num_users} users; change the split's fractions or times, or bring a longer log"
+            )
+    return Split(parts, targets, config, cuts)
+
+
+def evaluation_cases(
+    sequences: Sequences,
+    split: Split,
+    *,
+    stage: Stage,
+    num_items: int,
+    available_from: np.ndarray | None = None,
+    first_target_only: bool = False,
+    min_history: int = 1,
+) -> EvaluationCases:
+    """The users who have something to predict at a stage, with their histories and targets.
+
+    The history of a user is what came before the first target of that stage, without events of held-out items
+    or later parts. At the test stage it includes the validation events, except under item_holdout, where those
+    items are unknown to the model.
+
+    Args:
+      sequences: U users in order.
+      split: their split.
+      stage: "validation" or "test".
+      num_items: V.
+      available_from: `[V+1]` seconds at which an item can first be recommended; None means its first event in
+        the log. Only a timeline, which has one moment of recommendation, restricts the candidates by it.
+      first_target_only: predict the next target only, not all that followed.
+      min_history: users with a shorter history are left out and counted.
+
+    Returns:
+      The cases, users in the order of `sequences`.
+
+    Raises:
+      DataError: nobody is left to evaluate.
+    """
+    part = VALIDATION if stage == "validation" else TEST
+    held_out = (split.parts == part) & split.targets
+    first = _first_event(sequences, held_out)
+    history_parts = [TRAIN, HISTORY]
+    if stage == "test" and split.config.rule != "item_holdout":
+        history_parts.append(VALIDATION)
+    users = sequences.users_of_events
+    before = np.arange(len(users)) < first[users]
+    histories = sequences.select_events(before & np.isin(split.parts, history_parts))
+    has_target = first < np.iinfo(np.int64).max
+    evaluated = np.flatnonzero(has_target & (histories.lengths >= min_history))
+    if not len(evaluated):
+        raise DataError(f"no user has a {stage} target and a history of at least {min_history} events")
+    if first_target_only:
+        held_out &= np.arange(len(users)) == first[users]
+    events = np.flatnonzero(held_out & np.isin(users, evaluated))
+    pairs = pd.DataFrame({"user": users[events], "item": sequences.item_ids[events]}).drop_duplicates()
+    counts = np.bincount(pairs["user"], minlength=sequences.num_users)[evaluated]
+    return EvaluationCases(
+        users=evaluated,
+        histories=histories.select_users(evaluated),
+        target_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        target_items=pairs["item"].to_numpy(dtype=np.int32),
+        candidates=_candidates(sequences, split, part, num_items, available_from),
+        users_without_history=int(has_target.sum()) - len(evaluated),
+    )
+
+
+def _target_mask(sequences: Sequences, config: SplitConfig, behaviors: Sequence[str]) -> np.ndarray:
+    unknown = set(config.target_behaviors) - set(behaviors)
+    if unknown:
+        raise DataError(
+            f"split.target_behaviors names {sorted(unknown)}, the log has the behaviours {sorted(behaviors)}"
+        )
+    wanted = [not config.target_behaviors or name in config.target_behaviors for name in behaviors]
+    return (sequences.item_ids > 0) & np.asarray(wanted, dtype=bool)[sequences.behaviors]
+
+
+def _first_event(sequences: Sequences, mask: np.ndarray) -> np.ndarray:
+    """`[U]` flat index of each user's first event in the mask, the largest int64 where there is none."""
+    first = np.full(sequences.num_users, np.iinfo(np.int64).max)
+    events = np.flatnonzero(mask)
+    np.minimum.at(first, sequences.users_of_events[events], events)
+    return first
+
+
+def _leave_last(sequences: Sequences, targets: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Parts of a leave-one-out split: of chosen users with at least three targets, the last two are held out."""
+    users = sequences.users_of_events
+    per_user = np.bincount(users[targets], minlength=sequences.num_users)
+    from_start = np.cumsum(targets) - np.concatenate([[0], np.cumsum(per_user)])[users]
+    from_end = per_user[users] - from_start  # 0 at the last target and after it
+    split_users = (chosen & (per_user >= 3))[users]
+    parts = np.full(len(users), TRAIN, dtype=np.int8)
+    parts[split_users & (from_end <= 1)] = HISTORY
+    parts[split_users & targets & (from_end == 1)] = VALIDATION
+    parts[split_users & targets & (from_end == 0)] = TEST
+    return parts
+
+
+def _timeline_cuts(sequences: Sequences, config: SplitConfig, time_kind: str) -> dict[str, int]:
+    if time_kind != "seconds":
+        raise DataError("global_timeline needs timestamps, this log has only an order; use leave_one_out")
+    if config.validation_start is not None and config.test_start is not None:
+        starts = [pd.Timestamp(start) for start in (config.validation_start, config.test_start)]
+        t1, t2 = (int((start.tz_localize(None) if start.tz is None else start.tz_convert(None)).timestamp()) for start in starts)
+    else:
+        shares = [1 - config.validation_fraction - config.test_fraction, 1 - config.test_fraction]
+        ordered = np.sort(sequences.timestamps)
+        t1, t2 = (int(ordered[int(share * len(ordered))]) for share in shares)
+    first, last = int(sequences.timestamps.min()), int(sequences.timestamps.max())
+    if not first < t1 < t2 <= last:
+        names = [pd.Timestamp(time, unit="s").isoformat() for time in (t1, t2, first, last)]
+        raise DataError(
+            f"the timeline's cuts must lie in order within the log: validation_start {names[0]}, test_start "
+            f"{names[1]}, log from {names[2]} to {names[3]}"
+        )
+    return {"validation_start": t1, "test_start": t2}
+
+
+def _random_parts(count: int, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
+    """`[count]` int8 parts in exact shares, at least one of each held-out part."""
+    parts = np.full(count, TRAIN, dtype=np.int8)
+    order = rng.permutation(count)
+    num_validation = max(1, round(config.validation_fraction * count))
+    num_test = max(1, round(config.test_fraction * count))
+    parts[order[:num_validation]] = VALIDATION
+    parts[order[num_validation : num_validation + num_test]] = TEST
+    return parts
+
+
+def _hold_out_users(
+    sequences: Sequences, targets: np.ndarray, config: SplitConfig, rng: np.random.Generator
+) -> np.ndarray:
+    users = sequences.users_of_events
+    of_user = _random_parts(sequences.num_users, config, rng)
+    last = np.full(sequences.num_users, -1)
+    events = np.flatnonzero(targets)
+    np.maximum.at(last, users[events], events)
+    held_out = of_user[users] != TRAIN
+    is_last = np.arange(len(users)) == last[users]
+    return np.where(held_out & ~is_last, HISTORY, of_user[users]).astype(np.int8)
+
+
+def _candidates(
+    sequences: Sequences, split: Split, part: int, num_items: int, available_from: np.ndarray | None
+) -> np.ndarray:
+    candidates = np.ones(num_items + 1, dtype=bool)
+    if split.config.rule == "global_timeline":
+        if available_from is None:
+            available_from = np.full(num_items + 1, np.iinfo(np.int64).max)
+            np.minimum.at(available_from, sequences.item_ids, sequences.timestamps)
+        cut = split.cuts["validation_start" if part == VALIDATION else "test_start"]
+        candidates = available_from < cut
+    candidates[0] = False
+    return candidates

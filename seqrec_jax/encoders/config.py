@@ -1,0 +1,95 @@
+"""What an encoder is, and the settings that the built-in encoders share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import jax
+
+from seqrec_jax.errors import ConfigError
+
+Params: TypeAlias = dict[str, Any]
+EncoderKind = Literal["mean", "gru", "lstm", "sasrec"]
+
+
+class Encoder(NamedTuple):
+    """Pure functions that turn event vectors into states; one's own encoder is this pair.
+
+    Attributes:
+      init: `init(key) -> params`, a nested dict of arrays with string keys.
+      encode: `encode(params, event_vectors [B, L, D], batch, *, key=None) -> states [B, L, D]`. The state at
+        a position knows the events of its own segment up to and including that position, and nothing else;
+        what it holds at padding is free, but finite. Without a key there is no dropout. A key is one typed
+        key, or `[B]` typed keys, one a row.
+    """
+
+    init: Callable[[jax.Array], Params]
+    encode: Callable[..., jax.Array]
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Settings of a sequence encoder.
+
+    Attributes:
+      kind: mean (pooling), gru, lstm, or sasrec (causal self-attention).
+      width: D, the width of event vectors and of the user vector v_x.
+      num_layers: stacked layers or blocks; mean pooling has none.
+      num_heads: attention heads; they divide the width.
+      feed_forward_multiple: width of a block's feed-forward layer as a multiple of D; 1 as in SASRec.
+      dropout: share of event vectors' and layers' outputs set to zero in training.
+      attention_dropout: share of attention weights set to zero in training.
+      max_length: L, the most events of a user that the model looks at.
+      norm: layer normalisation before (pre) or after (post) each part of an attention block.
+      activation: of the feed-forward layers; gelu is the exact one, not its tanh approximation.
+      recency_half_life: events after which an event weighs half in mean pooling; null weighs all alike.
+    """
+
+    kind: EncoderKind = "sasrec"
+    width: int = 64
+    num_layers: int = 2
+    num_heads: int = 2
+    feed_forward_multiple: float = 1.0
+    dropout: float = 0.2
+    attention_dropout: float = 0.0
+    max_length: int = 50
+    norm: Literal["pre", "post"] = "pre"
+    activation: Literal["gelu", "relu"] = "gelu"
+    recency_half_life: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("kind", self.kind, get_args(EncoderKind))
+        _check_choice("norm", self.norm, ("pre", "post"))
+        _check_choice("activation", self.activation, ("gelu", "relu"))
+        for name in ("width", "num_layers", "num_heads", "max_length"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ConfigError(f"encoder.{name} must be at least 1, got {value}")
+        for name in ("dropout", "attention_dropout"):
+            value = getattr(self, name)
+            if not 0.0 <= value < 1.0:
+                raise ConfigError(f"encoder.{name} must be at least 0 and less than 1, got {value}")
+        if round(self.feed_forward_multiple * self.width) < 1:
+            raise ConfigError(
+                "encoder.feed_forward_multiple times encoder.width must round to at least 1, got "
+                f"{self.feed_forward_multiple} and {self.width}"
+            )
+        if self.kind == "sasrec" and self.width % self.num_heads:
+            raise ConfigError(
+                "encoder.width must be a multiple of encoder.num_heads, got "
+                f"{self.width} and {self.num_heads}"
+            )
+        if self.recency_half_life is not None:
+            if self.recency_half_life <= 0:
+                raise ConfigError(f"encoder.recency_half_life must be above 0, got {self.recency_half_life}")
+            if self.kind != "mean":
+                raise ConfigError(
+                    f"encoder.recency_half_life belongs to kind 'mean', leave it out for kind {self.kind!r}"
+                )
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"encoder.{name} must be one of {', '.join(choices)}, got {value!r}")

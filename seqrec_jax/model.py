@@ -1,0 +1,256 @@
+"""A sequence model: item tower, event inputs, encoder and W as pure functions over one parameter pytree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from seqrec_jax.data.batches import Batch
+from seqrec_jax.encoders import Encoder, EncoderConfig, make_encoder
+from seqrec_jax.encoders.config import Params
+from seqrec_jax.encoders.events import EventInputConfig, make_event_inputs
+from seqrec_jax.errors import ConfigError, ShapeError
+from seqrec_jax.items import ItemTable, ItemTower, ItemTowerConfig, make_item_tower
+from seqrec_jax.items.tower import init_id_rows
+from seqrec_jax.scoring import BilinearWeight
+from seqrec_jax.scoring import project as project_vectors
+
+BilinearKind = Literal["identity", "diagonal", "full", "low_rank"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Settings of a sequence model, `f(v_x, v_y) = v_xᵀ W v_y`.
+
+    Attributes:
+      encoder: makes the user vector v_x from the events.
+      events: what an event vector is made of.
+      items: makes the item vector v_y.
+      bilinear: W is the identity, diagonal, full, or of low rank.
+      bilinear_rank: rank of a low-rank W.
+      share_item_vectors: items are read by the encoder and scored with one set of weights; false makes two.
+    """
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    events: EventInputConfig = field(default_factory=EventInputConfig)
+    items: ItemTowerConfig = field(default_factory=ItemTowerConfig)
+    bilinear: BilinearKind = "identity"
+    bilinear_rank: int = 16
+    share_item_vectors: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bilinear not in ("identity", "diagonal", "full", "low_rank"):
+            raise ConfigError(
+                f"model.bilinear must be identity, diagonal, full or low_rank, got {self.bilinear!r}"
+            )
+        if self.bilinear in ("identity", "diagonal") and self.encoder.width != self.items.width:
+            raise ConfigError(
+                f"model.bilinear {self.bilinear!r} needs encoder.width equal to items.width, got "
+                f"{self.encoder.width} and {self.items.width}; make them equal or choose full or low_rank"
+            )
+        if self.bilinear_rank < 1:
+            raise ConfigError(f"model.bilinear_rank must be at least 1, got {self.bilinear_rank}")
+
+
+class SequenceModel(NamedTuple):
+    """Pure functions over one parameter pytree.
+
+    Attributes:
+      init: `init(key) -> params` with the keys items, events, encoder, bilinear and, where input and output
+        do not share weights, output_items.
+      encode: `encode(params, item_table, batch, *, key=None) -> states [B, L, D]`; a key, or `[B]` keys,
+        switch dropout on.
+      item_vectors: `item_vectors(params, item_table, ids=None) -> v_y [V+1, E]` on the scored side, or
+        `[*ids, E]`.
+      project: `project(params, states [..., D]) -> [..., E]`, v_xᵀ W; scores are its product with v_yᵀ.
+    """
+
+    init: Callable[[jax.Array], Params]
+    encode: Callable[..., jax.Array]
+    item_vectors: Callable[..., jax.Array]
+    project: Callable[[Params, jax.Array], jax.Array]
+
+
+def make_sequence_model(
+    config: ModelConfig,
+    *,
+    num_items: int,
+    num_behaviors: int,
+    item_table: ItemTable,
+    encoder: Encoder | None = None,
+    item_tower: ItemTower | None = None,
+) -> SequenceModel:
+    """The model that a config describes.
+
+    Args:
+      config: settings.
+      num_items: V.
+      num_behaviors: H, number of behaviour codes.
+      item_table: with concrete arrays; its attributes' codes set the sizes of their embeddings.
+      encoder: one's own, instead of the one that the config names; config.encoder.width is its D.
+      item_tower: one's own, instead of the one that the config names; config.items.width is its E.
+
+    Raises:
+      ConfigError: an attribute that the table does not have.
+      ShapeError: a table that is not for V items.
+    """
+    if item_table.known.shape != (num_items + 1,):
+        raise ShapeError(
+            f"item_table is for V + 1 = {num_items + 1} rows, but known has shape {item_table.known.shape}"
+        )
+    encoder = make_encoder(config.encoder) if encoder is None else encoder
+    tower = make_item_tower(config.items, item_table) if item_tower is None else item_tower
+    events = make_event_inputs(
+        config.events,
+        item_width=config.items.width,
+        width=config.encoder.width,
+        max_length=config.encoder.max_length,
+        num_behaviors=num_behaviors,
+        dropout_rate=config.encoder.dropout,
+    )
+    ids_only = item_tower is None and not config.items.attributes and config.items.fusion == "sum"
+    output_items = "items" if config.share_item_vectors else "output_items"
+
+    def init(key: Array) -> Params:
+        keys = jax.random.split(key, 5)
+        params = {
+            "items": tower.init(keys[0]),
+            "events": events.init(keys[1]),
+            "encoder": encoder.init(keys[2]),
+            "bilinear": _init_bilinear(config, keys[3]),
+        }
+        if not config.share_item_vectors:
+            params["output_items"] = tower.init(keys[4])
+        return params
+
+    def input_vectors(params: Params, item_table: ItemTable, ids: Int[Array, "B L"]) -> Array | None:
+        if not config.events.item:
+            return None
+        if ids_only or ids.size <= num_items:
+            return tower.item_vectors(params["items"], item_table, ids)
+        # fewer items than positions: attributes are worth fusing once an item, not once a position
+        return tower.item_vectors(params["items"], item_table)[ids]
+
+    def encode(
+        params: Params, item_table: ItemTable, batch: Batch, *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B L D"]:
+        vectors = input_vectors(params, item_table, batch.item_ids)
+        event_vectors = events.event_vectors(params["events"], vectors, batch, key=key)
+        return encoder.encode(params["encoder"], event_vectors, batch, key=key)
+
+    def item_vectors(
+        params: Params, item_table: ItemTable, ids: Int[Array, "*N"] | None = None
+    ) -> Float[Array, "*N E"]:
+        return tower.item_vectors(params[output_items], item_table, ids)
+
+    def project(params: Params, states: Float[Array, "*B D"]) -> Float[Array, "*B E"]:
+        return project_vectors(states, _bilinear_weight(config, params["bilinear"]))
+
+    return SequenceModel(init, encode, item_vectors, project)
+
+
+def user_vectors(
+    states: Float[Array, "B L D"], rows: Int[Array, " U"], positions: Int[Array, " U"]
+) -> Float[Array, "U D"]:
+    """The state of each user at a position of a row, such as the last real one, packed or not.
+
+    Args:
+      states: `[B, L, D]`.
+      rows: `[U]` int32 row of each user in the batch.
+      positions: `[U]` int32 position in the row.
+
+    >>> user_vectors(jnp.arange(6.0).reshape(1, 3, 2), jnp.array([0, 0]), jnp.array([1, 2]))
+    Array([[2., 3.],
+           [4., 5.]], dtype=float32)
+    """
+    return states[rows, positions]
+
+
+def last_states(states: Float[Array, "B L D"], batch: Batch) -> Float[Array, "B D"]:
+    """The state at the last real position of each row, on whichever side the padding is.
+
+    For rows that hold one user each; the state at the first position where a row is all padding.
+    """
+    real = batch.segment_ids > 0
+    columns = jnp.arange(real.shape[1], dtype=jnp.int32)[None]
+    last = jnp.max(jnp.where(real, columns, 0), axis=1)
+    return user_vectors(states, jnp.arange(real.shape[0]), last)
+
+
+def extend_item_rows(params: Params, *, old_num_items: int, new_num_items: int, key: Array) -> Params:
+    """Parameters for a catalogue that has grown: new items get fresh id embeddings, old rows do not move.
+
+    Args:
+      params: of a model of `old_num_items` items.
+      old_num_items: V before.
+      new_num_items: V after, at least V before; the new items' ids follow the old ones'.
+      key: PRNG key, consumed.
+
+    Returns:
+      New parameters; all but the id embeddings are the same arrays.
+
+    Raises:
+      ConfigError: a catalogue that shrinks.
+      ShapeError: embeddings that are not for `old_num_items` items.
+    """
+    if new_num_items < old_num_items:
+        raise ConfigError(
+            f"the catalogue shrank from {old_num_items} to {new_num_items} items; keep the old vocabulary "
+            "and add new items after it"
+        )
+    extended = dict(params)
+    for name, name_key in zip(("items", "output_items"), jax.random.split(key), strict=True):
+        if "ids" not in params.get(name, {}):
+            continue
+        table = params[name]["ids"]["embedding"]
+        if table.shape[0] != old_num_items + 1:
+            raise ShapeError(
+                f"params[{name!r}]['ids'] has {table.shape[0]} rows, expected V + 1 = {old_num_items + 1}"
+            )
+        fresh = init_id_rows(name_key, num_rows=new_num_items - old_num_items, width=table.shape[1])
+        rows = jnp.concatenate([table, fresh.astype(table.dtype)])
+        extended[name] = {**params[name], "ids": {"embedding": rows}}
+    return extended
+
+
+def weight_decay_mask(params: Params) -> Params:
+    """Which parameters weight decay is for: a pytree like `params` of bool.
+
+    Matrices are; vectors (biases, normalisation, a diagonal W) and the embeddings of position, behaviour and
+    time gap are not.
+    """
+
+    def decays(path: tuple, leaf: Array) -> bool:
+        names = [entry.key for entry in path]
+        event_embedding = names[0] == "events" and names[-1] in ("positions", "behaviors", "time_gaps")
+        return leaf.ndim >= 2 and not event_embedding
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def _init_bilinear(config: ModelConfig, key: Array) -> Params:
+    """W near the identity, or of low rank with scores as large as the identity would give."""
+    width, item_width, rank = config.encoder.width, config.items.width, config.bilinear_rank
+    if config.bilinear == "identity":
+        return {}
+    if config.bilinear == "diagonal":
+        return {"weight": jnp.ones(width)}
+    if config.bilinear == "full":
+        return {"weight": jnp.eye(width, item_width)}
+    left_key, right_key = jax.random.split(key)
+    deviation = (rank * item_width) ** -0.25
+    return {
+        "left": deviation * jax.random.normal(left_key, (width, rank)),
+        "right": deviation * jax.random.normal(right_key, (item_width, rank)),
+    }
+
+
+def _bilinear_weight(config: ModelConfig, params: Params) -> BilinearWeight:
+    if config.bilinear == "identity":
+        return None
+    return (params["left"], params["right"]) if config.bilinear == "low_rank" else params["weight"]

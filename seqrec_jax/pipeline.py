@@ -1,0 +1,404 @@
+"""The main job step by step, each a function of a configuration or a run: prepare, train, evaluate, embed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from seqrec_jax.baselines import Ranker, baseline_rankers
+from seqrec_jax.config import DataConfig, ExperimentConfig
+from seqrec_jax.data.bayes_filter import BayesFilter
+from seqrec_jax.data.cleaning import CleaningReport, clean_events
+from seqrec_jax.data.dataset import Dataset, prepare_dataset, read_dataset, read_facts, read_items, write_dataset
+from seqrec_jax.data.events import RawEvents, read_events
+from seqrec_jax.data.events import _read_file as read_table
+from seqrec_jax.data.features import AttributeVocabulary
+from seqrec_jax.data.readers import READERS
+from seqrec_jax.data.shop_world import ShopConfig
+from seqrec_jax.data.simulator import init_shop, simulate
+from seqrec_jax.data.sequences import Sequences
+from seqrec_jax.data.splits import TRAIN, VALIDATION, evaluation_cases
+from seqrec_jax.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
+from seqrec_jax.evaluation.report import render_report
+from seqrec_jax.evaluation.summary import Contender, Evaluation, evaluate, example_users
+from seqrec_jax.items.table import make_item_table
+from seqrec_jax.model import SequenceModel, extend_item_rows, make_sequence_model
+from seqrec_jax.retrieval import Recommender
+from seqrec_jax.training.config import config_dict, parse_config
+from seqrec_jax.training.loop import Progress, TrainingData, train
+from seqrec_jax.training.run import open_run, read_log, read_run
+
+RUNS = Path("runs")
+
+
+def prepare(config: ExperimentConfig, *, strict: bool = False, overwrite: bool = False) -> Dataset:
+    """Read, clean, number and split the log of a configuration, and write the prepared dataset.
+
+    Args:
+      config: the experiment.
+      strict: any dropped row is an error.
+      overwrite: replace a prepared dataset of the same place.
+
+    Raises:
+      DataError, ConfigError: see `read_events`, `clean_events`, `prepare_dataset` and `write_dataset`.
+    """
+    data = config.data
+    directory = Path(config.dataset_directory)
+    if directory.exists() and not overwrite:
+        raise DataError(f"{directory} exists; add --overwrite to prepare it anew, or set data.directory")
+    raw, items, source = read_source(data)
+    events, report = clean_events(raw, data.cleaning, strict=strict)
+    vocabulary, attribute_vocabulary = _earlier_vocabulary(data.vocabulary_from)
+    dataset = prepare_dataset(
+        events,
+        name=config.name,
+        split=data.split,
+        items=items,
+        attributes=data.attributes,
+        behaviors=list(report.behaviors),
+        time_kind=raw.time_kind,
+        cleaning=report.to_dict(),
+        source=source,
+        vocabulary=vocabulary,
+        attribute_vocabulary=attribute_vocabulary,
+    )
+    write_dataset(dataset, directory, overwrite=overwrite)
+    return dataset
+
+
+def read_source(data: DataConfig) -> tuple[RawEvents, pd.DataFrame | None, dict[str, Any]]:
+    """The raw events and item table that a configuration names, and what tells them from others.
+
+    Raises:
+      ConfigError: neither source nor reader, or an unknown reader.
+      DataError: files that cannot be read.
+    """
+    if data.reader == "simulator":
+        shop = simulate(data.shop, data.shop_seed)
+        source = {"reader": "simulator", "shop": config_dict(data.shop), "seed": data.shop_seed}
+        columns = {"behavior": "behavior", "session_id": "session_id", "value": "value"}
+        raw = read_events(shop.events, type(data.columns)(**columns), timestamp_unit="s")
+        return raw, shop.items, source
+    if data.source is None:
+        raise ConfigError("data.source is not set; give the path of the log, or data.reader simulator")
+    if data.reader is not None:
+        if data.reader not in READERS:
+            raise ConfigError(f"data.reader {data.reader!r} is unknown; there are {', '.join([*READERS, 'simulator'])}")
+        public = READERS[data.reader](data.source)
+        return public.events, public.items, {"reader": data.reader, "fingerprint": public.events.fingerprint}
+    raw = read_events(data.source, data.columns, separator=data.separator, timestamp_unit=data.timestamp_unit)
+    items = None
+    if data.items.path is not None:
+        items = read_table(data.items.path).rename(columns={data.items.item_id: "item_id"})
+    return raw, items, {"path": Path(data.source).name, "fingerprint": raw.fingerprint}
+
+
+def train_run(
+    config: ExperimentConfig, *, overwrite: bool = False, show_progress: bool = True, runs: Path = RUNS
+) -> tuple[Path, Progress]:
+    """Train the model of a configuration in `runs/<name>`, or continue a run that was stopped.
+
+    Args:
+      config: the experiment; its dataset must be prepared.
+      overwrite: start over where the run exists.
+      show_progress: draw a progress bar.
+      runs: parent of the run's directory.
+
+    Returns:
+      The run's directory and where it stands.
+
+    Raises:
+      DataError: no such prepared dataset.
+      CheckpointError: the run exists with another configuration or dataset.
+      DivergenceError: the loss is not finite.
+    """
+    dataset = read_dataset(config.dataset_directory)
+    directory = runs / config.name
+    model, item_table = build_model(config, dataset)
+    weights = behavior_weights(config, dataset)
+    params = model.init(jax.random.key(config.training.seed))
+    if config.training.warm_start is not None:
+        params = warm_start_params(config.training.warm_start, dataset, like=params, seed=config.training.seed)
+    cases = evaluation_cases(dataset.sequences, dataset.split, stage="validation", **_case_options(config.evaluation, dataset))
+    open_run(
+        directory,
+        config=config_dict(config),
+        dataset=dataset,
+        dataset_directory=config.dataset_directory,
+        overwrite=overwrite,
+    )
+    recommender = Recommender(
+        model,
+        params,
+        item_table,
+        items=dataset.items,
+        behaviors=dataset.behaviors,
+        length=config.model.encoder.max_length,
+        first_timestamp=dataset.first_timestamp,
+    )
+
+    def validate(params: Any) -> dict[str, float]:
+        judged = judge(recommender.with_params(params), cases, config=config.evaluation)
+        return {name: float(np.nanmean(values)) for name, values in judged.per_user.items() if name != "rank"}
+
+    progress = train(
+        model,
+        params,
+        TrainingData(
+            sequences=dataset.training_sequences,
+            first_timestamp=dataset.first_timestamp,
+            behavior_weights=weights,
+            num_items=dataset.num_items,
+        ),
+        item_table,
+        config=config.training,
+        length=config.model.encoder.max_length,
+        directory=directory,
+        validate=validate,
+        metric=config.evaluation.metric,
+        show_progress=show_progress,
+    )
+    return directory, progress
+
+
+def evaluate_run(
+    run: str | Path,
+    config: EvaluationConfig,
+    *,
+    dataset_directory: str | None = None,
+    step: int | None = None,
+) -> tuple[Evaluation, str | None]:
+    """Judge a run's checkpoint and the baselines; write `metrics.json`, `per_user.parquet` and `report.html`.
+
+    Args:
+      run: the run's directory.
+      config: the protocol.
+      dataset_directory: another prepared dataset over the same vocabulary; None for the run's own.
+      step: of the checkpoint; None for the best.
+
+    Returns:
+      The evaluation, and why no report was written (None where it was).
+
+    Raises:
+      CheckpointError: no run, or a checkpoint over another vocabulary.
+      DataError: the dataset is missing, was changed, or has nobody to evaluate.
+    """
+    run = Path(run)
+    settings, facts, items = read_run(run)
+    if dataset_directory is None:
+        dataset = read_dataset(facts["directory"], fingerprint=facts["fingerprint"])
+    else:
+        dataset = read_dataset(dataset_directory)
+        if list(dataset.items["item_id"]) != list(items["item_id"]):
+            raise CheckpointError(
+                f"{dataset_directory} numbers its items differently from {run}; prepare it with "
+                f"--data.vocabulary_from {run}, and train on it with training.warm_start {run} if it has new items"
+            )
+    recommender = Recommender.load(run, step=step)
+    cases = evaluation_cases(dataset.sequences, dataset.split, stage=config.stage, **_case_options(config, dataset))
+    rankers = baseline_rankers(
+        _known_events(dataset, config.stage), num_items=dataset.num_items, time_kind=dataset.time_kind
+    )
+    contenders = [Contender(recommender, "model"), *(Contender(ranker, "baseline") for ranker in rankers)]
+    ceiling = _ceiling(dataset, config)
+    contenders += [Contender(ceiling, "ceiling")] if ceiling is not None else []
+    evaluation = evaluate(contenders, dataset, cases, config=config)
+    log = read_log(run)
+    evaluation.result.update(run=run.name, model=_model_facts(recommender, settings, log), config=settings)
+    reason = None
+    try:
+        (run / "metrics.json").write_text(json.dumps(evaluation.result, indent=1, ensure_ascii=False))
+        evaluation.per_user.to_parquet(run / "per_user.parquet", index=False)
+        examples = example_users(evaluation, dataset, cases)
+        (run / "report.html").write_text(render_report(evaluation.result, log=log, examples=examples))
+    except MissingExtraError as error:
+        reason = str(error)
+    except OSError as error:
+        raise CheckpointError(f"cannot write the evaluation to {run}: {error.strerror or error}") from error
+    return evaluation, reason
+
+
+def embed_run(run: str | Path, output: str | Path, *, step: int | None = None) -> tuple[Path, Path]:
+    """Write v_x of every user and v_y of every item with raw ids to `user_vectors.parquet` and `item_vectors.parquet`.
+
+    A user's vector is that of the whole history in the run's dataset.
+
+    Raises:
+      CheckpointError, DataError: as `evaluate_run`.
+    """
+    _, facts, _ = read_run(run)
+    dataset = read_dataset(facts["directory"], fingerprint=facts["fingerprint"])
+    recommender = Recommender.load(run, step=step)
+    output = Path(output)
+    paths = output / "user_vectors.parquet", output / "item_vectors.parquet"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        users = list(recommender.user_vectors(dataset.sequences))
+        pd.DataFrame({"user_id": dataset.sequences.user_ids, "vector": users}).to_parquet(paths[0], index=False)
+        vectors = list(recommender.item_vectors()[1:])
+        pd.DataFrame({"item_id": dataset.items["item_id"], "vector": vectors}).to_parquet(paths[1], index=False)
+    except OSError as error:
+        raise DataError(f"cannot write vectors to {output}: {error.strerror or error}") from error
+    return paths
+
+
+def build_model(config: ExperimentConfig, dataset: Dataset) -> tuple[SequenceModel, Any]:
+    """The model of a configuration for a dataset, and its item table."""
+    item_table = make_item_table(dataset.items, dataset.attributes)
+    model = make_sequence_model(
+        config.model,
+        num_items=dataset.num_items,
+        num_behaviors=len(dataset.behaviors),
+        item_table=item_table,
+    )
+    return model, item_table
+
+
+def behavior_weights(config: ExperimentConfig, dataset: Dataset) -> np.ndarray:
+    """`[H]` float32 weight of a training target by its behaviour; 0 for behaviours that the split does not predict.
+
+    Raises:
+      ConfigError: a weight for a behaviour that the log does not have.
+    """
+    unknown = set(config.training.behavior_weights) - set(dataset.behaviors)
+    if unknown:
+        raise ConfigError(
+            f"training.behavior_weights names {sorted(unknown)}, the log has {list(dataset.behaviors)}"
+        )
+    targets = dataset.split.config.target_behaviors or dataset.behaviors
+    return np.array(
+        [config.training.behavior_weights.get(name, 1.0) * (name in targets) for name in dataset.behaviors],
+        dtype=np.float32,
+    )
+
+
+def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int) -> Any:
+    """The best parameters of an earlier run, with fresh rows for items that are new in this dataset.
+
+    Raises:
+      CheckpointError: the earlier run's items are not the first ones of the dataset, or its model differs.
+    """
+    config, facts, items = read_run(run)
+    old = list(items["item_id"])
+    if list(dataset.items["item_id"][: len(old)]) != old:
+        raise CheckpointError(
+            f"the dataset does not begin with the {len(old)} items of {run}; prepare it with "
+            f"--data.vocabulary_from {run}"
+        )
+    if list(dataset.behaviors) != facts["behaviors"]:
+        raise CheckpointError(
+            f"{run} was trained with the behaviours {facts['behaviors']}, the dataset has {list(dataset.behaviors)}; "
+            "set data.cleaning.behaviors to the former"
+        )
+    earlier = Recommender.load(run)
+    params = extend_item_rows(
+        earlier.params,
+        old_num_items=len(old),
+        new_num_items=dataset.num_items,
+        key=jax.random.fold_in(jax.random.key(seed), len(old)),
+    )
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (params, like)]
+    if shapes[0] != shapes[1]:
+        raise CheckpointError(f"the model of {run} has other parameters than this configuration; use its model section")
+    return params
+
+
+def _earlier_vocabulary(directory: str | None) -> tuple[list[str], AttributeVocabulary | None]:
+    if directory is None:
+        return [], None
+    facts = read_facts(Path(directory))
+    return list(read_items(Path(directory))["item_id"]), AttributeVocabulary.from_dict(facts["attributes"])
+
+
+def _case_options(config: EvaluationConfig, dataset: Dataset) -> dict[str, Any]:
+    available = None
+    if "available_from" in dataset.items:
+        seconds = pd.to_numeric(dataset.items["available_from"]).fillna(np.iinfo(np.int64).min)
+        first = np.minimum(seconds.to_numpy().astype(np.int64), dataset.items["first_timestamp"].to_numpy())
+        available = np.concatenate([[0], first])
+    return {
+        "num_items": dataset.num_items,
+        "available_from": available,
+        "first_target_only": config.first_target_only,
+        "min_history": config.min_history,
+    }
+
+
+def _known_events(dataset: Dataset, stage: str) -> Sequences:
+    """The events that a shop would know at a stage: baselines get them all, also those that only validate."""
+    known = dataset.split.parts == TRAIN
+    if stage == "test" and dataset.split.config.rule in ("leave_one_out", "global_timeline"):
+        known |= dataset.split.parts == VALIDATION
+    return dataset.sequences.select_events(known)
+
+
+def _ceiling(dataset: Dataset, config: EvaluationConfig) -> Ranker | None:
+    """The simulated shop's own optimum, where it is exact: the next event of any behaviour, from the whole log."""
+    if dataset.source.get("reader") != "simulator" or not config.first_target_only:
+        return None
+    if dataset.split.config.target_behaviors or sum((dataset.cleaning or {}).get("dropped", {}).values()):
+        return None
+    world, _ = init_shop(parse_config(ShopConfig, values=dataset.source["shop"]), dataset.source["seed"])
+    bayes = BayesFilter(world, list(dataset.items["item_id"]))
+    return Ranker("Bayes filter (optimum)", lambda histories: bayes.scores(histories, behaviors=dataset.behaviors))
+
+
+def _model_facts(recommender: Recommender, settings: dict[str, Any], log: list[dict[str, Any]]) -> dict[str, Any]:
+    leaves = jax.tree.leaves(recommender.params)
+    end = next((row for row in reversed(log) if row["kind"] == "end"), {})
+    chunks = [row for row in log if row["kind"] == "train"]
+
+    def median(name: str) -> float | None:
+        return float(np.median([row[name] for row in chunks])) if chunks else None
+
+    return {
+        "encoder": settings["model"]["encoder"]["kind"],
+        "loss": settings["training"]["loss"]["kind"],
+        "parameters": sum(leaf.size for leaf in leaves),
+        "bytes": sum(leaf.nbytes for leaf in leaves),
+        "steps": end.get("step"),
+        "epochs": end.get("epoch"),
+        "training_seconds": end.get("seconds"),
+        "targets_per_second": median("targets_per_second"),
+        "sequences_per_second": median("sequences_per_second"),
+    }
+
+
+def user_histories(run: str | Path, users: list[str] | None) -> Sequences:
+    """Whole histories of users of a run's dataset, None for all; an unknown user has an empty one.
+
+    Raises:
+      DataError: the dataset is missing or was changed.
+    """
+    _, facts, _ = read_run(run)
+    sequences = read_dataset(facts["directory"], fingerprint=facts["fingerprint"]).sequences
+    if users is None:
+        return sequences
+    rows = pd.Index(sequences.user_ids).get_indexer(pd.Index(users, dtype=object))
+    found = sequences.select_users(np.maximum(rows, 0))
+    known = found.select_events((rows >= 0)[found.users_of_events])
+    return replace(known, user_ids=np.asarray(users, dtype=object))
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table as .parquet or .csv.
+
+    Raises:
+      DataError: another ending, or a place that cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in (".parquet", ".csv"):
+        raise DataError(f"{path} must end in .parquet or .csv")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(path, index=False) if path.suffix == ".parquet" else table.to_csv(path, index=False)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,0 +1,276 @@
+"""A checkpoint that recommends: histories to vectors, scores and lists of raw item ids."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jaxtyping import Array, Float
+
+from seqrec_jax.data.batches import Batch, history_batch
+from seqrec_jax.data.features import AttributeVocabulary
+from seqrec_jax.data.sequences import Sequences, pad_sequences
+from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.items import ItemTable
+from seqrec_jax.items.table import make_item_table
+from seqrec_jax.model import ModelConfig, SequenceModel, last_states, make_sequence_model
+from seqrec_jax.parallel import make_mesh, replicated
+from seqrec_jax.reranking import RerankConfig, make_reranker
+from seqrec_jax.scoring import catalogue_order, top_k_in_scores
+from seqrec_jax.training.checkpoints import CheckpointStore
+from seqrec_jax.training.config import parse_config
+from seqrec_jax.training.run import read_run
+
+USERS_PER_TILE = 256
+CANDIDATES = 200
+SeenItems = Literal["kept", "excluded"]
+
+
+class Recommendations(NamedTuple):
+    """Lists of raw item ids.
+
+    Attributes:
+      table: a row a recommended item: `user_id`, `rank` (from 1), `item_id` (raw), `score`.
+      unknown_items: raw item ids of the histories that the catalogue does not have; they were skipped.
+      without_history: user ids who got the fallback, the most popular items of training.
+    """
+
+    table: pd.DataFrame
+    unknown_items: list[str]
+    without_history: list[str]
+
+
+class Recommender:
+    """Scores and lists from trained parameters; `Recommender.load(run)` makes one from a run's checkpoint."""
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        params: Any,
+        item_table: ItemTable,
+        *,
+        items: pd.DataFrame,
+        behaviors: Sequence[str],
+        length: int,
+        first_timestamp: int,
+        name: str = "model",
+    ):
+        """A recommender from parts.
+
+        Args:
+          model: pure functions.
+          params: their parameters.
+          item_table: attributes of the items.
+          items: V rows in vocabulary order with `item_id` (raw) and `training_events`.
+          behaviors: names behind the behaviour codes.
+          length: L, how many events of a history the model looks at.
+          first_timestamp: seconds that times on the device count from.
+          name: for tables.
+        """
+        self.name = name
+        self.items = items
+        self.behaviors = tuple(behaviors)
+        self.params = params
+        self.length = length
+        self._first_timestamp = first_timestamp
+        counts = np.concatenate([[0], items["training_events"].to_numpy()]).astype(np.float32)
+        popularity = jnp.asarray(counts)
+
+        @jax.jit
+        def item_vectors(params: Any) -> Float[Array, "V1 E"]:
+            return model.item_vectors(params, item_table)
+
+        @jax.jit
+        def user_vectors(params: Any, batch: Batch) -> Float[Array, "U D"]:
+            return last_states(model.encode(params, item_table, batch), batch)
+
+        @jax.jit
+        def scores(params: Any, batch: Batch) -> Float[Array, "U V1"]:
+            queries = model.project(params, last_states(model.encode(params, item_table, batch), batch))
+            empty = jnp.all(batch.segment_ids == 0, axis=1)
+            v_y = model.item_vectors(params, item_table)
+            scored = jnp.where(empty[:, None], popularity[None, :], queries @ v_y.T)
+            # a vector of zeros is an item without training and without content: it cannot be ranked
+            return jnp.where(jnp.any(v_y != 0, axis=1)[None, :], scored, -jnp.inf)
+
+        self._item_vectors, self._user_vectors, self._scores = item_vectors, user_vectors, scores
+
+    @classmethod
+    def load(cls, run: str | Path, *, step: int | None = None) -> Recommender:
+        """The recommender of a run; needs nothing but the run's directory.
+
+        Args:
+          run: `runs/<name>`.
+          step: of the checkpoint; None takes the best by validation.
+
+        Raises:
+          CheckpointError: no run, no whole checkpoint, or one of another model or schema version.
+        """
+        config, facts, items = read_run(run)
+        model_config = parse_config(ModelConfig, values=config["model"])
+        item_table = make_item_table(items, AttributeVocabulary.from_dict(facts["attributes"]))
+        model = make_sequence_model(
+            model_config, num_items=len(items), num_behaviors=len(facts["behaviors"]), item_table=item_table
+        )
+        store = CheckpointStore(Path(run) / "checkpoints", read_only=True)
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+        params, _ = store.restore_params(shapes, step=step, sharding=replicated(make_mesh(1)))
+        store.close()
+        return cls(
+            model,
+            params,
+            item_table,
+            items=items,
+            behaviors=facts["behaviors"],
+            length=model_config.encoder.max_length,
+            first_timestamp=facts["first_timestamp"],
+            name=model_config.encoder.kind,
+        )
+
+    def with_params(self, params: Any) -> Recommender:
+        """The same recommender over other parameters of the same model; nothing is compiled anew."""
+        other = copy.copy(self)
+        other.params = params
+        return other
+
+    def scores(self, histories: Sequences) -> Float[Array, "U V1"]:
+        """`[U, V+1]` scores of all items; -inf for items that the model cannot rank.
+
+        Users without history get the number of training events of each item instead.
+        """
+        return self._scores(self.params, self._batch(histories))
+
+    def user_vectors(self, histories: Sequences) -> Float[np.ndarray, "U D"]:
+        """`[U, D]` float32 v_x of each user; zeros for users without history."""
+        parts = []
+        for tile, count in _tiles(histories):
+            vectors = np.asarray(self._user_vectors(self.params, self._batch(tile)))
+            parts.append(np.where(tile.lengths[:, None] > 0, vectors, 0.0)[:count])
+        return np.concatenate(parts)
+
+    def item_vectors(self) -> Float[np.ndarray, "V+1 E"]:
+        """`[V+1, E]` float32 v_y of each item."""
+        return np.asarray(self._item_vectors(self.params))
+
+    def histories(self, histories: Sequence[pd.DataFrame], user_ids: Sequence[str]) -> tuple[Sequences, list[str]]:
+        """Sequences from raw events, and the raw item ids that the catalogue does not have, which are skipped.
+
+        Args:
+          histories: one frame a user in order of time, with `item_id` (raw) and optionally `behavior` and
+            `timestamp` (seconds).
+          user_ids: one a frame.
+
+        Raises:
+          DataError: a behaviour that the model was not trained with, or a missing column.
+        """
+        for history in histories:
+            if "item_id" not in history:
+                raise DataError(f"a history needs the column item_id, found {list(history.columns)}")
+        sizes = [len(history) for history in histories]
+        events = pd.concat([*histories, pd.DataFrame({"item_id": []}, dtype=object)], ignore_index=True)
+        raw = events["item_id"].astype(str)
+        item_ids = (pd.Index(self.items["item_id"]).get_indexer(pd.Index(raw, dtype=object)) + 1).astype(np.int32)
+        names = events["behavior"] if "behavior" in events else pd.Series(self.behaviors[0], index=events.index)
+        codes = pd.Index(self.behaviors).get_indexer(pd.Index(names, dtype=object))
+        if (codes < 0).any():
+            raise DataError(
+                f"behaviour {names[codes < 0].iloc[0]!r} is unknown to the model; it knows {list(self.behaviors)}"
+            )
+        times = events["timestamp"] if "timestamp" in events else pd.Series(self._first_timestamp, index=events.index)
+        sequences = Sequences(
+            user_ids=np.asarray(user_ids, dtype=object),
+            offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            item_ids=item_ids,
+            timestamps=times.to_numpy(dtype=np.int64),
+            behaviors=codes.astype(np.int8),
+            values=np.full(len(item_ids), np.nan, dtype=np.float32),
+        )
+        return sequences.select_events(item_ids > 0), sorted(set(raw[item_ids == 0]))
+
+    def recommend(
+        self,
+        history: Sequence[str] | pd.DataFrame | Sequences,
+        k: int = 10,
+        *,
+        seen_items: SeenItems = "kept",
+        reranking: RerankConfig | None = None,
+        now: int | None = None,
+    ) -> Recommendations:
+        """The best k items for a history, or for each of many.
+
+        Args:
+          history: raw item ids in order of time; or a frame as in `histories`; or the sequences of many users.
+          k: length of a list; it is shorter where the catalogue has fewer items to give.
+          seen_items: excluded leaves out the items of the whole history.
+          reranking: preferences and shop rules applied to the best candidates; None for none.
+          now: seconds at which shop rules are looked at; None means now.
+
+        Returns:
+          The lists.
+
+        Raises:
+          ConfigError: k < 1.
+          DataError: as `histories`.
+        """
+        if k < 1:
+            raise ConfigError(f"k must be at least 1, got {k}")
+        unknown: list[str] = []
+        if isinstance(history, Sequences):
+            users = history
+        else:
+            frame = history if isinstance(history, pd.DataFrame) else pd.DataFrame({"item_id": list(history)})
+            users, unknown = self.histories([frame], ["history"])
+        rerank = make_reranker(reranking or RerankConfig(), items=self.items, item_vectors=self.item_vectors())
+        # a default config changes nothing, so it needs no candidates beyond the list
+        num_candidates = k if reranking in (None, RerankConfig()) else max(CANDIDATES, 2 * k)
+        now = int(time.time()) if now is None else now
+        priority = catalogue_order(len(self.items), jax.random.key(0))
+        tables = []
+        for tile, count in _tiles(users):
+            excluded = None
+            if seen_items == "excluded":
+                width = 1 << int(max(1, tile.lengths.max()) - 1).bit_length()  # few shapes, few compilations
+                excluded = jnp.asarray(pad_sequences(tile, length=width))
+            top = _top_k(self.scores(tile), k=num_candidates, priority=priority, excluded=excluded)
+            item_ids, scores = rerank(top.item_ids, top.scores, histories=tile, k=k, now=now)
+            tables.append(self._table(tile.user_ids[:count], item_ids[:count], scores[:count]))
+        return Recommendations(
+            table=pd.concat(tables, ignore_index=True),
+            unknown_items=unknown,
+            without_history=list(users.user_ids[users.lengths == 0]),
+        )
+
+    def _batch(self, histories: Sequences) -> Batch:
+        return history_batch(histories, length=self.length, first_timestamp=self._first_timestamp)
+
+    def _table(self, user_ids: np.ndarray, item_ids: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
+        listed = item_ids > 0
+        return pd.DataFrame(
+            {
+                "user_id": np.repeat(user_ids, listed.sum(axis=1)),
+                "rank": (np.cumsum(listed, axis=1))[listed],
+                "item_id": self.items["item_id"].to_numpy()[item_ids[listed] - 1],
+                "score": scores[listed].astype(np.float32),
+            }
+        )
+
+
+_top_k = jax.jit(top_k_in_scores, static_argnames="k")
+
+
+def _tiles(sequences: Sequences) -> Iterator[tuple[Sequences, int]]:
+    """Users in tiles of one size, the last filled up with its last user, and how many of a tile are real.
+
+    A single user is a tile of one, so that one request does not pay for many.
+    """
+    size = 1 if sequences.num_users == 1 else USERS_PER_TILE
+    for start in range(0, sequences.num_users, size):
+        users = np.minimum(np.arange(start, start + size), sequences.num_users - 1)
+        yield sequences.select_users(users), min(size, sequences.num_users - start)

@@ -1,0 +1,198 @@
+"""Checkpoints of a run, written and read by Orbax; the only file that imports it.
+
+A checkpoint holds three items: `params` (what is evaluated and served), `training` (everything else that the next
+step needs) and `progress` (JSON: schema version, validations, early stopping). Writing is asynchronous; the best
+checkpoint by the validation metric and the last one are kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Sharding
+from orbax.checkpoint import checkpoint_managers
+
+from seqrec_jax.errors import CheckpointError
+from seqrec_jax.training.state import TrainState, evaluated_params
+
+SCHEMA_VERSION = 1
+_SCORE = "score"
+
+logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax logs a line for every file it touches
+
+
+class CheckpointStore:
+    """The checkpoints under one directory."""
+
+    def __init__(self, directory: str | Path, *, read_only: bool = False):
+        """Open a directory of checkpoints, made when absent.
+
+        Args:
+          directory: usually `runs/<name>/checkpoints`.
+          read_only: leave half-written checkpoints of a killed run alone.
+
+        Raises:
+          CheckpointError: the directory cannot be made or, read-only, does not exist.
+        """
+        self.directory = Path(directory).absolute()
+        if read_only and not self.directory.is_dir():
+            raise CheckpointError(f"{directory} does not exist: nothing was trained there, or the path is wrong")
+        policies = checkpoint_managers.preservation_policy
+        options = ocp.CheckpointManagerOptions(
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(1),
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: metrics[_SCORE], n=1, keep_checkpoints_without_metrics=False
+                    ),
+                ]
+            ),
+            best_fn=lambda metrics: metrics[_SCORE],
+            best_mode="max",
+        )
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise CheckpointError(f"cannot use {directory} for checkpoints: {error}") from error
+
+    @property
+    def last_step(self) -> int | None:
+        """Step of the last whole checkpoint, None when there is none."""
+        return self._manager.latest_step()
+
+    @property
+    def best_step(self) -> int | None:
+        """Step of the best validated checkpoint; the last one where none was validated."""
+        best = self._manager.best_step()
+        return self.last_step if best is None else best
+
+    def save(self, state: TrainState, progress: dict[str, Any], *, score: float | None = None) -> None:
+        """Start writing a checkpoint of `state`; a checkpoint of the same step is left as it is.
+
+        Args:
+          state: of the step `state.step`.
+          progress: JSON values that training continues from.
+          score: the validation metric, higher is better; None when this step was not validated.
+
+        Raises:
+          CheckpointError: the disk is full or read-only; the checkpoints before are untouched.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(evaluated_params(state)),
+                    training=ocp.args.StandardSave(_training_tree(state)),
+                    progress=ocp.args.JsonSave({"schema_version": SCHEMA_VERSION, **progress}),
+                ),
+                metrics=None if score is None else {_SCORE: score},
+            )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot write checkpoint {step} to {self.directory}: {error}") from error
+
+    def wait(self) -> None:
+        """Return when everything that `save` started is on disk.
+
+        Raises:
+          CheckpointError: writing failed.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot write checkpoints to {self.directory}: {error}") from error
+
+    def restore(self, like: TrainState, *, sharding: Sharding) -> tuple[TrainState, dict[str, Any]]:
+        """The state and progress of the last checkpoint.
+
+        Args:
+          like: a state (or its shapes) with the structure that is expected.
+          sharding: where the arrays go.
+
+        Raises:
+          CheckpointError: no checkpoint, or one of another model, optimizer or schema version.
+        """
+        step = self._require(self.last_step)
+        progress = self.progress(step)
+        expected = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            {"params": evaluated_params(like), "training": _training_tree(like)},
+        )
+        restored = self._restore(
+            step,
+            params=ocp.args.StandardRestore(expected["params"]),
+            training=ocp.args.StandardRestore(expected["training"]),
+        )
+        training, params = restored["training"], restored["params"]
+        if like.average:
+            state = TrainState(training["params"], training["optimizer"], params, training["step"])
+        else:
+            state = TrainState(params, training["optimizer"], {}, training["step"])
+        return state, progress
+
+    def restore_params(self, like: Any, *, step: int | None = None, sharding: Sharding) -> tuple[Any, int]:
+        """The evaluated parameters of a checkpoint, the best one by default, and its step.
+
+        Raises:
+          CheckpointError: no such checkpoint, or one of another model.
+        """
+        step = self._require(self.best_step if step is None else step)
+        self.progress(step)
+        expected = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
+        )
+        return self._restore(step, params=ocp.args.StandardRestore(expected))["params"], step
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """What was saved as progress with a step.
+
+        Raises:
+          CheckpointError: of another schema version.
+        """
+        progress = dict(self._restore(step, progress=ocp.args.JsonRestore())["progress"])
+        version = progress.pop("schema_version", None)
+        if version != SCHEMA_VERSION:
+            raise CheckpointError(
+                f"{self.directory} has checkpoint schema version {version}, this release reads {SCHEMA_VERSION}; "
+                "use the release that wrote it, or train again"
+            )
+        return progress
+
+    def close(self) -> None:
+        """Wait for writing to end and release the directory."""
+        self.wait()
+        self._manager.close()
+
+    def _require(self, step: int | None) -> int:
+        steps = self._manager.all_steps()
+        if step is None or step not in steps:
+            wanted = "a whole checkpoint" if step is None else f"checkpoint {step}"
+            raise CheckpointError(
+                f"{self.directory} has no {wanted} (found steps {sorted(steps)}); the run was stopped before its "
+                "first checkpoint was complete, or the path is wrong; train again"
+            )
+        return step
+
+    def _restore(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())[:400]
+            raise CheckpointError(
+                f"checkpoint {step} in {self.directory} does not fit this model, or is damaged: {reason}"
+            ) from error
+
+
+def _training_tree(state: TrainState) -> dict[str, Any]:
+    """Everything but the evaluated parameters; the trained ones too where an average is what is evaluated."""
+    tree = {"optimizer": state.optimizer, "step": state.step}
+    return {**tree, "params": state.params} if state.average else tree

@@ -1,0 +1,235 @@
+"""What a training run can be told, and how typed configurations are read from YAML and the command line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import jsonargparse
+import yaml
+
+from seqrec_jax.errors import ConfigError
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The objective.
+
+    Attributes:
+      kind: softmax (over all items), sampled_softmax (logQ corrected), binary_cross_entropy or bpr.
+      num_negatives: negatives per target, or shared by a batch for sampled_softmax.
+      negatives_power: negatives are drawn by training counts to this power; 0 is uniform, 1 by popularity.
+      temperature: divides the scores.
+    """
+
+    kind: Literal["softmax", "sampled_softmax", "binary_cross_entropy", "bpr"] = "softmax"
+    num_negatives: int = 256
+    negatives_power: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "num_negatives", "temperature")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The Optax optimizer and its schedule.
+
+    Attributes:
+      name: adamw, adam, sgd, adagrad or lion.
+      learning_rate: at the peak of the schedule.
+      schedule: constant, cosine or linear decay to zero at the last step.
+      warmup_steps: linear rise from zero.
+      weight_decay: adamw and lion only; biases, norms and position and behaviour embeddings are left out.
+      clip_norm: global gradient norm; None for no clipping.
+      b1: first-moment decay, or momentum of sgd.
+      b2: second-moment decay.
+    """
+
+    name: Literal["adamw", "adam", "sgd", "adagrad", "lion"] = "adamw"
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    b1: float = 0.9
+    b2: float = 0.999
+
+    def __post_init__(self) -> None:
+        require_positive(self, "learning_rate")
+        if self.warmup_steps < 0 or self.weight_decay < 0 or (self.clip_norm is not None and self.clip_norm <= 0):
+            raise ConfigError(
+                "optimizer.warmup_steps and weight_decay must not be negative and clip_norm must be positive, got "
+                f"{self.warmup_steps}, {self.weight_decay} and {self.clip_norm}"
+            )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training run.
+
+    Attributes:
+      loss: the objective.
+      optimizer: optimizer and schedule.
+      batch_size: rows of a step, over all devices.
+      max_epochs: passes over the training windows.
+      packing: put several users in a row, so that few positions are padding.
+      stride: events between the ends of a long user's windows; None means windows that do not overlap.
+      behavior_weights: weight of a target by its behaviour; behaviours not named weigh 1.
+      precision: float32, or bfloat16 for the encoder's arithmetic (parameters stay float32).
+      ema_decay: decay of the running average of the parameters, which is then what is evaluated; None for none.
+      validate_every: epochs between validations.
+      patience: validations without improvement before training stops; None never stops early.
+      checkpoint_seconds: seconds between checkpoints besides those at validations.
+      num_devices: devices to use; None means all that are visible.
+      warm_start: run directory whose parameters are continued; the dataset must extend its vocabulary.
+      seed: seed of initialisation, order, dropout and negatives.
+    """
+
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    batch_size: int = 128
+    max_epochs: int = 20
+    packing: bool = True
+    stride: int | None = None
+    behavior_weights: dict[str, float] = field(default_factory=dict)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    ema_decay: float | None = None
+    validate_every: int = 1
+    patience: int | None = 5
+    checkpoint_seconds: float = 60.0
+    num_devices: int | None = None
+    warm_start: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "batch_size", "max_epochs", "validate_every", "patience", "checkpoint_seconds")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ConfigError(f"training.ema_decay must be between 0 and 1, got {self.ema_decay}")
+        negative = {name: weight for name, weight in self.behavior_weights.items() if weight < 0}
+        if negative:
+            raise ConfigError(f"training.behavior_weights must not be negative, got {negative}")
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Raise a ConfigError unless the named fields are None or greater than zero."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise ConfigError(f"{type(config).__name__}.{name} must be greater than 0, got {value}")
+
+
+def parse_config(
+    cls: type[Config], *, path: str | Path | None = None, overrides: Sequence[str] = (), values: Any = None
+) -> Config:
+    """A typed configuration from a YAML file, nested values, and `--section.field value` overrides, in that order.
+
+    Args:
+      cls: a frozen dataclass.
+      path: YAML file.
+      overrides: command-line words.
+      values: nested dictionary, for example one that `config_dict` made.
+
+    Returns:
+      The configuration.
+
+    Raises:
+      ConfigError: no such file, not YAML, an unknown key (with the nearest valid one), a value of the wrong type
+        or out of range.
+    """
+    where = "the configuration" if path is None else str(path)
+    if path is not None:
+        values = _read_yaml(Path(path))
+    _check_keys(cls, values or {}, where=where)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, prog="")
+    parser.add_class_arguments(cls)
+    try:
+        base = parser.parse_object(values or {})
+        return _build(cls, parser.parse_args(list(overrides), namespace=base))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        text = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split())).replace("Parser key", "key")
+        unknown = re.search(r"unrecognized arguments: --([\w.-]+)", text)
+        raise ConfigError(_unknown_key(unknown[1], cls, "the command line") if unknown else f"{where}: {text}") from error
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """A configuration as nested dictionaries and lists, for YAML or JSON."""
+    return yaml.safe_load(config_yaml(config))
+
+
+def config_yaml(config: Any) -> str:
+    """A configuration as YAML text, every field written out."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    return yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def field_names(cls: type, prefix: str = "") -> list[str]:
+    """Dotted names of every field of a nested configuration."""
+    names = []
+    for entry in fields(cls):
+        names.append(prefix + entry.name)
+        if (section := _section(entry)) is not None:
+            names += field_names(section, f"{prefix}{entry.name}.")
+    return names
+
+
+def _build(cls: type[Config], namespace: Any) -> Config:
+    """Nested dataclasses out of parsed values; their own checks run here."""
+    values = {}
+    for entry in fields(cls):
+        value, section = namespace[entry.name], _section(entry)
+        values[entry.name] = value if section is None or is_dataclass(value) else _build(section, value)
+    return cls(**values)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"there is no configuration file {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold sections and fields, found {type(values).__name__}")
+    return values
+
+
+def _check_keys(cls: type, values: Any, *, where: str, prefix: str = "", root: type | None = None) -> None:
+    """Raise a ConfigError for a key that no field has, or a plain value where a section belongs."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: {prefix.rstrip('.')} is a section with fields of its own, got {values!r}")
+    sections = {entry.name: _section(entry) for entry in fields(cls)}
+    for key, value in values.items():
+        if key not in sections:
+            raise ConfigError(_unknown_key(f"{prefix}{key}", root or cls, where))
+        section = sections[key]
+        if section is not None:
+            _check_keys(section, value, where=where, prefix=f"{prefix}{key}.", root=root or cls)
+
+
+def _section(entry: Any) -> type | None:
+    """The dataclass of a nested section, None for a plain field."""
+    default = entry.default_factory() if callable(entry.default_factory) else entry.default
+    return type(default) if is_dataclass(default) else None
+
+
+def _unknown_key(key: str, cls: type, where: str) -> str:
+    names = field_names(cls)
+    nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    if not nearest:  # the right field under the wrong section
+        nearest = [name for name in names if name.split(".")[-1] == key.split(".")[-1]][:1]
+    hint = f"did you mean {nearest[0]}?" if nearest else f"the fields are {[n for n in names if '.' not in n]}"
+    return f"{where}: unknown key {key}; {hint}"

@@ -1,0 +1,136 @@
+"""A run's directory: what is written there besides checkpoints, and whether a command continues it.
+
+    runs/<name>/config.yaml     the resolved configuration
+    runs/<name>/dataset.json    facts of the dataset, with the directory it was read from
+    runs/<name>/items.parquet   vocabulary and item attributes
+    runs/<name>/checkpoints/    see training/checkpoints.py
+    runs/<name>/log.jsonl       a line a chunk of steps, a validation, an end
+    runs/<name>/tensorboard/    the same as scalars
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from tensorboardX import SummaryWriter
+
+from seqrec_jax.data.dataset import Dataset, describe_dataset, read_facts, read_items, write_items
+from seqrec_jax.errors import CheckpointError
+
+
+def open_run(
+    directory: Path, *, config: dict[str, Any], dataset: Dataset, dataset_directory: str, overwrite: bool = False
+) -> None:
+    """Make a run's directory, or check that an existing one is the same run, to be continued.
+
+    Args:
+      directory: `runs/<name>`.
+      config: the resolved configuration as nested dictionaries.
+      dataset: what is trained on.
+      dataset_directory: where it was read from.
+      overwrite: remove an existing run first.
+
+    Raises:
+      CheckpointError: the directory holds a run with another configuration or dataset, or cannot be written.
+    """
+    try:
+        if overwrite and (directory / "config.yaml").is_file():
+            shutil.rmtree(directory)
+        if (directory / "config.yaml").is_file():
+            _check_same(directory, config, dataset)
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        facts = {**describe_dataset(dataset), "directory": str(Path(dataset_directory).absolute())}
+        (directory / "dataset.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
+        write_items(dataset.items, directory)
+        # last, since its presence says that the directory is a run
+        (directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise CheckpointError(f"cannot write the run to {directory}: {error.strerror or error}") from error
+
+
+def read_run(directory: str | Path) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
+    """The configuration, dataset facts and items of a run.
+
+    Raises:
+      CheckpointError: the directory is missing or not a run.
+      DataError: its dataset facts or items are damaged.
+    """
+    directory = Path(directory)
+    if not (directory / "config.yaml").is_file():
+        found = "is empty or something else" if directory.is_dir() else "does not exist"
+        raise CheckpointError(f"{directory} is not a run: it {found}; give the directory that `seqrec train` wrote")
+    config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+    return config, read_facts(directory), read_items(directory)
+
+
+class RunLog:
+    """Appends what happens to `log.jsonl` and TensorBoard."""
+
+    def __init__(self, directory: Path, *, resume_step: int):
+        """Open the log, without the lines after the step that training continues from."""
+        self._path = directory / "log.jsonl"
+        kept = [row for row in read_log(directory) if row["step"] <= resume_step]
+        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._scalars = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step + 1, flush_secs=10)
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """One event: a JSON line, and a scalar for each number in it."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        for name, value in values.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                self._scalars.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        self._scalars.close()
+
+
+def read_log(directory: Path) -> list[dict[str, Any]]:
+    """The lines of `log.jsonl`; a last line cut short by a kill is left out."""
+    path = directory / "log.jsonl"
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _check_same(directory: Path, config: dict[str, Any], dataset: Dataset) -> None:
+    old, facts, _ = read_run(directory)
+    differences = [
+        f"{name}: {before!r} there, {after!r} now"
+        for name, before, after in _differences(old, config)
+        if name != "evaluation" and not name.startswith("evaluation.")
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{directory} is a run with another configuration ({'; '.join(differences[:5])}); choose another --name, "
+            "or --overwrite true to start over"
+        )
+    if facts["fingerprint"] != dataset.fingerprint:
+        raise CheckpointError(
+            f"{directory} was trained on a dataset with fingerprint {facts['fingerprint']}, this one has "
+            f"{dataset.fingerprint}; choose another --name, or --overwrite true to start over"
+        )
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Dotted names whose values differ between two nested dictionaries."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            found
+            for key in {**old, **new}
+            for found in _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+        ]
+    return [] if old == new else [(prefix, old, new)]

@@ -1,0 +1,74 @@
+"""What changes from step to step, the optimizer that changes it, and how it starts."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from seqrec_jax.model import weight_decay_mask
+from seqrec_jax.training.config import OptimizerConfig
+
+Params = Any
+
+
+class TrainState(NamedTuple):
+    """State of a run; a pytree of plain arrays.
+
+    Attributes:
+      params: what is trained.
+      optimizer: Optax state.
+      average: running average of the parameters, an empty dict when none is kept.
+      step: int32 number of updates made.
+    """
+
+    params: Params
+    optimizer: optax.OptState
+    average: Params
+    step: jax.Array
+
+
+def make_schedule(config: OptimizerConfig, *, total_steps: int) -> optax.Schedule:
+    """Learning rate by step: linear warm-up, then constant, cosine or linear to zero at the last step."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    decay_steps = max(1, total_steps - warmup)
+    after = {
+        "constant": optax.constant_schedule(peak),
+        "cosine": optax.cosine_decay_schedule(peak, decay_steps),
+        "linear": optax.linear_schedule(peak, 0.0, decay_steps),
+    }[config.schedule]
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def make_optimizer(config: OptimizerConfig, *, total_steps: int) -> optax.GradientTransformation:
+    """The Optax chain: clipping, then the optimizer with its schedule and masked weight decay."""
+    rate = make_schedule(config, total_steps=total_steps)
+    update = {
+        "adamw": lambda: optax.adamw(
+            rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=weight_decay_mask
+        ),
+        "adam": lambda: optax.adam(rate, b1=config.b1, b2=config.b2),
+        "sgd": lambda: optax.sgd(rate, momentum=config.b1),
+        "adagrad": lambda: optax.adagrad(rate),
+        "lion": lambda: optax.lion(
+            rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=weight_decay_mask
+        ),
+    }[config.name]()
+    if config.clip_norm is None:
+        return update
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, *, with_average: bool) -> TrainState:
+    """The state before the first step."""
+    average = jax.tree.map(jnp.copy, params) if with_average else {}
+    return TrainState(params, optimizer.init(params), average, jnp.zeros((), dtype=jnp.int32))
+
+
+def evaluated_params(state: TrainState) -> Params:
+    """What is validated, saved for serving and reported: the average where one is kept."""
+    return state.average or state.params

@@ -1,0 +1,112 @@
+"""The compiled training step, and a compiled loop of steps with a length chosen at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from seqrec_jax.data.batches import EventArrays, Rows, gather_batch
+from seqrec_jax.items import ItemTable
+from seqrec_jax.model import SequenceModel
+from seqrec_jax.parallel import DATA_AXIS, data_size
+from seqrec_jax.training.config import TrainingConfig
+from seqrec_jax.training.objective import Objective
+from seqrec_jax.training.state import Params, TrainState
+
+
+class StepTotals(NamedTuple):
+    """Sums over the steps of one compiled loop: loss (float32), real targets and windows (int32)."""
+
+    loss: Float[Array, ""]
+    targets: Int[Array, ""]
+    windows: Int[Array, ""]
+
+
+RunSteps = Callable[[TrainState, ItemTable, EventArrays, Rows, int, int], tuple[TrainState, StepTotals]]
+
+
+def make_run_steps(
+    model: SequenceModel,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    config: TrainingConfig,
+    length: int,
+    behavior_weights: Float[Array, " H"],
+    mesh: Mesh,
+) -> RunSteps:
+    """`run_steps(state, item_table, events, rows, first, last)`: the updates of batches first…last-1 of an epoch.
+
+    The number of steps is a run-time value of one compiled loop, so Python returns about once a second whatever a
+    step costs. Every random choice follows from (seed, step, row), so neither the chunks, nor a restart, nor the
+    number of devices change the result beyond rounding.
+    """
+    dtype = jnp.bfloat16 if config.precision == "bfloat16" else jnp.float32
+    rows_per_device = config.batch_size // data_size(mesh)
+
+    def local_loss(
+        params: Params, item_table: ItemTable, events: EventArrays, rows: Rows, step: Array
+    ) -> tuple[Float[Array, ""], StepTotals]:
+        batch = gather_batch(events, rows, length=length, behavior_weights=behavior_weights)
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        first_row = jax.lax.axis_index(DATA_AXIS) * rows_per_device
+        row_keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(first_row + jnp.arange(rows_per_device))
+        cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        queries = model.project(cast, model.encode(cast, item_table, batch, key=row_keys))
+        v_y = model.item_vectors(cast, item_table)
+        loss = objective(queries, v_y, batch.targets, batch.weights, key, row_keys)
+        counts = StepTotals(
+            loss,
+            jax.lax.psum(jnp.sum(batch.targets > 0, dtype=jnp.int32), DATA_AXIS),
+            jax.lax.psum(jnp.sum(rows.lengths > 0, dtype=jnp.int32), DATA_AXIS),
+        )
+        return loss, counts
+
+    def local_gradient(*arguments: Any) -> tuple[Params, StepTotals]:
+        grads, totals = jax.grad(local_loss, has_aux=True)(*arguments)
+        # each device holds its own rows' share, times the number of devices (the transpose of the loss's psum)
+        return jax.lax.pmean(grads, DATA_AXIS), totals
+
+    whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
+    gradient = jax.shard_map(
+        local_gradient,
+        mesh=mesh,
+        in_specs=(whole, whole, whole, split, whole),
+        out_specs=(whole, whole),
+        check_vma=False,  # with it JAX 0.12 cannot lower erf, which gelu needs
+    )
+
+    def update(
+        state: TrainState, item_table: ItemTable, events: EventArrays, rows: Rows
+    ) -> tuple[TrainState, StepTotals]:
+        grads, totals = gradient(state.params, item_table, events, rows, state.step)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average: Any = state.average
+        if config.ema_decay is not None:
+            average = optax.incremental_update(params, average, 1.0 - config.ema_decay)
+        return TrainState(params, optimizer_state, average, state.step + 1), totals
+
+    @jax.jit(donate_argnums=0)
+    def run_steps(
+        state: TrainState, item_table: ItemTable, events: EventArrays, rows: Rows, first: Array, last: Array
+    ) -> tuple[TrainState, StepTotals]:
+        def body(batch_number: Array, carry: tuple[TrainState, StepTotals]) -> tuple[TrainState, StepTotals]:
+            state, totals = carry
+            start = batch_number * config.batch_size
+            batch_rows = jax.tree.map(
+                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, config.batch_size), rows
+            )
+            state, new = update(state, item_table, events, batch_rows)
+            return state, jax.tree.map(jnp.add, totals, new)
+
+        zero = jnp.zeros((), dtype=jnp.int32)
+        return jax.lax.fori_loop(first, last, body, (state, StepTotals(jnp.float32(0), zero, zero)))
+
+    return run_steps
