@@ -208,9 +208,7 @@ def item_to_item(
     return Ranker("item to item", scores)
 
 
-def baseline_rankers(
-    train: Sequences, *, num_items: int, time_kind: Literal["seconds", "order"]
-) -> list[Ranker]:
+def baseline_rankers(train: Sequences, *, num_items: int, time_kind: str) -> list[Ranker]:
     """The four rankers that any honest report shows, with their default settings.
 
     Args:

@@ -124,7 +124,7 @@ def train_run(
     directory = runs / config.name
     model, item_table = build_model(config, dataset)
     weights = behavior_weights(config, dataset)
-    params = model.init(jax.random.key(config.training.seed))
+    params = jax.jit(model.init)(jax.random.key(config.training.seed))
     if config.training.warm_start is not None:
         params = warm_start_params(config.training.warm_start, dataset, like=params, seed=config.training.seed)
     cases = evaluation_cases(dataset.sequences, dataset.split, stage="validation", **_case_options(config.evaluation, dataset))

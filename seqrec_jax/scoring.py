@@ -390,7 +390,7 @@ def top_k(
 
 
 def _score_dtype(a: Array, b: Array) -> jnp.dtype:
-    return jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
+    return jnp.dtype(jnp.float64 if jnp.float64 in (a.dtype, b.dtype) else jnp.float32)
 
 
 def _all_scores(projected: Array, v_y: Array) -> Array:

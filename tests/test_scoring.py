@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.test_util import check_grads
 
 from seqrec_jax import scoring
 from seqrec_jax.errors import ShapeError
@@ -51,6 +52,12 @@ def problem(seed, *, num_users=3, num_items=11, num_targets=3, levels=4):
         "excluded": rng.integers(0, num_items + 1, (num_users, 2)).astype(np.int32),
         "where": rng.random((num_users, num_targets)) < 0.9,
     }
+
+
+ranks_in_scores = jax.jit(scoring.ranks_in_scores)
+top_k_in_scores = jax.jit(scoring.top_k_in_scores, static_argnames="k")
+target_ranks = jax.jit(scoring.target_ranks, static_argnames="chunk_size")
+top_k = jax.jit(scoring.top_k, static_argnames=("k", "chunk_size"))
 
 
 def options(case, *names):
@@ -102,7 +109,7 @@ def test_scores_have_the_gradients_of_finite_differences():
     rng = np.random.default_rng(1)
     v_x, v_y = (jnp.asarray(rng.normal(size=shape), dtype=jnp.float32) for shape in ((2, 3), (5, 4)))
     weight = tuple(jnp.asarray(rng.normal(size=shape), dtype=jnp.float32) for shape in ((3, 2), (4, 2)))
-    jax.test_util.check_grads(scoring.bilinear_scores, (v_x, weight, v_y), order=1, rtol=1e-2)
+    check_grads(scoring.bilinear_scores, (v_x, weight, v_y), order=1, rtol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +123,7 @@ def test_scores_have_the_gradients_of_finite_differences():
     ],
 )
 def test_a_w_that_does_not_fit_is_refused(weight):
-    with pytest.raises(ShapeError, match="v_x of width D = 4|E = 5"):
+    with pytest.raises(ShapeError, match=r"width D = 4|E = 5"):
         scoring.bilinear_scores(jnp.ones((2, 4)), weight, jnp.ones((6, 4)))
 
 
@@ -147,10 +154,10 @@ def test_ranks_and_lists_equal_a_sorted_list(seed, holes):
         rng = np.random.default_rng(seed)
         scores = rng.choice(np.float32([np.nan, -np.inf, np.inf, 0.0, -0.0, 1.0]), scores.shape)
     request = options(case, "priority", "allowed", "excluded")
-    ranks = scoring.ranks_in_scores(
+    ranks = ranks_in_scores(
         jnp.asarray(scores), jnp.asarray(case["targets"]), **request, where=jnp.asarray(case["where"])
     )
-    top = scoring.top_k_in_scores(jnp.asarray(scores), k=14, **request)
+    top = top_k_in_scores(jnp.asarray(scores), k=14, **request)
     for user, row in enumerate(scores):
         rules = case["priority"], case["allowed"], case["excluded"][user]
         expected = slow_list(row, *rules)
@@ -163,19 +170,19 @@ def test_ranks_and_lists_equal_a_sorted_list(seed, holes):
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), chunk_size=st.sampled_from([1, 2, 3, 4, 5, 7, 11, 12, 13]))
+@given(seed=st.integers(0, 2**32 - 1), chunk_size=st.sampled_from([1, 5, 6, 11, 12]))
 def test_tiles_change_nothing(seed, chunk_size):
     case = problem(seed)  # small integers, so that scores are exact whatever the tile
     request = options(case, "priority", "allowed", "excluded")
     v_x, v_y, targets, where = options(case, "v_x", "v_y", "targets", "where").values()
     scores = scoring.bilinear_scores(v_x, None, v_y)
     assert_same(
-        scoring.target_ranks(v_x, None, v_y, targets, **request, where=where, chunk_size=chunk_size),
-        scoring.ranks_in_scores(scores, targets, **request, where=where),
+        target_ranks(v_x, None, v_y, targets, **request, where=where, chunk_size=chunk_size),
+        ranks_in_scores(scores, targets, **request, where=where),
     )
     assert_same(
-        scoring.top_k(v_x, None, v_y, k=5, **request, chunk_size=chunk_size),
-        scoring.top_k_in_scores(scores, k=5, **request),
+        top_k(v_x, None, v_y, k=5, **request, chunk_size=chunk_size),
+        top_k_in_scores(scores, k=5, **request),
     )
 
 
@@ -185,8 +192,8 @@ def test_lists_and_ranks_agree_where_scores_are_rounded(chunk_size):
     v_x = jax.random.normal(keys[0], (5, 16))
     v_y = jnp.concatenate([jax.random.normal(keys[1], (151, 16))] * 2)[:301]  # every item has a twin
     priority = scoring.catalogue_order(300, keys[2])
-    top = scoring.top_k(v_x, None, v_y, k=300, priority=priority, chunk_size=chunk_size)
-    found = scoring.target_ranks(v_x, None, v_y, top.item_ids, priority=priority, chunk_size=chunk_size)
+    top = top_k(v_x, None, v_y, k=300, priority=priority, chunk_size=chunk_size)
+    found = target_ranks(v_x, None, v_y, top.item_ids, priority=priority, chunk_size=chunk_size)
     np.testing.assert_array_equal(found.ranks, np.tile(np.arange(1, 301), (5, 1)))
 
 
@@ -195,12 +202,12 @@ def test_lists_and_ranks_agree_where_scores_are_rounded(chunk_size):
 def test_shifting_scores_and_renaming_items_leave_the_ranks(seed, shift):
     case = problem(seed)
     scores, targets = case["v_x"] @ case["v_y"].T, case["targets"]
-    ranks = scoring.ranks_in_scores(jnp.asarray(scores), jnp.asarray(targets), **options(case, "priority"))
+    ranks = ranks_in_scores(jnp.asarray(scores), jnp.asarray(targets), **options(case, "priority"))
     shifted = jnp.asarray(scores + np.float32(shift))
-    assert_same(scoring.ranks_in_scores(shifted, jnp.asarray(targets), **options(case, "priority")), ranks)
+    assert_same(ranks_in_scores(shifted, jnp.asarray(targets), **options(case, "priority")), ranks)
     renamed = np.concatenate([[0], np.random.default_rng(seed).permutation(scores.shape[1] - 1) + 1])
     old = np.argsort(renamed)
-    again = scoring.ranks_in_scores(
+    again = ranks_in_scores(
         jnp.asarray(scores[:, old]),
         jnp.asarray(renamed[targets].astype(np.int32)),
         priority=jnp.asarray(case["priority"][old]),
@@ -211,7 +218,7 @@ def test_shifting_scores_and_renaming_items_leave_the_ranks(seed, shift):
 def test_a_constant_scorer_gets_chance_level():
     targets = jnp.arange(1, 101, dtype=jnp.int32)[:, None]
     scores, priority = jnp.zeros((100, 101)), scoring.catalogue_order(100, jax.random.key(0))
-    found = scoring.ranks_in_scores(scores, targets, priority=priority)
+    found = ranks_in_scores(scores, targets, priority=priority)
     assert sorted(found.ranks[:, 0].tolist()) == list(range(1, 101))
     np.testing.assert_array_equal(found.best, 1)
     np.testing.assert_array_equal(found.worst, 100)
@@ -220,16 +227,16 @@ def test_a_constant_scorer_gets_chance_level():
 def test_nothing_to_recommend():
     scores, priority = jnp.ones((2, 4)), jnp.arange(4, dtype=jnp.int32)
     nothing = {"priority": priority, "allowed": jnp.zeros(4, dtype=bool)}
-    found = scoring.ranks_in_scores(scores, jnp.array([[1], [2]], dtype=jnp.int32), **nothing)
+    found = ranks_in_scores(scores, jnp.array([[1], [2]], dtype=jnp.int32), **nothing)
     np.testing.assert_array_equal(found.ranks, UNREACHABLE)
-    np.testing.assert_array_equal(scoring.top_k_in_scores(scores, k=2, **nothing).item_ids, 0)
+    np.testing.assert_array_equal(top_k_in_scores(scores, k=2, **nothing).item_ids, 0)
 
 
 def test_targets_outside_the_table_are_unreachable():
     targets = jnp.array([[-1, 0, 4, 99]], dtype=jnp.int32)
     v_x, v_y, priority = jnp.ones((1, 2)), jnp.ones((4, 2)), jnp.arange(4, dtype=jnp.int32)
     for chunk_size in (2, 10):
-        found = scoring.target_ranks(v_x, None, v_y, targets, priority=priority, chunk_size=chunk_size)
+        found = target_ranks(v_x, None, v_y, targets, priority=priority, chunk_size=chunk_size)
         np.testing.assert_array_equal(found.ranks, UNREACHABLE)
 
 

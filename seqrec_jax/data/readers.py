@@ -7,6 +7,7 @@ items and users are taken from beside it where they are. Ids stay as written, an
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,13 @@ def read_online_retail(path: str | Path) -> PublicDataset:
     )
     if file.suffix == ".xlsx":
         try:
-            lines = pd.read_excel(file, dtype=str, keep_default_na=False, na_values=[""])
+            lines = pd.read_excel(file, dtype=str, keep_default_na=False, na_values=[""], engine="openpyxl")
         except ImportError as error:
             raise MissingExtraError(
                 f"reading {file} needs openpyxl: pip install openpyxl, or save the sheet as CSV"
             ) from error
+        except zipfile.BadZipFile as error:
+            raise DataError(f"{file} is not an Excel workbook: {error}") from error
     else:
         try:
             lines = read_table(file, separator=",")

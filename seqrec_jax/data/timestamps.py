@@ -63,7 +63,7 @@ def parse_timestamps(
     if len(texts):
         words = written.iloc[texts].astype(str)
         # pandas would take "now" and "today" for times
-        dated = words.str.match(r"\s*\d{4}").to_numpy(dtype=bool)
+        dated = words.str.strip().str[:1].str.isdigit().to_numpy(dtype=bool)
         parsed = _datetime_seconds(
             pd.DatetimeIndex(pd.to_datetime(words[dated], format="ISO8601", utc=True, errors="coerce"))
         )

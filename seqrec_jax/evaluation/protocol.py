@@ -62,7 +62,9 @@ class Ranker(Protocol):
     Higher is better, column 0 is ignored, and -inf says that the ranker cannot rank an item.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The row's label in tables."""
 
     def scores(self, histories: Sequences, /) -> jax.Array | np.ndarray:
         """`[U, V+1]` scores."""

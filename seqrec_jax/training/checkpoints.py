@@ -22,7 +22,7 @@ from seqrec_jax.training.state import TrainState, evaluated_params
 SCHEMA_VERSION = 1
 _SCORE = "score"
 
-logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax logs a line for every file it touches
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs a line for every file it touches
 
 
 class CheckpointStore:

@@ -131,7 +131,7 @@ def train(
     events: EventArrays = replicate(event_arrays(data.sequences, first_timestamp=data.first_timestamp), mesh)
     item_table = replicate(item_table, mesh)
     store = CheckpointStore(directory / "checkpoints")
-    state = init_state(replicate(params, mesh), optimizer, with_average=config.ema_decay is not None)
+    state = replicate(init_state(params, optimizer, with_average=config.ema_decay is not None), mesh)
     progress = Progress()
     if store.last_step is not None:
         state, saved = store.restore(state, sharding=replicated(mesh))

@@ -1,4 +1,4 @@
-"""Cleaning: every row is accounted for, the order is fixed, and the rules equal slow plain-Python versions."""
+"""Cleaning: every row is accounted for, the order is fixed, and the rules equal plain loops in Python."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def test_each_reason_is_counted_once_with_examples():
         "time in the future": 1,
         "exact duplicate": 1,
     }
-    rows_of = {reason: [example["row"] for example in examples] for reason, examples in report.examples.items()}
+    rows_of = {
+        reason: [example["row"] for example in examples] for reason, examples in report.examples.items()
+    }
     assert rows_of["missing user id"] == [1, 10] and rows_of["exact duplicate"] == [9]
     assert report.examples["unparsable time"][0]["timestamp_as_written"] == "soon"
     assert report.examples["unknown behaviour"][0]["behavior"] == "hover"
@@ -69,7 +71,9 @@ def test_each_reason_is_counted_once_with_examples():
 
 def test_the_clean_frame_has_the_contract_s_columns_and_types():
     names = ("user_id", "item_id", "timestamp", "behavior", "value", "session_id", "position", "propensity")
-    frame, _ = clean([("u", "a", 2, "view", 1.5, "s", 3, 0.1), ("v", "b", 1, "view", None, None, None, None)], names)
+    frame, _ = clean(
+        [("u", "a", 2, "view", 1.5, "s", 3, 0.1), ("v", "b", 1, "view", None, None, None, None)], names
+    )
     assert list(frame.columns) == ["user_id", "item_id", "timestamp", "behavior", "value", *names[5:], "row"]
     assert frame["timestamp"].dtype == np.int64 and frame["row"].dtype == np.int64
     assert frame["value"].dtype == np.float32 and np.isnan(frame["value"][1])
@@ -85,7 +89,16 @@ def test_behaviours_keep_the_configured_order_else_are_sorted():
 
 
 def test_users_sort_by_code_point_then_time_then_row():
-    rows = [("é", "a", 1), ("b", "a", 5), ("a10", "a", 1), ("B", "c", 1), ("a9", "c", 2), ("b", "b", 5), ("b", "c", 4), ("🛒", "a", 0)]
+    rows = [
+        ("é", "a", 1),
+        ("b", "a", 5),
+        ("a10", "a", 1),
+        ("B", "c", 1),
+        ("a9", "c", 2),
+        ("b", "b", 5),
+        ("b", "c", 4),
+        ("🛒", "a", 0),
+    ]
     frame, report = clean(rows, ("user_id", "item_id", "timestamp"))
     assert frame["row"].tolist() == [3, 2, 4, 6, 1, 5, 0, 7]
     assert report.tied_timestamps == 2
@@ -103,13 +116,20 @@ def test_an_item_free_behaviour_needs_a_query_instead():
     frame, report = clean(rows, names, item_free_behaviors=("search",))
     assert frame["row"].tolist() == [0, 3, 4] and frame["item_id"].tolist() == ["", "a", "b"]
     assert report.dropped == {"missing item id and query": 1, "missing item id": 1} and report.items == 2
-    with pytest.raises(DataError, match=r"item-free behaviours \['search'\] need a query, but the log was read without"):
+    with pytest.raises(
+        DataError, match=r"item-free behaviours \['search'\] need a query, but the log was read without"
+    ):
         clean([("u", "a", 1, "search")], item_free_behaviors=("search",))
 
 
 def test_duplicates_are_equal_in_every_column_and_may_be_kept():
     names = ("user_id", "item_id", "timestamp", "behavior", "value")
-    rows = [("u", "a", 1, "buy", 5), ("u", "a", 1, "buy", 5), ("u", "a", 1, "buy", 6), ("v", "b", 1, "buy", None)] * 2
+    rows = [
+        ("u", "a", 1, "buy", 5),
+        ("u", "a", 1, "buy", 5),
+        ("u", "a", 1, "buy", 6),
+        ("v", "b", 1, "buy", None),
+    ] * 2
     assert clean(rows, names)[0]["row"].tolist() == [0, 2, 3]
     assert clean(rows, names, drop_exact_duplicates=False)[1].dropped == {}
 
@@ -120,12 +140,17 @@ def test_a_log_with_an_order_only_has_no_duplicates_and_no_seconds():
     assert report.dropped == {} and frame["timestamp"].tolist() == [0, 1, 2] and report.time_kind == "order"
     assert "the log has an order only" in str(report)
     for key in ("collapse_repeats_seconds", "max_events_per_user_per_day"):
-        with pytest.raises(DataError, match=f"cleaning.{key} needs times, but the dataframe has only an order"):
+        with pytest.raises(
+            DataError, match=rf"cleaning.{key} needs times, but the dataframe has only an order"
+        ):
             clean(rows, ("user_id", "item_id"), **{key: 5})
 
 
 def test_repeats_collapse_along_a_chain():
-    rows = [("u", "a", t, "view") for t in (100, 0, 8, 16, 27)] + [("u", "a", 17, "buy"), ("v", "b", 1, "view")]
+    rows = [("u", "a", t, "view") for t in (100, 0, 8, 16, 27)] + [
+        ("u", "a", 17, "buy"),
+        ("v", "b", 1, "view"),
+    ]
     frame, report = clean(rows, collapse_repeats_seconds=10)
     # 8 and 16 follow their predecessors within 10 s, 27 is 11 s after 16, 100 far away
     assert sorted(frame["timestamp"]) == [0, 1, 17, 27, 100]
@@ -169,7 +194,7 @@ events = st.tuples(
 
 
 def plain_clean(rows, *, user_k, item_k, gap, per_day):
-    """The same rules with loops; returns the kept row numbers in order and the count of each reason's rows."""
+    """The same rules with loops; returns the kept row numbers in order and the count of each reason."""
     dropped = Counter()
     kept = []
     for number, (user, item, at, behavior, query) in enumerate(rows):
@@ -229,7 +254,7 @@ def plain_clean(rows, *, user_k, item_k, gap, per_day):
     gap=st.sampled_from([None, 1, 4]),
     per_day=st.sampled_from([None, 6]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_cleaning_equals_plain_loops(rows, user_k, item_k, gap, per_day):
     kept, dropped = plain_clean(rows, user_k=user_k, item_k=item_k, gap=gap, per_day=per_day)
     raw = raw_events(rows, ("user_id", "item_id", "timestamp", "behavior", "query"))
@@ -243,7 +268,7 @@ def test_cleaning_equals_plain_loops(rows, user_k, item_k, gap, per_day):
     )
     users, items = {rows[n][0] for n in kept}, {rows[n][1] for n in kept} - {""}
     if len(users) < 2 or len(items) < 2:
-        with pytest.raises(DataError, match="no row is left|is left; a recommender|only 1 user is left"):
+        with pytest.raises(DataError, match=r"no row is left|is left; a recommender|only 1 user is left"):
             clean_events(raw, config, now=10)
         return
     frame, report = clean_events(raw, config, now=10)
@@ -258,13 +283,16 @@ def test_cleaning_equals_plain_loops(rows, user_k, item_k, gap, per_day):
     assert CleaningReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
     assert f"{report.rows_read}" in str(report) and all(reason in str(report) for reason in dropped)
     if dropped:
-        with pytest.raises(DataError, match="strict cleaning allows no dropped rows"):
+        with pytest.raises(DataError, match=r"strict cleaning allows no dropped rows"):
             clean_events(raw, config, strict=True, now=10)
     else:
         assert clean_events(raw, config, strict=True, now=10)[0].equals(frame)
 
 
-@given(edges=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=120), k=st.integers(2, 4))
+@given(
+    edges=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=120),
+    k=st.integers(2, 4),
+)
 @settings(max_examples=60, deadline=None)
 def test_the_core_is_the_largest_set_that_holds(edges, k):
     """Peeling one event at a time, in any order, ends at the same core."""
@@ -293,20 +321,24 @@ def test_nothing_left_says_why_and_shows_the_report():
     ) in str(caught.value)
     with pytest.raises(DataError, match=r"'unknown behaviour' \(2 rows\); check cleaning.behaviors"):
         clean(rows, behaviors=("buy",))
-    with pytest.raises(DataError, match=r"'unparsable time' \(1 rows\); check the column names and the unit of time"):
+    with pytest.raises(
+        DataError, match=r"'unparsable time' \(1 rows\); check the column names and the unit of time"
+    ):
         clean([("u", "a", "12/1/2010 8:26", "view")])
 
 
 def test_one_user_or_one_item_is_too_few():
-    with pytest.raises(DataError, match="only 1 user is left; training and evaluation need at least 2"):
+    with pytest.raises(DataError, match=r"only 1 user is left; training and evaluation need at least 2"):
         clean([("u", "a", 1, "view"), ("u", "b", 2, "view")])
-    with pytest.raises(DataError, match="only 1 item is left; a recommender needs at least 2"):
+    with pytest.raises(DataError, match=r"only 1 item is left; a recommender needs at least 2"):
         clean([("u", "a", 1, "view"), ("v", "a", 2, "view")])
 
 
 def test_strict_shows_what_would_be_dropped():
     raw = raw_events([("u", "a", 1, "x"), ("v", "b", 2, "x"), ("", "b", 2, "x")])
-    with pytest.raises(DataError, match=r"(?s)strict cleaning allows no dropped rows, 1 were\n.*dropped: missing user id +1"):
+    with pytest.raises(
+        DataError, match=r"(?s)strict cleaning allows no dropped rows, 1 were\n.*dropped: missing user id +1"
+    ):
         clean_events(raw, strict=True, now=NOW)
 
 
@@ -322,12 +354,18 @@ def test_unreadable_values_are_counted_and_their_events_kept():
     [
         ({"user_k_core": 0}, "cleaning.user_k_core must be at least 1, got 0"),
         ({"item_k_core": -2}, "cleaning.item_k_core must be at least 1, got -2"),
-        ({"collapse_repeats_seconds": 0}, "collapse_repeats_seconds must be at least 1, or None to switch it off, got 0"),
+        (
+            {"collapse_repeats_seconds": 0},
+            "collapse_repeats_seconds must be at least 1, or None to switch it off, got 0",
+        ),
         ({"max_events_per_user_per_day": -1}, "max_events_per_user_per_day must be at least 1, or None"),
         ({"behaviors": ()}, "cleaning.behaviors must name each behaviour once, got []"),
         ({"behaviors": ("view", "view")}, "must name each behaviour once, got ['view', 'view']"),
         ({"behaviors": "view"}, "cleaning.behaviors must be a list of names, got the text 'view'"),
-        ({"behaviors": ("view",), "item_free_behaviors": ("search",)}, "['search'] are not in behaviors ['view']"),
+        (
+            {"behaviors": ("view",), "item_free_behaviors": ("search",)},
+            "['search'] are not in behaviors ['view']",
+        ),
     ],
 )
 def test_bad_rules_are_named(config, message):

