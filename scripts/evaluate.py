@@ -2,7 +2,7 @@
 
 import sys
 
-from seqrec_jax.cli import main
+from seqrec_jax.cli import run
 
 if __name__ == "__main__":
-    main(["evaluate", *sys.argv[1:]])
+    sys.exit(run(["evaluate", *sys.argv[1:]]))

@@ -10,27 +10,32 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from seqrec_jax.errors import DataError, SeqrecError
+from seqrec_jax.errors import SeqrecError
 
 INTERRUPTED = 130
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb; an error of the user's is one line on stderr and exit code 2."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+def main() -> None:
+    """The `seqrec` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Run a verb and give its exit code; an error of the user's is one line on stderr and code 2."""
     if not words or words[0] not in VERBS:
-        asked = words[:1] in ([], ["-h"], ["--help"])
         summaries = "\n".join(f"  {name:<10} {_summary(verb)}" for name, verb in VERBS.items())
-        text = f"usage: seqrec <verb> [options]\n\n{summaries}\n\nseqrec <verb> --help explains a verb."
-        print(text if asked else f"seqrec: there is no verb {words[0]!r}\n{text}", file=sys.stdout if asked else sys.stderr)
-        sys.exit(0 if asked else 2)
+        usage = f"usage: seqrec <verb> [options]\n\n{summaries}\n\nseqrec <verb> --help explains a verb."
+        if not words or words[0] in ("-h", "--help"):
+            print(usage)
+            return 0
+        print(f"seqrec: there is no verb {words[0]!r}\n{usage}", file=sys.stderr)
+        return 2
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
-        code = VERBS[words[0]](words[1:])
+        return VERBS[words[0]](words[1:])
     except SeqrecError as error:
         print(f"seqrec {words[0]}: {error}", file=sys.stderr)
-        code = 2
-    sys.exit(code)
+        return 2
 
 
 def prepare(words: Sequence[str]) -> int:

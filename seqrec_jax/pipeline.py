@@ -15,7 +15,7 @@ import pandas as pd
 from seqrec_jax.baselines import Ranker, baseline_rankers
 from seqrec_jax.config import DataConfig, ExperimentConfig
 from seqrec_jax.data.bayes_filter import BayesFilter
-from seqrec_jax.data.cleaning import CleaningReport, clean_events
+from seqrec_jax.data.cleaning import clean_events
 from seqrec_jax.data.dataset import Dataset, prepare_dataset, read_dataset, read_facts, read_items, write_dataset
 from seqrec_jax.data.events import RawEvents, read_events
 from seqrec_jax.data.events import _read_file as read_table
@@ -353,7 +353,7 @@ def _ceiling(dataset: Dataset, config: EvaluationConfig) -> Ranker | None:
 
 def _model_facts(recommender: Recommender, settings: dict[str, Any], log: list[dict[str, Any]]) -> dict[str, Any]:
     leaves = jax.tree.leaves(recommender.params)
-    end = next((row for row in reversed(log) if row["kind"] == "end"), {})
+    end: dict[str, Any] = next((row for row in reversed(log) if row["kind"] == "end"), {})
     chunks = [row for row in log if row["kind"] == "train"]
 
     def median(name: str) -> float | None:
