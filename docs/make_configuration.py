@@ -22,7 +22,13 @@ This page is made from the code by `python docs/make_configuration.py`; a test k
 
 def page() -> str:
     """The whole page."""
-    parts = [HEADER, *_sections(ExperimentConfig, ""), "## reranking\n", "Fields of `seqrec recommend`.\n", _table(RerankConfig)]
+    parts = [
+        HEADER,
+        *_sections(ExperimentConfig, ""),
+        "## reranking\n",
+        "Fields of `seqrec recommend`.\n",
+        _table(RerankConfig),
+    ]
     return "\n".join(parts)
 
 

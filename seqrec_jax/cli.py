@@ -8,9 +8,12 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqrec_jax.errors import SeqrecError
+
+if TYPE_CHECKING:
+    from seqrec_jax.config import ExperimentConfig
 
 INTERRUPTED = 130
 
@@ -43,22 +46,24 @@ def prepare(words: Sequence[str]) -> int:
     parser = _parser("prepare", prepare)
     _add_config(parser)
     parser.add_argument("--strict", action="store_true", help="any dropped row is an error")
-    parser.add_argument("--overwrite", action="store_true", help="replace a prepared dataset of the same place")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a prepared dataset of the same place"
+    )
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
     from seqrec_jax.data.cleaning import CleaningReport
+    from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
 
     started = time.monotonic()
     config = _experiment(options, overrides)
     dataset = pipeline.prepare(config, strict=options.strict, overwrite=options.overwrite)
     if dataset.cleaning is not None:
         print(CleaningReport.from_dict(dataset.cleaning))
-    parts = {name: int((dataset.split.parts == part).sum()) for part, name in enumerate(("train", "validation", "test"))}
-    counts = ", ".join(f"{count:,} {name}" for name, count in parts.items())
+    parts = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
+    counts = ", ".join(f"{int((dataset.split.parts == part).sum()):,} {name}" for name, part in parts)
     print(f"split      {dataset.split.describe()}\n           {counts} events")
-    print(
-        f"prepared   {config.dataset_directory} (fingerprint {dataset.fingerprint}) in {time.monotonic() - started:.1f} s"
-    )
+    seconds = time.monotonic() - started
+    print(f"prepared   {config.dataset_directory} (fingerprint {dataset.fingerprint}) in {seconds:.1f} s")
     return 0
 
 
@@ -88,7 +93,9 @@ def evaluate(words: Sequence[str]) -> int:
     """Judge a checkpoint beside the baselines: table, metrics.json, per_user.parquet, report.html."""
     parser = _parser("evaluate", evaluate)
     _add_checkpoint(parser)
-    parser.add_argument("--dataset", help="another prepared dataset with the same items (default: the run's own)")
+    parser.add_argument(
+        "--dataset", help="another prepared dataset with the same items (default: the run's own)"
+    )
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
     from seqrec_jax.evaluation.protocol import EvaluationConfig
@@ -97,13 +104,18 @@ def evaluate(words: Sequence[str]) -> int:
     from seqrec_jax.training.run import read_run
 
     saved = read_run(options.checkpoint)[0].get("evaluation", {})
-    config = parse_config(EvaluationConfig, values=saved, overrides=[_without_section(word) for word in overrides])
+    config = parse_config(
+        EvaluationConfig, values=saved, overrides=[_without_section(word) for word in overrides]
+    )
     evaluation, reason = pipeline.evaluate_run(
         options.checkpoint, config, dataset_directory=options.dataset, step=options.step
     )
     print(evaluation_table(evaluation.result))
     run = Path(options.checkpoint)
-    print(f"written    {run / 'metrics.json'}, {run / 'per_user.parquet'}" + ("" if reason else f", {run / 'report.html'}"))
+    print(
+        f"written    {run / 'metrics.json'}, {run / 'per_user.parquet'}"
+        + ("" if reason else f", {run / 'report.html'}")
+    )
     if reason:
         print(f"no report  {reason}")
     return 0
@@ -118,7 +130,9 @@ def recommend(words: Sequence[str]) -> int:
     who.add_argument("--all-users", action="store_true", help="every user of the run's dataset")
     who.add_argument("--history", nargs="+", help="raw item ids, the latest last")
     parser.add_argument("--k", type=int, default=10, help="length of a list (default 10)")
-    parser.add_argument("--seen-items", choices=("kept", "excluded"), default="kept", help="items of the history")
+    parser.add_argument(
+        "--seen-items", choices=("kept", "excluded"), default="kept", help="items of the history"
+    )
     parser.add_argument("--output", help="a .parquet or .csv file instead of the terminal")
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
@@ -134,10 +148,16 @@ def recommend(words: Sequence[str]) -> int:
         history = pipeline.user_histories(options.checkpoint, None if options.all_users else options.users)
     result = recommender.recommend(history, options.k, seen_items=options.seen_items, reranking=reranking)
     if result.unknown_items:
-        print(f"skipped    items that the catalogue does not have: {', '.join(result.unknown_items)}", file=sys.stderr)
+        print(
+            f"skipped    items that the catalogue does not have: {', '.join(result.unknown_items)}",
+            file=sys.stderr,
+        )
     if result.without_history:
         shown = ", ".join(result.without_history[:5]) + (" …" if len(result.without_history) > 5 else "")
-        print(f"fallback   the most popular items for {len(result.without_history)} without history: {shown}", file=sys.stderr)
+        print(
+            f"fallback   the most popular items for {len(result.without_history)} without history: {shown}",
+            file=sys.stderr,
+        )
     if options.output is None:
         print(recommendation_table(result.table, recommender.items))
     else:
@@ -151,7 +171,9 @@ def embed(words: Sequence[str]) -> int:
     """Write user and item vectors with raw ids to Parquet."""
     parser = _parser("embed", embed)
     _add_checkpoint(parser)
-    parser.add_argument("--output", required=True, help="folder for user_vectors.parquet and item_vectors.parquet")
+    parser.add_argument(
+        "--output", required=True, help="folder for user_vectors.parquet and item_vectors.parquet"
+    )
     options = parser.parse_args(words)
     from seqrec_jax import pipeline
 
@@ -183,12 +205,12 @@ def _parser(name: str, verb: Callable) -> argparse.ArgumentParser:
     )
 
 
-_EXPERIMENT_HELP = "Any field of the configuration can follow, e.g. --training.max_epochs 5. docs/configuration.md lists them."
+_EXPERIMENT_HELP = "Any field of docs/configuration.md can follow, e.g. --training.max_epochs 5."
 _FIELDS_HELP = {
     "prepare": _EXPERIMENT_HELP,
     "train": _EXPERIMENT_HELP,
     "evaluate": "Fields of the evaluation section can follow, e.g. --evaluation.seen_items excluded.",
-    "recommend": "Weights of the re-ranking can follow, e.g. --reranking.diversity 0.3. docs/configuration.md lists them.",
+    "recommend": "Weights of the re-ranking (docs/configuration.md) can follow, e.g. --reranking.diversity 0.3.",
 }
 
 
@@ -201,7 +223,7 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best by validation)")
 
 
-def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> Any:
+def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> ExperimentConfig:
     from seqrec_jax.config import ExperimentConfig
     from seqrec_jax.training.config import parse_config
 

@@ -191,9 +191,7 @@ def softmax_loss(
     >>> softmax_loss(jnp.zeros((1, 2)), jnp.zeros((5, 2)), jnp.array([3]))
     Array([1.3862944], dtype=float32)
     """
-    rows, v_y, targets, usable, weights = _softmax_inputs(
-        v, v_y, targets, temperature, allowed, where, weights
-    )
+    rows, v_y, targets, usable, weights = _softmax_inputs(v, v_y, targets, temperature, allowed, where, weights)
     losses = _softmax_rows(rows, v_y, targets, usable, _num_chunks(rows, v_y, chunk_size))
     return weights * jnp.where(weights != 0, losses, 0.0)
 
@@ -228,9 +226,7 @@ def mean_softmax_loss(
     >>> mean_softmax_loss(jnp.zeros((2, 2)), jnp.zeros((5, 2)), jnp.array([3, 0]))
     Array(1.3862944, dtype=float32)
     """
-    rows, v_y, targets, usable, weights = _softmax_inputs(
-        v, v_y, targets, temperature, allowed, where, weights
-    )
+    rows, v_y, targets, usable, weights = _softmax_inputs(v, v_y, targets, temperature, allowed, where, weights)
     total = _global_sum(weights, axis_name)
     shares = weights / jnp.where(total != 0, total, 1.0)
     local = _softmax_sum(rows, v_y, targets, usable, shares, _num_chunks(rows, v_y, chunk_size))
@@ -286,9 +282,7 @@ def sampled_softmax_loss(
     if not shared:
         _check_shape("negative_ids", negative_ids, (*targets.shape, negative_ids.shape[-1]))
     if (negative_log_q is None) != (target_log_q is None):
-        raise ShapeError(
-            "give both negative_log_q and target_log_q, or neither: a correction of one side is wrong"
-        )
+        raise ShapeError("give both negative_log_q and target_log_q, or neither: a correction of one side is wrong")
     spec = "te,ne->tn" if shared else "te,tne->tn"
     negative = jnp.einsum(spec, rows, v_y[negative_ids], preferred_element_type=jnp.float32)
     positive = jnp.einsum("te,te->t", rows, v_y[targets], preferred_element_type=jnp.float32)
@@ -324,8 +318,8 @@ def _chunk_gradients(
     """Gradients by the rows and by `v_y` of Σ cotangent × loss over one chunk, in float32."""
     cotangents = cotangents[:, None]
     probabilities = jnp.exp(logits - jnp.where(jnp.isfinite(normalizers), normalizers, 0.0)[:, None])
-    ids = jnp.arange(logits.shape[1], dtype=targets.dtype)
-    by_logits = cotangents * (probabilities - (ids[None, :] == targets[:, None]))
+    labels = jax.nn.one_hot(targets, logits.shape[1], dtype=jnp.float32)
+    by_logits = cotangents * (probabilities - labels)
     by_logits = jnp.where(cotangents != 0, by_logits, 0.0).astype(rows.dtype)
     by_rows = jnp.einsum("tv,ve->te", by_logits, v_y, preferred_element_type=jnp.float32)
     by_v_y = jnp.einsum("tv,te->ve", by_logits, rows, preferred_element_type=jnp.float32)
@@ -368,9 +362,7 @@ _softmax_rows.defvjp(_softmax_rows_forward, _softmax_rows_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _softmax_sum(
-    rows: Array, v_y: Array, targets: Array, usable: Array, shares: Array, num_chunks: int
-) -> Array:
+def _softmax_sum(rows: Array, v_y: Array, targets: Array, usable: Array, shares: Array, num_chunks: int) -> Array:
     """Σ share × loss."""
     losses = _softmax_rows(rows, v_y, targets, usable, num_chunks)
     return jnp.sum(shares * jnp.where(shares != 0, losses, 0.0))
@@ -421,7 +413,7 @@ def _softmax_inputs(
     if allowed is not None:
         _check_shape("allowed", allowed, v_y.shape[:1])
         usable &= jnp.asarray(allowed)
-    weights = _weights(targets.shape, weights, where) * (targets > 0)
+    weights = jnp.where(targets > 0, _weights(targets.shape, weights, where), 0.0)
     rows = jnp.where(weights[:, None] != 0, v / jnp.asarray(temperature, dtype=v.dtype), 0)
     targets = jnp.where(weights != 0, targets, 0)
     # Adding a zero costs nothing once compiled; under shard_map it makes all inputs vary over the same mesh
@@ -481,9 +473,7 @@ def _kept(values: Array, where: Array | None) -> Array:
 
 def _weights(shape: tuple[int, ...], weights: Array | None, where: Array | None) -> Array:
     """Float32 weights that are 0 where the mask is False."""
-    weights = (
-        jnp.ones(shape, dtype=jnp.float32) if weights is None else jnp.asarray(weights, dtype=jnp.float32)
-    )
+    weights = jnp.ones(shape, dtype=jnp.float32) if weights is None else jnp.asarray(weights, dtype=jnp.float32)
     _check_shape("weights", weights, shape)
     if where is None:
         return weights

@@ -45,9 +45,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.bilinear not in ("identity", "diagonal", "full", "low_rank"):
-            raise ConfigError(
-                f"model.bilinear must be identity, diagonal, full or low_rank, got {self.bilinear!r}"
-            )
+            raise ConfigError(f"model.bilinear must be identity, diagonal, full or low_rank, got {self.bilinear!r}")
         if self.bilinear in ("identity", "diagonal") and self.encoder.width != self.items.width:
             raise ConfigError(
                 f"model.bilinear {self.bilinear!r} needs encoder.width equal to items.width, got "
@@ -209,9 +207,7 @@ def extend_item_rows(params: Params, *, old_num_items: int, new_num_items: int, 
             continue
         table = params[name]["ids"]["embedding"]
         if table.shape[0] != old_num_items + 1:
-            raise ShapeError(
-                f"params[{name!r}]['ids'] has {table.shape[0]} rows, expected V + 1 = {old_num_items + 1}"
-            )
+            raise ShapeError(f"params[{name!r}]['ids'] has {table.shape[0]} rows, expected V + 1 = {old_num_items + 1}")
         fresh = init_id_rows(name_key, num_rows=new_num_items - old_num_items, width=table.shape[1])
         rows = jnp.concatenate([table, fresh.astype(table.dtype)])
         extended[name] = {**params[name], "ids": {"embedding": rows}}

@@ -16,14 +16,21 @@ from seqrec_jax.baselines import Ranker, baseline_rankers
 from seqrec_jax.config import DataConfig, ExperimentConfig
 from seqrec_jax.data.bayes_filter import BayesFilter
 from seqrec_jax.data.cleaning import clean_events
-from seqrec_jax.data.dataset import Dataset, prepare_dataset, read_dataset, read_facts, read_items, write_dataset
+from seqrec_jax.data.dataset import (
+    Dataset,
+    prepare_dataset,
+    read_dataset,
+    read_facts,
+    read_items,
+    write_dataset,
+)
 from seqrec_jax.data.events import RawEvents, read_events
-from seqrec_jax.data.events import _read_file as read_table
 from seqrec_jax.data.features import AttributeVocabulary
+from seqrec_jax.data.files import read_item_table
 from seqrec_jax.data.readers import READERS
+from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.shop_world import ShopConfig
 from seqrec_jax.data.simulator import init_shop, simulate
-from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import TRAIN, VALIDATION, evaluation_cases
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
@@ -91,13 +98,15 @@ def read_source(data: DataConfig) -> tuple[RawEvents, pd.DataFrame | None, dict[
         raise ConfigError("data.source is not set; give the path of the log, or data.reader simulator")
     if data.reader is not None:
         if data.reader not in READERS:
-            raise ConfigError(f"data.reader {data.reader!r} is unknown; there are {', '.join([*READERS, 'simulator'])}")
+            raise ConfigError(
+                f"data.reader {data.reader!r} is unknown; there are {', '.join([*READERS, 'simulator'])}"
+            )
         public = READERS[data.reader](data.source)
         return public.events, public.items, {"reader": data.reader, "fingerprint": public.events.fingerprint}
     raw = read_events(data.source, data.columns, separator=data.separator, timestamp_unit=data.timestamp_unit)
     items = None
     if data.items.path is not None:
-        items = read_table(data.items.path).rename(columns={data.items.item_id: "item_id"})
+        items = read_item_table(Path(data.items.path), item_id=data.items.item_id)
     return raw, items, {"path": Path(data.source).name, "fingerprint": raw.fingerprint}
 
 
@@ -126,8 +135,12 @@ def train_run(
     weights = behavior_weights(config, dataset)
     params = jax.jit(model.init)(jax.random.key(config.training.seed))
     if config.training.warm_start is not None:
-        params = warm_start_params(config.training.warm_start, dataset, like=params, seed=config.training.seed)
-    cases = evaluation_cases(dataset.sequences, dataset.split, stage="validation", **_case_options(config.evaluation, dataset))
+        params = warm_start_params(
+            config.training.warm_start, dataset, like=params, seed=config.training.seed
+        )
+    cases = evaluation_cases(
+        dataset.sequences, dataset.split, stage="validation", **_case_options(config.evaluation, dataset)
+    )
     open_run(
         directory,
         config=config_dict(config),
@@ -203,7 +216,9 @@ def evaluate_run(
                 f"--data.vocabulary_from {run}, and train on it with training.warm_start {run} if it has new items"
             )
     recommender = Recommender.load(run, step=step)
-    cases = evaluation_cases(dataset.sequences, dataset.split, stage=config.stage, **_case_options(config, dataset))
+    cases = evaluation_cases(
+        dataset.sequences, dataset.split, stage=config.stage, **_case_options(config, dataset)
+    )
     rankers = baseline_rankers(
         _known_events(dataset, config.stage), num_items=dataset.num_items, time_kind=dataset.time_kind
     )
@@ -215,10 +230,14 @@ def evaluate_run(
     evaluation.result.update(run=run.name, model=_model_facts(recommender, settings, log), config=settings)
     reason = None
     try:
-        (run / "metrics.json").write_text(json.dumps(evaluation.result, indent=1, ensure_ascii=False))
+        (run / "metrics.json").write_text(
+            json.dumps(evaluation.result, indent=1, ensure_ascii=False), encoding="utf-8"
+        )
         evaluation.per_user.to_parquet(run / "per_user.parquet", index=False)
         examples = example_users(evaluation, dataset, cases)
-        (run / "report.html").write_text(render_report(evaluation.result, log=log, examples=examples))
+        (run / "report.html").write_text(
+            render_report(evaluation.result, log=log, examples=examples), encoding="utf-8"
+        )
     except MissingExtraError as error:
         reason = str(error)
     except OSError as error:
@@ -242,9 +261,13 @@ def embed_run(run: str | Path, output: str | Path, *, step: int | None = None) -
     try:
         output.mkdir(parents=True, exist_ok=True)
         users = list(recommender.user_vectors(dataset.sequences))
-        pd.DataFrame({"user_id": dataset.sequences.user_ids, "vector": users}).to_parquet(paths[0], index=False)
+        pd.DataFrame({"user_id": dataset.sequences.user_ids, "vector": users}).to_parquet(
+            paths[0], index=False
+        )
         vectors = list(recommender.item_vectors()[1:])
-        pd.DataFrame({"item_id": dataset.items["item_id"], "vector": vectors}).to_parquet(paths[1], index=False)
+        pd.DataFrame({"item_id": dataset.items["item_id"], "vector": vectors}).to_parquet(
+            paths[1], index=False
+        )
     except OSError as error:
         raise DataError(f"cannot write vectors to {output}: {error.strerror or error}") from error
     return paths
@@ -286,7 +309,7 @@ def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int) -> An
     Raises:
       CheckpointError: the earlier run's items are not the first ones of the dataset, or its model differs.
     """
-    config, facts, items = read_run(run)
+    _, facts, items = read_run(run)
     old = list(items["item_id"])
     if list(dataset.items["item_id"][: len(old)]) != old:
         raise CheckpointError(
@@ -307,7 +330,9 @@ def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int) -> An
     )
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (params, like)]
     if shapes[0] != shapes[1]:
-        raise CheckpointError(f"the model of {run} has other parameters than this configuration; use its model section")
+        raise CheckpointError(
+            f"the model of {run} has other parameters than this configuration; use its model section"
+        )
     return params
 
 
@@ -348,10 +373,14 @@ def _ceiling(dataset: Dataset, config: EvaluationConfig) -> Ranker | None:
         return None
     world, _ = init_shop(parse_config(ShopConfig, values=dataset.source["shop"]), dataset.source["seed"])
     bayes = BayesFilter(world, list(dataset.items["item_id"]))
-    return Ranker("Bayes filter (optimum)", lambda histories: bayes.scores(histories, behaviors=dataset.behaviors))
+    return Ranker(
+        "Bayes filter (optimum)", lambda histories: bayes.scores(histories, behaviors=dataset.behaviors)
+    )
 
 
-def _model_facts(recommender: Recommender, settings: dict[str, Any], log: list[dict[str, Any]]) -> dict[str, Any]:
+def _model_facts(
+    recommender: Recommender, settings: dict[str, Any], log: list[dict[str, Any]]
+) -> dict[str, Any]:
     leaves = jax.tree.leaves(recommender.params)
     end: dict[str, Any] = next((row for row in reversed(log) if row["kind"] == "end"), {})
     chunks = [row for row in log if row["kind"] == "train"]

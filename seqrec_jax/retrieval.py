@@ -159,7 +159,9 @@ class Recommender:
         """`[V+1, E]` float32 v_y of each item."""
         return np.asarray(self._item_vectors(self.params))
 
-    def histories(self, histories: Sequence[pd.DataFrame], user_ids: Sequence[str]) -> tuple[Sequences, list[str]]:
+    def histories(
+        self, histories: Sequence[pd.DataFrame], user_ids: Sequence[str]
+    ) -> tuple[Sequences, list[str]]:
         """Sequences from raw events, and the raw item ids that the catalogue does not have, which are skipped.
 
         Args:
@@ -176,14 +178,22 @@ class Recommender:
         sizes = [len(history) for history in histories]
         events = pd.concat([*histories, pd.DataFrame({"item_id": []}, dtype=object)], ignore_index=True)
         raw = events["item_id"].astype(str)
-        item_ids = (pd.Index(self.items["item_id"]).get_indexer(pd.Index(raw, dtype=object)) + 1).astype(np.int32)
-        names = events["behavior"] if "behavior" in events else pd.Series(self.behaviors[0], index=events.index)
+        item_ids = (pd.Index(self.items["item_id"]).get_indexer(pd.Index(raw, dtype=object)) + 1).astype(
+            np.int32
+        )
+        names = (
+            events["behavior"] if "behavior" in events else pd.Series(self.behaviors[0], index=events.index)
+        )
         codes = pd.Index(self.behaviors).get_indexer(pd.Index(names, dtype=object))
         if (codes < 0).any():
             raise DataError(
                 f"behaviour {names[codes < 0].iloc[0]!r} is unknown to the model; it knows {list(self.behaviors)}"
             )
-        times = events["timestamp"] if "timestamp" in events else pd.Series(self._first_timestamp, index=events.index)
+        times = (
+            events["timestamp"]
+            if "timestamp" in events
+            else pd.Series(self._first_timestamp, index=events.index)
+        )
         sequences = Sequences(
             user_ids=np.asarray(user_ids, dtype=object),
             offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
@@ -227,7 +237,9 @@ class Recommender:
         else:
             frame = history if isinstance(history, pd.DataFrame) else pd.DataFrame({"item_id": list(history)})
             users, unknown = self.histories([frame], ["history"])
-        rerank = make_reranker(reranking or RerankConfig(), items=self.items, item_vectors=self.item_vectors())
+        rerank = make_reranker(
+            reranking or RerankConfig(), items=self.items, item_vectors=self.item_vectors()
+        )
         # a default config changes nothing, so it needs no candidates beyond the list
         num_candidates = k if reranking in (None, RerankConfig()) else max(CANDIDATES, 2 * k)
         now = int(time.time()) if now is None else now

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,7 +117,8 @@ class TestEveryLoss:
         v, weights = normal(3, 8, 5), jnp.arange(8, dtype=jnp.float32)
         plain, where = POINTWISE[name](v), weights < 6
         assert plain.shape == (8,) and plain.dtype == jnp.float32
-        close(POINTWISE[name](v, weights=weights, where=where), plain * weights * (weights < 6))
+        expected = plain * jnp.where(where, weights, 0.0)
+        close(POINTWISE[name](v, weights=weights, where=where), expected)
 
     def test_gradient_equals_finite_differences(self, name):
         weights = jnp.abs(normal(4, 8))
@@ -158,42 +161,39 @@ class TestEveryLoss:
 # --- softmax over all items ---
 
 
-@settings(max_examples=12, deadline=None)
+@partial(jax.jit, static_argnames=("kind", "chunk_size"))
+def softmax_value_and_gradients(kind, arguments, targets, where, allowed, chunk_size=None):
+    def mean(v, v_y, temperature, weights):
+        if kind == "plain":
+            values = plain_softmax_losses(v, v_y, targets, temperature, allowed)
+            kept = weights * where.astype(jnp.float32)
+            return jnp.sum(kept * values) / jnp.sum(kept)
+        how = {"chunk_size": chunk_size, "allowed": allowed, "temperature": temperature, "where": where}
+        if kind == "fused":
+            return losses.mean_softmax_loss(v, v_y, targets, weights=weights, **how)
+        return losses.weighted_mean(losses.softmax_loss(v, v_y, targets, **how), weights, where=where)
+
+    return mean(*arguments), jax.value_and_grad(mean, argnums=(0, 1, 2, 3))(*arguments)
+
+
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    chunk_size=st.sampled_from([1, 7, 24, 100, None]),
+    chunk_size=st.sampled_from([1, 7, None]),
     temperature=st.sampled_from([1.0, 0.05]),
     restricted=st.booleans(),
 )
 def test_softmax_equals_the_plain_one_in_value_and_gradient(seed, chunk_size, temperature, restricted):
     case = softmax_problem(seed)
     v, v_y, targets, weights, where = case.values()
-    allowed = None
-    if restricted:
-        allowed = jnp.asarray(np.random.default_rng(seed).random(14) < 0.5).at[targets].set(True)
-    how = {"chunk_size": chunk_size, "allowed": allowed}
-
-    def chunked(v, v_y, temperature, weights):
-        values = losses.softmax_loss(v, v_y, targets, temperature=temperature, **how)
-        return losses.weighted_mean(values, weights, where=where)
-
-    def fused(v, v_y, temperature, weights):
-        return losses.mean_softmax_loss(
-            v, v_y, targets, temperature=temperature, weights=weights, where=where, **how
-        )
-
-    def plain(v, v_y, temperature, weights):
-        values = plain_softmax_losses(v, v_y, targets, temperature, allowed)
-        kept = weights * where.astype(jnp.float32)
-        return jnp.sum(kept * values) / jnp.sum(kept)
-
-    arguments = (v, v_y, jnp.float32(temperature), weights)
-    expected = jax.jit(jax.value_and_grad(plain, argnums=(0, 1, 2, 3)))(*arguments)
-    for loss in (chunked, fused):
-        found = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))(*arguments)
+    some = jnp.asarray(np.random.default_rng(seed).random(14) < 0.5).at[targets].set(True)
+    allowed = some if restricted else jnp.ones_like(some)
+    inputs = (v, v_y, jnp.float32(temperature), weights), targets, where, allowed
+    expected = softmax_value_and_gradients("plain", *inputs)
+    for kind in ("chunked", "fused"):
+        found = softmax_value_and_gradients(kind, *inputs, chunk_size=chunk_size)
         close(found, expected, rtol=2e-4, atol=2e-5)
-        close(jax.jit(loss)(*arguments), expected[0], rtol=2e-5)
-        np.testing.assert_array_equal(found[1][1][0], 0.0)  # row 0 is never scored
+        np.testing.assert_array_equal(found[1][1][1][0], 0.0)  # row 0 is never scored
 
 
 def test_mean_softmax_is_differentiated_rightly():
@@ -282,9 +282,7 @@ def test_gradients_over_devices_are_those_of_one(loss_name):
     expected = function(v, v_y, targets, weights, where)
 
     def on_devices(v, v_y, *rest):
-        return jax.value_and_grad(lambda v, v_y: mean(v, v_y, *rest, axis_name="data"), argnums=(0, 1))(
-            v, v_y
-        )
+        return jax.value_and_grad(partial(mean, axis_name="data"), argnums=(0, 1))(v, v_y, *rest)
 
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     rows, whole = PartitionSpec("data"), PartitionSpec()
@@ -341,15 +339,14 @@ def test_sampled_softmax_equals_a_loop(shared, corrected):
     how = {}
     if corrected:
         how = {"negative_log_q": log_q[negatives], "target_log_q": log_q[case["targets"]]}
-    found = losses.sampled_softmax_loss(
-        case["v"], case["v_y"], case["targets"], negative_ids=negatives, **how
-    )
+    arguments = case["v"], case["v_y"], case["targets"]
+    found = losses.sampled_softmax_loss(*arguments, negative_ids=negatives, **how)
     v, v_y = (np.asarray(case[name], dtype=np.float64) for name in ("v", "v_y"))
     expected = [
         slow_sampled_softmax(v[t], v_y, int(target), negatives if shared else negatives[t], log_q)
         for t, target in enumerate(case["targets"])
     ]
-    close(found, expected)
+    close(found, np.array(expected))
 
 
 def test_all_items_as_negatives_make_the_full_softmax():

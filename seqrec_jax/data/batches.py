@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from seqrec_jax.data.sequences import Packing, Sequences, Windows
+from seqrec_jax.data.sequences import Packing, Sequences, Windows, last_windows
 from seqrec_jax.errors import DataError
 
 
@@ -60,8 +60,14 @@ def event_arrays(sequences: Sequences, *, first_timestamp: int) -> EventArrays:
     """The flat arrays of `sequences` as int32 device arrays, times counted from `first_timestamp`.
 
     Raises:
-      DataError: times that do not fit int32 seconds (68 years), which would wrap silently on the device.
+      DataError: more events than an int32 index reaches, or times that do not fit int32 seconds (68 years);
+        both would wrap silently on the device.
     """
+    if len(sequences.item_ids) > np.iinfo(np.int32).max:
+        raise DataError(
+            f"{len(sequences.item_ids):,} events do not fit on one device, whose int32 indices reach "
+            f"{np.iinfo(np.int32).max:,}; train on a part of the log"
+        )
     return EventArrays(
         jnp.asarray(sequences.item_ids, dtype=jnp.int32),
         jnp.asarray(sequences.behaviors, dtype=jnp.int32),
@@ -81,25 +87,27 @@ def history_batch(histories: Sequences, *, length: int, first_timestamp: int) ->
       A batch `[U, L]` without targets, padding on the right.
 
     Raises:
-      DataError: as `event_arrays`.
+      DataError: times that do not fit int32 seconds.
+      ConfigError: length < 1.
     """
-    sizes = np.minimum(histories.lengths, length)
-    real = np.arange(length)[None, :] < sizes[:, None]
-    index = ((histories.offsets[1:] - sizes)[:, None] + np.arange(length)[None, :])[real]
+    windows = last_windows(histories, length=length)
+    columns = np.arange(length, dtype=np.int32)[None, :]
+    real = columns < windows.lengths[:, None]
+    index = (windows.starts[:, None] + columns)[real]
 
-    def padded(values: np.ndarray) -> np.ndarray:
+    def padded(values: np.ndarray | int) -> Any:  # Any, since a batch may hold NumPy arrays as well
         rows = np.zeros(real.shape, dtype=np.int32)
-        rows[real] = values[index]
+        rows[real] = values
         return rows
 
     return Batch(
-        item_ids=padded(histories.item_ids),
-        behaviors=padded(histories.behaviors),
-        timestamps=padded(_device_seconds(histories.timestamps, first_timestamp)),
-        positions=np.where(real, np.arange(length, dtype=np.int32)[None, :], 0),
-        segment_ids=real.astype(np.int32),
-        targets=np.zeros(real.shape, dtype=np.int32),
-        weights=np.zeros(real.shape, dtype=np.float32),
+        item_ids=padded(histories.item_ids[index]),
+        behaviors=padded(histories.behaviors[index]),
+        timestamps=padded(_device_seconds(histories.timestamps[index], first_timestamp)),
+        positions=padded(np.broadcast_to(columns, real.shape)[real]),
+        segment_ids=padded(1),
+        targets=padded(0),
+        weights=padded(0).astype(np.float32),
     )
 
 
@@ -134,10 +142,10 @@ def gather_batch(
 
     Args:
       events: `[N]` flat arrays.
-      rows: B rows of at most M windows, the sum of a row's lengths at most L.
+      rows: B rows of at most M windows, the sum of a row's lengths at most L (what exceeds L is cut off).
       length: L, static.
-      behavior_weights: `[H]` weight of a target by its behaviour (0 = not a target); None for batches without
-        targets, such as histories to encode.
+      behavior_weights: `[H]` weight, not negative, of a target by its behaviour (0 = not a target); None for
+        batches without targets, such as histories to encode.
 
     Returns:
       The batch; padding is on the right.
@@ -175,12 +183,12 @@ def gather_batch(
 
 
 def _device_seconds(timestamps: np.ndarray, first_timestamp: int) -> np.ndarray:
-    """int32 seconds since the dataset's first event; DataError where they would wrap."""
+    """`[N]` int32 seconds since the dataset's first event; DataError where they would wrap."""
     seconds = timestamps - first_timestamp
     limit = np.iinfo(np.int32).max
     if len(seconds) and not (-limit <= seconds.min() and seconds.max() <= limit):
         raise DataError(
-            f"timestamps span {seconds.min()} to {seconds.max()} s from the dataset's first event, more than int32 "
-            "holds (68 years); check for mixed units or clean out the outliers"
+            f"timestamps span {seconds.min()} to {seconds.max()} s from the dataset's first event, more than "
+            "int32 holds (68 years); check for mixed units or clean out the outliers"
         )
     return seconds.astype(np.int32)

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from seqrec_jax.data.events import TEXT, RawEvents
+from seqrec_jax.data.events import RawEvents
+from seqrec_jax.data.files import TEXT
 from seqrec_jax.errors import ConfigError, DataError
 
 SECONDS_PER_DAY = 86_400

@@ -1,8 +1,8 @@
 """The prepared dataset: sequences, items and split as a directory that training and evaluation read.
 
-    sequences.parquet   a row a user: user_id, item_ids, timestamps, behaviors, values, parts (lists)
-    items.parquet       a row an item, row j-1 is item id j: item_id (raw), its columns, training_events, first_timestamp
-    dataset.json        schema version, counts, cleaning report, split rule, behaviours, attributes, fingerprint
+sequences.parquet   a row a user: user_id, item_ids, timestamps, behaviors, values, parts (lists)
+items.parquet       a row an item, row j-1 is item id j: item_id (raw), its columns, training_events, first_timestamp
+dataset.json        schema version, counts, cleaning report, split rule, behaviours, attributes, fingerprint
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ class Dataset:
 
     def item_index(self, raw_ids: Sequence[str]) -> np.ndarray:
         """`[N]` int32 item ids of raw ids, 0 where the vocabulary does not have one."""
-        return (pd.Index(self.items["item_id"]).get_indexer(pd.Index(raw_ids, dtype=object)) + 1).astype(np.int32)
+        return (pd.Index(self.items["item_id"]).get_indexer(pd.Index(raw_ids, dtype=object)) + 1).astype(
+            np.int32
+        )
 
     def user_index(self, raw_ids: Sequence[str]) -> np.ndarray:
         """`[N]` int64 rows of raw user ids, -1 where the log does not have one."""
@@ -153,7 +155,9 @@ def prepare_dataset(
         values=values.to_numpy(dtype=np.float32),
     )
     parts = split_events(sequences, split, behaviors=behaviors, time_kind=time_kind)
-    _, codes_of_values = encode_attributes(table, attributes or AttributeConfig(), vocabulary=attribute_vocabulary)
+    _, codes_of_values = encode_attributes(
+        table, attributes or AttributeConfig(), vocabulary=attribute_vocabulary
+    )
     return Dataset(
         name=name,
         sequences=sequences,
@@ -175,9 +179,13 @@ def write_dataset(dataset: Dataset, directory: str | Path, *, overwrite: bool = 
     """
     directory = Path(directory)
     if directory.exists() and not overwrite:
-        raise DataError(f"{directory} exists; choose another directory or allow overwriting it (--overwrite true)")
+        raise DataError(
+            f"{directory} exists; choose another directory or allow overwriting it (--overwrite true)"
+        )
     if directory.exists() and any(directory.iterdir()) and not (directory / "dataset.json").is_file():
-        raise DataError(f"{directory} is not a prepared dataset, so it is not replaced; choose another directory")
+        raise DataError(
+            f"{directory} is not a prepared dataset, so it is not replaced; choose another directory"
+        )
     temporary = None
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +193,9 @@ def write_dataset(dataset: Dataset, directory: str | Path, *, overwrite: bool = 
         temporary.chmod(0o755)
         write_items(dataset.items, temporary)
         pq.write_table(_sequence_table(dataset), temporary / "sequences.parquet")
-        (temporary / "dataset.json").write_text(json.dumps(describe_dataset(dataset), indent=1, ensure_ascii=False))
+        (temporary / "dataset.json").write_text(
+            json.dumps(describe_dataset(dataset), indent=1, ensure_ascii=False)
+        )
         if directory.exists():
             retired = temporary.with_name(temporary.name + "-old")
             os.replace(directory, retired)
@@ -218,7 +228,9 @@ def read_dataset(directory: str | Path, *, fingerprint: str | None = None) -> Da
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{directory / 'sequences.parquet'} is missing or damaged: {error}") from error
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-    flat = {name: columns[name].flatten().to_numpy(zero_copy_only=False) for name in (*_LISTS, "parts", "targets")}
+    flat = {
+        name: columns[name].flatten().to_numpy(zero_copy_only=False) for name in (*_LISTS, "parts", "targets")
+    }
     sequences = Sequences(
         user_ids=columns["user_id"].to_numpy(zero_copy_only=False),
         offsets=columns["item_ids"].offsets.to_numpy().astype(np.int64),
@@ -240,7 +252,9 @@ def read_dataset(directory: str | Path, *, fingerprint: str | None = None) -> Da
     )
     found = dataset.fingerprint
     if found != facts["fingerprint"]:
-        raise DataError(f"{directory} was changed after it was prepared (fingerprint {found}, {facts['fingerprint']} written)")
+        raise DataError(
+            f"{directory} was changed after it was prepared (fingerprint {found}, {facts['fingerprint']} written)"
+        )
     if fingerprint is not None and found != fingerprint:
         raise DataError(
             f"{directory} has fingerprint {found}, {fingerprint} was expected: it is another dataset, or was "
@@ -275,7 +289,9 @@ def read_facts(directory: Path) -> dict[str, Any]:
     """
     path = directory / "dataset.json"
     if not path.is_file():
-        raise DataError(f"{directory} is not a prepared dataset: it has no dataset.json; run `seqrec prepare` first")
+        raise DataError(
+            f"{directory} is not a prepared dataset: it has no dataset.json; run `seqrec prepare` first"
+        )
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -320,7 +336,9 @@ def _item_table(in_log: set[str], items: pd.DataFrame | None, vocabulary: Sequen
             raise DataError(f"the item table has no column item_id; found {list(items.columns)}")
         doubled = items["item_id"][items["item_id"].duplicated()]
         if len(doubled):
-            raise DataError(f"the item table has item {doubled.iloc[0]!r} more than once; keep one row an item")
+            raise DataError(
+                f"the item table has item {doubled.iloc[0]!r} more than once; keep one row an item"
+            )
         described = set(items["item_id"])
     table = pd.DataFrame({"item_id": known + sorted((in_log | described) - set(known))}, dtype=object)
     if items is not None:

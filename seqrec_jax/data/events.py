@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-import gzip
 import hashlib
-import json
-import zlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pandas.api import types as dtypes
 
+from seqrec_jax.data.files import as_text, check_columns, read_file
 from seqrec_jax.data.timestamps import TimestampUnit, parse_timestamps
 from seqrec_jax.errors import ConfigError, DataError
-
-# the dtype that this pandas gives to text: "str" from version 3 on, object before; both mark missing as nan
-TEXT = pd.Series([""]).dtype
-
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 
 
 @dataclass(frozen=True)
@@ -126,7 +114,7 @@ def read_events(
         table = source
     else:
         name = str(source)
-        table = _read_file(Path(source), list(dict.fromkeys(columns.named().values())), separator=separator)
+        table = read_file(Path(source), list(dict.fromkeys(columns.named().values())), separator=separator)
         with open(source, "rb") as file:
             fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
     if not len(table):
@@ -139,57 +127,6 @@ def read_events(
         fingerprint=fingerprint or frame_fingerprint(frame),
         unreadable=unreadable,
     )
-
-
-def check_columns(available: Sequence[Any], wanted: Any, *, source: str) -> None:
-    """Raise a `DataError` if a wanted column is missing from `available` (naming the nearest) or doubled."""
-    counts = Counter(available)
-    for name in wanted:
-        if counts[name] > 1:
-            raise DataError(
-                f"{source}: {counts[name]} columns are named {name!r}; give each column its own name"
-            )
-        if not counts[name]:
-            names = [str(column) for column in available]
-            near = difflib.get_close_matches(name, names, n=1) or difflib.get_close_matches(
-                name.lower(), [column.lower() for column in names], n=1
-            )
-            near = [column for column in names if column in near or column.lower() in near][:1]
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            if len(names) == 1 and (mark := next((mark for mark in ";\t|," if mark in names[0]), None)):
-                hint = f"; the fields seem to be separated by {mark!r}: pass separator={mark!r}"
-            raise DataError(
-                f"{source}: no column {name!r}{hint} (columns found: {', '.join(names) or 'none'})"
-            )
-
-
-def as_text(column: pd.Series, *, name: str) -> pd.Series:
-    """Ids and words as text with nan for missing and for the empty string; numbers become their digits.
-
-    Raises:
-      DataError: floats too large to be exact, or cells that are lists or objects.
-    """
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(column.cat.categories.dtype)
-    missing = column.isna().to_numpy()
-    if dtypes.is_float_dtype(column.dtype):
-        numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
-        known = numbers[~missing]
-        if np.array_equal(known, np.floor(known)):
-            if len(known) and np.abs(known).max() >= 2**53:
-                raise DataError(
-                    f"column {name!r} holds ids as floats up to {np.abs(known).max():.0f}, which have lost "
-                    "digits; store them as integers or text"
-                )
-            column = pd.Series(np.where(missing, 0, numbers).astype(np.int64))
-    if column.dtype == object and dtypes.infer_dtype(column, skipna=True) != "string":
-        cells = column[~missing]
-        column = pd.Series([""] * len(column), dtype=object)
-        column[~missing] = [_cell_text(cell, name) for cell in cells]
-    # astype(str) makes words of missing cells, so they are put back afterwards
-    text = column if column.dtype == TEXT else column.astype(str).astype(TEXT)
-    text = text.reset_index(drop=True)
-    return text.mask(missing | (text == "").to_numpy(dtype=bool))
 
 
 def frame_fingerprint(frame: pd.DataFrame) -> str:
@@ -237,117 +174,3 @@ def _contract_frame(
     if columns.timestamp is None:
         frame["timestamp"] = pd.array(rows, dtype="Int64")
     return pd.DataFrame({**frame, "row": rows}), unreadable
-
-
-def _cell_text(cell: Any, name: str) -> str:
-    if isinstance(cell, str):
-        return cell
-    if isinstance(cell, bytes):
-        return cell.decode()
-    if isinstance(cell, list | dict | np.ndarray):
-        raise DataError(
-            f"column {name!r} holds {type(cell).__name__}s such as {cell!r}; expected one id or word a row"
-        )
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
-
-
-def _read_file(path: Path, wanted: list[str], *, separator: str | None) -> pd.DataFrame:
-    if not path.exists():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
-        raise DataError(
-            f"{path} does not exist" + (f"; did you mean {path.with_name(near[0])}?" if near else "")
-        )
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; expected one file of events")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty (0 bytes); expected a header and events")
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    ending = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else "".join(suffixes[-1:])
-    try:
-        if separator is not None or ending in _SEPARATORS:
-            return _read_delimited(path, wanted, separator=separator or _SEPARATORS[ending])
-        if ending in _JSON_ENDINGS:
-            return _read_json_lines(path, wanted)
-        if ending == ".parquet":
-            return _read_parquet(path, wanted)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 text ({error}); convert it, or read it with pandas and pass the dataframe"
-        ) from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a whole gzip file: {error}") from error
-    raise DataError(
-        f"{path}: cannot tell the format from the ending {ending!r}; known are "
-        f"{', '.join([*_SEPARATORS, *_JSON_ENDINGS])} (each also with .gz) and .parquet; for other text "
-        "files pass separator="
-    )
-
-
-def _read_delimited(path: Path, wanted: list[str], *, separator: str) -> pd.DataFrame:
-    options: dict[str, Any] = {
-        "sep": separator,
-        "dtype": str,
-        "keep_default_na": False,
-        "na_values": [""],
-        "header": None,
-    }
-    try:
-        header = pd.read_csv(path, nrows=1, **options).iloc[0].fillna("").tolist()
-        check_columns(header, wanted, source=str(path))
-        # all columns, because pandas tells rows that are too long only then
-        table = pd.read_csv(path, **options)
-    except pd.errors.EmptyDataError as error:
-        raise DataError(f"{path} holds no text; expected a header and events") from error
-    except pd.errors.ParserError as error:
-        raise DataError(f"{path} is not a table separated by {separator!r}: {error}") from error
-    table = table[[header.index(name) for name in wanted]].set_axis(wanted, axis=1)
-    return table.iloc[1:].reset_index(drop=True)
-
-
-def _read_json_lines(path: Path, wanted: list[str]) -> pd.DataFrame:
-    with (
-        gzip.open(path, "rt", encoding="utf-8-sig")
-        if path.suffix == ".gz"
-        else open(path, encoding="utf-8-sig") as file
-    ):
-        text = file.read()
-    records = _json_records(text, path)
-    check_columns(list(dict.fromkeys(key for record in records for key in record)), wanted, source=str(path))
-    return pd.DataFrame({name: pd.Series([r.get(name) for r in records], dtype=object) for name in wanted})
-
-
-def _json_records(text: str, path: Path) -> list[dict[str, Any]]:
-    """The objects of JSON lines, or of one JSON list."""
-    lines = [line for line in text.split("\n") if line.strip()]
-    if not lines:
-        raise DataError(f"{path} holds no text; expected one JSON object a line")
-    try:
-        # one call for all lines is several times faster than one a line
-        is_list = lines[0].lstrip().startswith("[")
-        records = json.loads(text if is_list else f"[{','.join(lines)}]")
-        if all(isinstance(record, dict) for record in records) and (is_list or len(records) == len(lines)):
-            return records
-    except json.JSONDecodeError:
-        pass
-    for number, line in enumerate(text.split("\n"), start=1):
-        try:
-            whole = not line.strip() or isinstance(json.loads(line), dict)
-            problem = "not an object"
-        except json.JSONDecodeError as error:
-            whole, problem = False, str(error)
-        if not whole:
-            raise DataError(
-                f"{path}, line {number}: expected one JSON object a line, found {line[:80]!r} ({problem})"
-            )
-    raise DataError(f"{path}: expected one JSON object a line")
-
-
-def _read_parquet(path: Path, wanted: list[str]) -> pd.DataFrame:
-    try:
-        check_columns(pq.read_schema(path).names, wanted, source=str(path))
-        table = pq.ParquetFile(path).read(columns=wanted)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
-    # nullable integers, because a float would lose the digits of long ids where a column has missing cells
-    nullable = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype(), pa.uint64(): pd.UInt64Dtype()}
-    return table.to_pandas(types_mapper=nullable.get)

@@ -1,4 +1,4 @@
-"""Per-user event sequences as flat arrays with offsets, and how they are cut and packed into rows of length L.
+"""Per-user event sequences as flat arrays with offsets, and how they are cut and packed into rows.
 
 Nothing here is ever materialised as one padded row per prefix: a window is a start and a length into the flat
 arrays, a row holds one window (padded) or several (packed), and every position of a row is a training target.
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Int
 
-from seqrec_jax.errors import DataError
+from seqrec_jax.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,14 @@ class Sequences:
         """`[N]` int64 index of the user each event belongs to."""
         return np.repeat(np.arange(self.num_users), self.lengths)
 
-    def select_events(self, keep: np.ndarray) -> Sequences:
-        """The same users with only the events where `keep` `[N]` is True, order unchanged."""
+    def select_events(self, keep: Bool[np.ndarray, " N"]) -> Sequences:
+        """The same users with only the events where `keep` `[N]` is True, order unchanged.
+
+        Raises:
+          DataError: `keep` is not one bool an event.
+        """
+        if keep.dtype != bool or keep.shape != self.item_ids.shape:
+            raise DataError(f"keep must be bool {self.item_ids.shape}, got {keep.dtype} {keep.shape}")
         counts = np.zeros(len(keep) + 1, dtype=np.int64)
         np.cumsum(keep, out=counts[1:])
         return Sequences(
@@ -62,8 +69,14 @@ class Sequences:
             values=self.values[keep],
         )
 
-    def select_users(self, users: np.ndarray) -> Sequences:
-        """The users with the given indices `[U']`, in that order."""
+    def select_users(self, users: Int[np.ndarray, " U'"]) -> Sequences:
+        """The users with the given indices `[U']` in 0…U-1, in that order; an index may come twice.
+
+        Raises:
+          DataError: an index outside 0…U-1.
+        """
+        if len(users) and not (users.min() >= 0 and users.max() < self.num_users):
+            raise DataError(f"user indices must be 0 to {self.num_users - 1}, got {users.min()} to {users.max()}")
         lengths = self.lengths[users]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         events = np.repeat(self.offsets[users] - offsets[:-1], lengths) + np.arange(offsets[-1])
@@ -89,8 +102,9 @@ class Packing(NamedTuple):
 
     Attributes:
       lengths: `[R, M]` int32 length of the window in each slot, 0 for an empty slot.
-      slot_ranks: `[R, M]` int32 place of the slot among all windows ordered by length. Any order of the
-        windows of equal length fills the slots validly, which is how an epoch is shuffled without packing anew.
+      slot_ranks: `[R, M]` int32 place of the slot among all windows ordered by length, 0 for an empty slot.
+        Any order of the windows of equal length fills the slots validly, which is how an epoch is shuffled
+        without packing anew.
     """
 
     lengths: np.ndarray
@@ -98,15 +112,17 @@ class Packing(NamedTuple):
 
 
 def last_windows(sequences: Sequences, *, length: int) -> Windows:
-    """One window a user: the last `length` events; users without events get a window of length 0."""
+    """One window a user: the last `length` events; users without events get a window of length 0.
+
+    Raises:
+      ConfigError: length < 1.
+    """
     _check_length(length)
     lengths = np.minimum(sequences.lengths, length)
     return Windows(sequences.offsets[1:] - lengths, lengths)
 
 
-def sliding_windows(
-    sequences: Sequences, *, length: int, stride: int | None = None, drop_last: int = 0
-) -> Windows:
+def sliding_windows(sequences: Sequences, *, length: int, stride: int | None = None, drop_last: int = 0) -> Windows:
     """Windows of at most `length` events that cover every event of every user, counted from the end.
 
     The last window of a user ends at the last event; the one before ends `stride` events earlier, and so on
@@ -123,12 +139,14 @@ def sliding_windows(
       The windows, user by user, the latest first.
 
     Raises:
-      DataError: length < 1, a stride outside 1…length.
+      ConfigError: length < 1, a stride outside 1…length, or drop_last < 0.
     """
     _check_length(length)
     stride = length if stride is None else stride
     if not 1 <= stride <= length:
-        raise DataError(f"stride must be between 1 and length = {length}, got {stride}")
+        raise ConfigError(f"stride must be between 1 and length = {length}, got {stride}")
+    if drop_last < 0:
+        raise ConfigError(f"drop_last must be at least 0, got {drop_last}")
     sizes = np.maximum(sequences.lengths - drop_last, 0)
     counts = np.where(sizes > 0, 1 + np.maximum(0, -(-(sizes - length) // stride)), 0)
     users = np.repeat(np.arange(sequences.num_users), counts)
@@ -140,8 +158,12 @@ def sliding_windows(
 
 
 def pad_sequences(
-    sequences: Sequences, *, length: int, side: Literal["left", "right"] = "right", keep: Literal["first", "last"] = "last"
-) -> np.ndarray:
+    sequences: Sequences,
+    *,
+    length: int,
+    side: Literal["left", "right"] = "right",
+    keep: Literal["first", "last"] = "last",
+) -> Int[np.ndarray, "U L"]:
     """Item ids as one padded matrix, for export and small data; training gathers windows instead.
 
     Args:
@@ -154,11 +176,11 @@ def pad_sequences(
       `[U, L]` int32 item ids, 0 = padding.
 
     Raises:
-      DataError: length < 1 or an unknown side or keep.
+      ConfigError: length < 1 or an unknown side or keep.
     """
     _check_length(length)
     if side not in ("left", "right") or keep not in ("first", "last"):
-        raise DataError(f"side must be left or right and keep first or last, got {side!r} and {keep!r}")
+        raise ConfigError(f"side must be left or right and keep first or last, got {side!r} and {keep!r}")
     sizes = np.minimum(sequences.lengths, length)
     starts = sequences.offsets[:-1] if keep == "first" else sequences.offsets[1:] - sizes
     columns = np.arange(length)[None, :] - (length - sizes[:, None] if side == "left" else 0)
@@ -168,15 +190,15 @@ def pad_sequences(
     return padded
 
 
-def one_window_per_row(lengths: np.ndarray) -> Packing:
-    """The trivial packing: R = W rows with one window each."""
+def one_window_per_row(lengths: Int[np.ndarray, " W"]) -> Packing:
+    """The trivial packing of windows of the given lengths `[W]`: R = W rows with one window each."""
     order = np.argsort(lengths, kind="stable")
     ranks = np.empty(len(lengths), dtype=np.int32)
     ranks[order] = np.arange(len(lengths), dtype=np.int32)
     return Packing(lengths.astype(np.int32)[:, None], ranks[:, None])
 
 
-def pack_windows(lengths: np.ndarray, *, row_length: int, max_segments: int = 16) -> Packing:
+def pack_windows(lengths: Int[np.ndarray, " W"], *, row_length: int, max_segments: int = 16) -> Packing:
     """Put several windows in a row so that few positions are padding.
 
     Longest first into the fullest row that still has room, decided on the histogram of lengths, so that the
@@ -191,15 +213,18 @@ def pack_windows(lengths: np.ndarray, *, row_length: int, max_segments: int = 16
       The packing, with M the largest number of windows that a row really holds.
 
     Raises:
-      DataError: a length outside 1…`row_length`.
+      DataError: a window length outside 1…`row_length`.
+      ConfigError: row_length < 1 or max_segments < 1.
 
     Source:
       Krell et al. (2021), Efficient Sequence Packing without Cross-contamination (longest-pack-first).
     """
     _check_length(row_length)
-    if len(lengths) and not (1 <= lengths.min() and lengths.max() <= row_length):
+    if max_segments < 1:
+        raise ConfigError(f"max_segments must be at least 1, got {max_segments}")
+    if len(lengths) and not (lengths.min() >= 1 and lengths.max() <= row_length):
         raise DataError(f"window lengths must be 1 to {row_length}, got {lengths.min()} to {lengths.max()}")
-    # rooms[r] lists [pattern, count]: `count` rows that hold windows of the pattern's lengths and have r positions left.
+    # rooms[r] lists (pattern, count): `count` rows hold windows of the pattern's lengths and have r positions left
     rooms: list[list[tuple[tuple[int, ...], int]]] = [[] for _ in range(row_length + 1)]
     done: list[tuple[tuple[int, ...], int]] = []
     histogram = np.bincount(lengths, minlength=row_length + 1)
@@ -243,4 +268,4 @@ def pack_windows(lengths: np.ndarray, *, row_length: int, max_segments: int = 16
 
 def _check_length(length: int) -> None:
     if length < 1:
-        raise DataError(f"length must be at least 1, got {length}")
+        raise ConfigError(f"length must be at least 1, got {length}")

@@ -1,15 +1,16 @@
 """Named, exact splits of a log into train, validation and test, and the cases an evaluation asks about.
 
-A split gives every event one part. A case is a user with a history and the held-out items that should follow it;
-the history ends before the first held-out event, so it never contains the future.
+A split gives every event one part. A case is a user with a history and the held-out items that should follow
+it; the history ends before the first held-out event, so it never contains the future.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -29,10 +30,12 @@ class SplitConfig:
     """How a log is split.
 
     Attributes:
-      rule: leave_one_out (each user's last target is test, the one before validation), global_timeline (train
-        before t1, validate t1 to t2, test from t2), user_holdout (some users are never trained on),
-        item_holdout (some items are never trained on) or random_ratio (leaks the future; for comparison only).
-      validation_fraction: share of events (timeline, random), users or items that validate.
+      rule: leave_one_out (each user's last target is test, the one before validation; users with fewer than
+        three targets are only trained on), global_timeline (train before t1, validate t1 to t2, test from t2),
+        user_holdout (some users are never trained on), item_holdout (some items are never trained on) or
+        random_ratio (leaks the future; for comparison only).
+      validation_fraction: share of events (timeline, random), users, or items that are a target which validate;
+        at least one.
       test_fraction: the same for test.
       validation_start: ISO time t1 of the timeline; given together with test_start it replaces the fractions.
       test_start: ISO time t2 of the timeline.
@@ -49,6 +52,8 @@ class SplitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.rule not in get_args(SplitRule):
+            raise ConfigError(f"split.rule must be one of {', '.join(get_args(SplitRule))}, got {self.rule!r}")
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"split.{name} must be between 0 and 1, got {getattr(self, name)}")
@@ -59,6 +64,14 @@ class SplitConfig:
             )
         if (self.validation_start is None) != (self.test_start is None):
             raise ConfigError("split.validation_start and split.test_start must be given together")
+        if self.validation_start is not None and self.rule != "global_timeline":
+            raise ConfigError(f"split.validation_start belongs to the rule global_timeline, got {self.rule}")
+        for name in ("validation_start", "test_start"):
+            _start_seconds(getattr(self, name), name)
+        if isinstance(self.target_behaviors, str):
+            raise ConfigError(f"split.target_behaviors must be a list of names, got the text {self.target_behaviors!r}")
+        if self.seed < 0:
+            raise ConfigError(f"split.seed must be at least 0, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -79,19 +92,19 @@ class Split:
 
     def describe(self) -> str:
         """The split in one sentence, for reports."""
-        behaviors = " or ".join(self.config.target_behaviors) or "any behaviour"
         if self.config.rule == "global_timeline":
             when = {name: pd.Timestamp(time, unit="s").isoformat() for name, time in self.cuts.items()}
             how = f"train before {when['validation_start']}, validate until {when['test_start']}, test after"
         else:
-            share = f"{self.config.validation_fraction:.0%} validation, {self.config.test_fraction:.0%} test"
+            validation, test = 100 * self.config.validation_fraction, 100 * self.config.test_fraction
+            share = f"{validation:g}% validation, {test:g}% test"
             how = {
                 "leave_one_out": "each user's last target is the test, the one before the validation",
                 "user_holdout": f"whole users held out ({share}); their last target is predicted",
                 "item_holdout": f"whole items held out ({share})",
                 "random_ratio": f"events at random ({share}); leaks the future into training",
             }[self.config.rule]
-        return f"{self.config.rule}: {how}; targets are events of {behaviors}"
+        return f"{self.config.rule}: {how}; targets are events of {_target_names(self.config)}"
 
     def to_dict(self) -> dict[str, Any]:
         """The rule, for `dataset.json`; the parts are stored with the sequences."""
@@ -104,9 +117,9 @@ class EvaluationCases:
 
     Attributes:
       users: `[U]` int64 index of each user in the dataset's sequences.
-      histories: the events that a recommender may look at.
+      histories: the events that a recommender may look at, of the same U users.
       target_offsets: `[U+1]` int64; the targets of case u are `target_offsets[u]:target_offsets[u+1]`.
-      target_items: `[..]` int32 distinct held-out items of each case, in the order of their first event.
+      target_items: `[T]` int32 distinct held-out items of each case, in the order of their first event.
       candidates: `[V+1]` bool, the items that could be recommended at that time; row 0 is False.
       users_without_history: users with targets who are left out because their history is too short.
     """
@@ -124,11 +137,12 @@ class EvaluationCases:
         return np.diff(self.target_offsets)
 
     def padded_targets(self, cases: slice) -> np.ndarray:
-        """`[U', P]` int32 targets of some cases, 0 = none, P the largest number of targets of any case."""
-        offsets = self.target_offsets[cases.start : cases.stop + 1]
-        counts = np.diff(offsets)
-        padded = np.zeros((len(counts), int(self.num_targets.max())), dtype=np.int32)
-        padded[np.arange(padded.shape[1])[None, :] < counts[:, None]] = self.target_items[offsets[0] : offsets[-1]]
+        """`[U', P]` int32 targets of consecutive cases, 0 = none, P the largest number of targets of any case."""
+        first, last, _ = cases.indices(len(self.users))
+        offsets = self.target_offsets[first : max(first, last) + 1]
+        places = np.arange(int(self.num_targets.max(initial=0)))
+        padded = np.zeros((len(offsets) - 1, len(places)), dtype=np.int32)
+        padded[places[None, :] < np.diff(offsets)[:, None]] = self.target_items[offsets[0] : offsets[-1]]
         return padded
 
 
@@ -147,14 +161,17 @@ def split_events(
       The split.
 
     Raises:
-      DataError: unknown target behaviour, a timeline on a log without times or with cuts outside it, or a split
-        that leaves a part without any event to train on or to predict.
+      DataError: unknown target behaviour, a timeline on a log without times or with cuts outside it, or a
+        split that leaves a part without any event to train on or to predict.
+
+    Warns:
+      UserWarning: random_ratio leaks the future.
     """
     targets = _target_mask(sequences, config, behaviors)
     rng = np.random.default_rng(config.seed)
     cuts: dict[str, int] = {}
     if config.rule == "leave_one_out":
-        parts = _leave_last(sequences, targets, np.ones(sequences.num_users, dtype=bool))
+        parts = _leave_last_two(sequences, targets)
     elif config.rule == "global_timeline":
         cuts = _timeline_cuts(sequences, config, time_kind)
         parts = np.full(len(sequences.item_ids), TRAIN, dtype=np.int8)
@@ -163,16 +180,23 @@ def split_events(
     elif config.rule == "user_holdout":
         parts = _hold_out_users(sequences, targets, config, rng)
     elif config.rule == "item_holdout":
-        of_item = _random_parts(int(sequences.item_ids.max(initial=0)) + 1, config, rng)
-        parts = np.where(sequences.item_ids > 0, of_item[sequences.item_ids], TRAIN).astype(np.int8)
+        items = np.unique(sequences.item_ids[targets])
+        of_item = np.full(int(sequences.item_ids.max(initial=0)) + 1, TRAIN, dtype=np.int8)
+        of_item[items] = _random_parts(len(items), config, rng)
+        parts = of_item[sequences.item_ids]
     else:
         warnings.warn("random_ratio trains on events that happen after the ones it tests", stacklevel=2)
         parts = _random_parts(len(sequences.item_ids), config, rng)
     for name, part in {"training": TRAIN, "validation": VALIDATION, "test": TEST}.items():
         if not np.any((parts == part) & (targets | (part == TRAIN))):
+            kind = "" if part == TRAIN else f" of {_target_names(config)} with an item"
+            way_out = {
+                "leave_one_out": "it takes a user with at least three of them; choose another split.rule",
+                "global_timeline": "move split.validation_start and test_start, or change the fractions",
+            }.get(config.rule, "change split.validation_fraction or split.test_fraction")
             raise DataError(
-                f"the {config.rule} split leaves no {name} events among {len(parts)} events of "
-                f"{sequences.num_users} users; change the split's fractions or times, or bring a longer log"
+                f"the {config.rule} split leaves no {name} events{kind} among {len(parts)} events of "
+                f"{sequences.num_users} users; {way_out}, or bring a longer log"
             )
     return Split(parts, targets, config, cuts)
 
@@ -189,9 +213,9 @@ def evaluation_cases(
 ) -> EvaluationCases:
     """The users who have something to predict at a stage, with their histories and targets.
 
-    The history of a user is what came before the first target of that stage, without events of held-out items
-    or later parts. At the test stage it includes the validation events, except under item_holdout, where those
-    items are unknown to the model.
+    The history of a user is what came before the first target of that stage, without events of held-out
+    items or later parts. At the test stage it includes the validation events, except under item_holdout, where
+    those items are unknown to the model.
 
     Args:
       sequences: U users in order.
@@ -201,14 +225,17 @@ def evaluation_cases(
       available_from: `[V+1]` seconds at which an item can first be recommended; None means its first event in
         the log. Only a timeline, which has one moment of recommendation, restricts the candidates by it.
       first_target_only: predict the next target only, not all that followed.
-      min_history: users with a shorter history are left out and counted.
+      min_history: users with a history of fewer events are left out and counted.
 
     Returns:
       The cases, users in the order of `sequences`.
 
     Raises:
-      DataError: nobody is left to evaluate.
+      DataError: nobody is left to evaluate, or `available_from` is not one time an item.
+      ConfigError: an unknown stage.
     """
+    if stage not in get_args(Stage):
+        raise ConfigError(f"stage must be one of {', '.join(get_args(Stage))}, got {stage!r}")
     part = VALIDATION if stage == "validation" else TEST
     held_out = (split.parts == part) & split.targets
     first = _first_event(sequences, held_out)
@@ -221,7 +248,10 @@ def evaluation_cases(
     has_target = first < np.iinfo(np.int64).max
     evaluated = np.flatnonzero(has_target & (histories.lengths >= min_history))
     if not len(evaluated):
-        raise DataError(f"no user has a {stage} target and a history of at least {min_history} events")
+        raise DataError(
+            f"no user has a {stage} target and a history of at least {min_history} events "
+            f"({int(has_target.sum())} have a target); lower min_history or choose another split"
+        )
     if first_target_only:
         held_out &= np.arange(len(users)) == first[users]
     events = np.flatnonzero(held_out & np.isin(users, evaluated))
@@ -235,6 +265,10 @@ def evaluation_cases(
         candidates=_candidates(sequences, split, part, num_items, available_from),
         users_without_history=int(has_target.sum()) - len(evaluated),
     )
+
+
+def _target_names(config: SplitConfig) -> str:
+    return " or ".join(config.target_behaviors) or "any behaviour"
 
 
 def _target_mask(sequences: Sequences, config: SplitConfig, behaviors: Sequence[str]) -> np.ndarray:
@@ -255,13 +289,13 @@ def _first_event(sequences: Sequences, mask: np.ndarray) -> np.ndarray:
     return first
 
 
-def _leave_last(sequences: Sequences, targets: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Parts of a leave-one-out split: of chosen users with at least three targets, the last two are held out."""
+def _leave_last_two(sequences: Sequences, targets: np.ndarray) -> np.ndarray:
+    """Parts of a leave-one-out split: of users with at least three targets, the last two are held out."""
     users = sequences.users_of_events
     per_user = np.bincount(users[targets], minlength=sequences.num_users)
     from_start = np.cumsum(targets) - np.concatenate([[0], np.cumsum(per_user)])[users]
     from_end = per_user[users] - from_start  # 0 at the last target and after it
-    split_users = (chosen & (per_user >= 3))[users]
+    split_users = (per_user >= 3)[users]
     parts = np.full(len(users), TRAIN, dtype=np.int8)
     parts[split_users & (from_end <= 1)] = HISTORY
     parts[split_users & targets & (from_end == 1)] = VALIDATION
@@ -272,10 +306,8 @@ def _leave_last(sequences: Sequences, targets: np.ndarray, chosen: np.ndarray) -
 def _timeline_cuts(sequences: Sequences, config: SplitConfig, time_kind: str) -> dict[str, int]:
     if time_kind != "seconds":
         raise DataError("global_timeline needs timestamps, this log has only an order; use leave_one_out")
-    if config.validation_start is not None and config.test_start is not None:
-        starts = [pd.Timestamp(start) for start in (config.validation_start, config.test_start)]
-        t1, t2 = (int((start.tz_localize(None) if start.tz is None else start.tz_convert(None)).timestamp()) for start in starts)
-    else:
+    t1, t2 = (_start_seconds(getattr(config, name), name) for name in ("validation_start", "test_start"))
+    if t1 is None or t2 is None:
         shares = [1 - config.validation_fraction - config.test_fraction, 1 - config.test_fraction]
         ordered = np.sort(sequences.timestamps)
         t1, t2 = (int(ordered[int(share * len(ordered))]) for share in shares)
@@ -284,9 +316,22 @@ def _timeline_cuts(sequences: Sequences, config: SplitConfig, time_kind: str) ->
         names = [pd.Timestamp(time, unit="s").isoformat() for time in (t1, t2, first, last)]
         raise DataError(
             f"the timeline's cuts must lie in order within the log: validation_start {names[0]}, test_start "
-            f"{names[1]}, log from {names[2]} to {names[3]}"
+            f"{names[1]}, log from {names[2]} to {names[3]}; set split.validation_start and split.test_start to "
+            "times within it, or change the fractions"
         )
     return {"validation_start": t1, "test_start": t2}
+
+
+def _start_seconds(start: str | None, name: str) -> int | None:
+    """Seconds UTC of an ISO time, rounded up to the first second at or after it; ConfigError for other text."""
+    if start is None:
+        return None
+    try:
+        if not isinstance(start, str):
+            raise TypeError
+        return math.ceil(pd.Timestamp(start).timestamp())
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"split.{name} must be an ISO time such as 2024-03-01, got {start!r}") from error
 
 
 def _random_parts(count: int, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
@@ -321,6 +366,8 @@ def _candidates(
         if available_from is None:
             available_from = np.full(num_items + 1, np.iinfo(np.int64).max)
             np.minimum.at(available_from, sequences.item_ids, sequences.timestamps)
+        elif available_from.shape != candidates.shape:
+            raise DataError(f"available_from must be [V+1] = {candidates.shape}, got {available_from.shape}")
         cut = split.cuts["validation_start" if part == VALIDATION else "test_start"]
         candidates = available_from < cut
     candidates[0] = False

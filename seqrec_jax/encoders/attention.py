@@ -11,9 +11,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
-from seqrec_jax.encoders.layers import causal_mask, dropout, embedding_init, pure_module
-
-LAYER_NORM_EPSILON = 1e-5
+from seqrec_jax.encoders.layers import LayerNorm, causal_mask, dropout, embedding_init, pure_module
 
 
 def sasrec_encoder(config: EncoderConfig) -> Encoder:
@@ -82,12 +80,8 @@ class SelfAttention(nnx.Module):
     ) -> Float[Array, "B L D"]:
         batch, length, width = x.shape
         heads = (batch, length, self.num_heads, width // self.num_heads)
-        queries, keys, values = (
-            part.reshape(heads) for part in jnp.split(self.queries_keys_values(x), 3, axis=-1)
-        )
-        mixed = attend(
-            queries, keys, values, where=where, dropout_rate=self.dropout, site=f"{site}/weights", key=key
-        )
+        queries, keys, values = (part.reshape(heads) for part in jnp.split(self.queries_keys_values(x), 3, axis=-1))
+        mixed = attend(queries, keys, values, where=where, dropout_rate=self.dropout, site=f"{site}/weights", key=key)
         return self.output(mixed.reshape(x.shape))
 
 
@@ -110,9 +104,9 @@ class AttentionBlock(nnx.Module):
     """Self-attention, then feed-forward, each with dropout and added to its input."""
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
-        self.attention_norm = nnx.LayerNorm(config.width, epsilon=LAYER_NORM_EPSILON, rngs=rngs)
+        self.attention_norm = LayerNorm(config.width)
         self.attention = SelfAttention(config, rngs=rngs)
-        self.feed_forward_norm = nnx.LayerNorm(config.width, epsilon=LAYER_NORM_EPSILON, rngs=rngs)
+        self.feed_forward_norm = LayerNorm(config.width)
         self.feed_forward = FeedForward(config, rngs=rngs)
         self.norm_first = config.norm == "pre"
         self.dropout = config.dropout
@@ -143,11 +137,9 @@ class AttentionStack(nnx.Module):
             setattr(self, name, AttentionBlock(config, rngs=rngs))
         self.norm_first = config.norm == "pre"
         if self.norm_first:
-            self.norm = nnx.LayerNorm(config.width, epsilon=LAYER_NORM_EPSILON, rngs=rngs)
+            self.norm = LayerNorm(config.width)
 
-    def __call__(
-        self, x: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None
-    ) -> Float[Array, "B L D"]:
+    def __call__(self, x: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None) -> Float[Array, "B L D"]:
         where = causal_mask(batch.segment_ids)
         for name in self.names:
             x = getattr(self, name)(x, where=where, site=f"sasrec/{name}", key=key)

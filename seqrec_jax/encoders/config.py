@@ -78,8 +78,7 @@ class EncoderConfig:
             )
         if self.kind == "sasrec" and self.width % self.num_heads:
             raise ConfigError(
-                "encoder.width must be a multiple of encoder.num_heads, got "
-                f"{self.width} and {self.num_heads}"
+                f"encoder.width must be a multiple of encoder.num_heads, got {self.width} and {self.num_heads}"
             )
         if self.recency_half_life is not None:
             if self.recency_half_life <= 0:

@@ -87,8 +87,7 @@ def make_event_inputs(
     def init(key: Array) -> Params:
         keys = jax.random.split(key, len(sizes) + 1)
         params: Params = {
-            name: embedding_init(keys[i], (size, width), jnp.float32)
-            for i, (name, size) in enumerate(sizes.items())
+            name: embedding_init(keys[i], (size, width), jnp.float32) for i, (name, size) in enumerate(sizes.items())
         }
         if project_items:
             # keeps the variance of the item vectors

@@ -47,6 +47,27 @@ def pure_module(
     return init, bind
 
 
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis with scale and bias, as `torch.nn.LayerNorm`.
+
+    Mean and variance are taken in float32, whatever the input; Flax's own refuses half precision under strict
+    dtype promotion.
+    """
+
+    def __init__(self, width: int, *, epsilon: float = 1e-5):
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        wide = x.astype(jnp.float32)
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(centred**2, axis=-1, keepdims=True)
+        normed = (centred * jax.lax.rsqrt(variance + self.epsilon)).astype(x.dtype)
+        scale, bias = (jnp.broadcast_to(part[...].astype(x.dtype), x.shape) for part in (self.scale, self.bias))
+        return normed * scale + bias
+
+
 def causal_mask(segment_ids: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
     """Which position (second axis) may look at which (third): earlier or the same, of the same segment.
 
@@ -62,9 +83,7 @@ def causal_mask(segment_ids: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
     return same_segment & np.tri(length, dtype=bool)[None]
 
 
-def dropout(
-    x: Float[Array, "B ..."], *, rate: float, site: str, key: PRNGKeyArray | None
-) -> Float[Array, "B ..."]:
+def dropout(x: Float[Array, "B ..."], *, rate: float, site: str, key: PRNGKeyArray | None) -> Float[Array, "B ..."]:
     """Set a share of the entries to zero and scale up the others so that the mean stays.
 
     The random bits are a hash of the entry's place in its row, seeded by the row's key and the site. That

@@ -26,9 +26,7 @@ def mean_encoder(config: EncoderConfig) -> Encoder:
     return Encoder(init, encode)
 
 
-def causal_mean(
-    event_vectors: Float[Array, "B L D"], batch: Batch, *, decay: float = 1.0
-) -> Float[Array, "B L D"]:
+def causal_mean(event_vectors: Float[Array, "B L D"], batch: Batch, *, decay: float = 1.0) -> Float[Array, "B L D"]:
     """Weighted mean of a segment's events up to each position.
 
     `state_t = Σ_{s≤t} decay^(t-s) x_s / Σ_{s≤t} decay^(t-s)`, over the positions s of t's segment.

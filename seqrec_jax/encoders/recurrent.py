@@ -92,9 +92,7 @@ class RecurrentLayer(nnx.Module):
             fresh = tuple(jnp.where(is_first, 0.0, part) for part in carry)
             after = self.cell(inputs, self.recurrent(fresh[0]), fresh)
             # padding hands the state on, so that it may stand on either side of a segment
-            carry = tuple(
-                jnp.where(is_real, new, old).astype(old.dtype) for new, old in zip(after, carry, strict=True)
-            )
+            carry = tuple(jnp.where(is_real, new, old).astype(old.dtype) for new, old in zip(after, carry, strict=True))
             return carry, carry[0]
 
         over_time = (
@@ -114,14 +112,10 @@ class RecurrentStack(nnx.Module):
         self.names = tuple(f"layer_{number}" for number in range(config.num_layers))
         self.dropout = config.dropout
         for name in self.names:
-            layer = RecurrentLayer(
-                config.width, cell=cell, num_gates=num_gates, carry_size=carry_size, rngs=rngs
-            )
+            layer = RecurrentLayer(config.width, cell=cell, num_gates=num_gates, carry_size=carry_size, rngs=rngs)
             setattr(self, name, layer)
 
-    def __call__(
-        self, x: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None
-    ) -> Float[Array, "B L D"]:
+    def __call__(self, x: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None) -> Float[Array, "B L D"]:
         real = batch.segment_ids > 0
         first = real & (batch.positions == 0)
         for name in self.names:
@@ -136,9 +130,7 @@ def _for_each_gate(init: Callable[..., Array], num_gates: int) -> Callable[..., 
 
     def init_blocks(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32, **kwargs: Any) -> Array:
         block = (shape[0], shape[1] // num_gates)
-        return jnp.concatenate(
-            [init(k, block, dtype, **kwargs) for k in jax.random.split(key, num_gates)], axis=1
-        )
+        return jnp.concatenate([init(k, block, dtype, **kwargs) for k in jax.random.split(key, num_gates)], axis=1)
 
     return init_blocks
 

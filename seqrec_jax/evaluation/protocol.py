@@ -51,7 +51,9 @@ class EvaluationConfig:
         if not self.cutoffs or min(self.cutoffs) < 1:
             raise ConfigError(f"evaluation.cutoffs must be list lengths of at least 1, got {self.cutoffs}")
         if self.metric not in (known := metric_names(self.cutoffs)):
-            raise ConfigError(f"evaluation.metric is {self.metric!r}; with these cutoffs it can be {', '.join(known)}")
+            raise ConfigError(
+                f"evaluation.metric is {self.metric!r}; with these cutoffs it can be {', '.join(known)}"
+            )
         if self.min_history < 0:
             raise ConfigError(f"evaluation.min_history must not be negative, got {self.min_history}")
 
@@ -132,7 +134,9 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig) -
     measured, first_seconds = [], 0.0
     started = time.monotonic()
     for start in range(0, num_users, tile):
-        users = np.minimum(np.arange(start, start + tile), num_users - 1)  # the last user fills up the last tile
+        users = np.minimum(
+            np.arange(start, start + tile), num_users - 1
+        )  # the last user fills up the last tile
         histories = cases.histories.select_users(users)
         scores = ranker.scores(histories)
         if scores.shape != (tile, num_items + 1):
@@ -143,8 +147,10 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig) -
         targets = cases.padded_targets(slice(start, min(start + tile, num_users)))
         targets = np.pad(targets, ((0, tile - len(targets)), (0, 0)))
         excluded = pad_sequences(histories, length=width) if width else None
-        result = _measure_tile(jnp.asarray(scores), targets, priority, allowed, excluded, cutoffs=config.cutoffs)
-        measured.append(jax.tree.map(lambda leaf: np.asarray(leaf)[: num_users - start], result))
+        result = _measure_tile(
+            jnp.asarray(scores), targets, priority, allowed, excluded, cutoffs=config.cutoffs
+        )
+        measured.append(jax.tree.map(partial(_first_rows, count=num_users - start), result))
         if start == 0:
             first_seconds = time.monotonic() - started
     seconds = time.monotonic() - started
@@ -179,7 +185,9 @@ def _measure_tile(
 ) -> tuple[Ranks, dict[str, jax.Array], TopK]:
     """Ranks, metric columns and lists of one tile of users."""
     where = targets > 0
-    ranks = ranks_in_scores(scores, targets, priority=priority, allowed=allowed, excluded=excluded, where=where)
+    ranks = ranks_in_scores(
+        scores, targets, priority=priority, allowed=allowed, excluded=excluded, where=where
+    )
     lists = top_k_in_scores(scores, k=max(cutoffs), priority=priority, allowed=allowed, excluded=excluded)
     num_candidates = jnp.sum(allowed, dtype=jnp.int32)
     columns = {"accuracy@1": metrics.accuracy_at_1(ranks.ranks, where=where)}
@@ -189,6 +197,10 @@ def _measure_tile(
     columns["auc"] = metrics.auc(ranks.ranks, num_candidates=num_candidates, where=where)
     columns["mean_rank"] = metrics.mean_rank(ranks.ranks, num_candidates=num_candidates, where=where)
     return ranks, columns, lists
+
+
+def _first_rows(values: jax.Array, *, count: int) -> np.ndarray:
+    return np.asarray(values)[:count]
 
 
 def reachable_mean(judged: Judged, cases: EvaluationCases, metric: str) -> float:

@@ -12,10 +12,11 @@ import pandas as pd
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import TRAIN, EvaluationCases
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker, judge, reachable_mean
-from seqrec_jax.evaluation.statistics import bootstrap_means, holm_correction, paired_differences
+from seqrec_jax.evaluation.statistics import Interval, bootstrap_means, holm_correction, paired_differences
 from seqrec_jax.scoring import UNREACHABLE
 
 SCHEMA_VERSION = 1
+_FEWEST_USERS = 30  # percentile intervals of fewer are too short
 Kind = Literal["model", "baseline", "ceiling"]
 
 
@@ -83,7 +84,13 @@ def evaluate(
 
 
 def example_users(
-    evaluation: Evaluation, dataset: Dataset, cases: EvaluationCases, *, count: int = 6, last_events: int = 12, k: int = 10
+    evaluation: Evaluation,
+    dataset: Dataset,
+    cases: EvaluationCases,
+    *,
+    count: int = 6,
+    last_events: int = 12,
+    k: int = 10,
 ) -> list[dict[str, Any]]:
     """Some users with history, targets and the model's list side by side: half of them hits, half misses.
 
@@ -103,7 +110,7 @@ def _example(
     history = cases.histories.select_users(np.array([case]))
     targets = cases.target_items[cases.target_offsets[case] : cases.target_offsets[case + 1]]
     ranks = judged.ranks[cases.target_offsets[case] : cases.target_offsets[case + 1]]
-    titles = dataset.items["title"] if "title" in dataset.items else None
+    titles = dataset.items.get("title")
 
     def item(item_id: int) -> dict[str, Any]:
         if item_id == 0:
@@ -154,7 +161,9 @@ def _user_table(dataset: Dataset, cases: EvaluationCases, judged: Judged) -> pd.
     )
 
 
-def _protocol(dataset: Dataset, cases: EvaluationCases, judged: Judged, config: EvaluationConfig) -> dict[str, Any]:
+def _protocol(
+    dataset: Dataset, cases: EvaluationCases, judged: Judged, config: EvaluationConfig
+) -> dict[str, Any]:
     num_candidates = int(cases.candidates.sum())
     order = "time, then row" if dataset.time_kind == "seconds" else "the log's own order"
     return {
@@ -182,12 +191,7 @@ def _system(
         "name": judged.name,
         "kind": kind,
         "metrics": {
-            name: {
-                "mean": float(interval.mean[column]),
-                "low": float(interval.low[column]),
-                "high": float(interval.high[column]),
-                "reachable_mean": reachable_mean(judged, cases, name),
-            }
+            name: {**_figure(interval, column), "reachable_mean": reachable_mean(judged, cases, name)}
             for column, name in enumerate(names)
         },
         "ties": {"tied_targets": judged.tied_targets, "best": judged.best, "worst": judged.worst},
@@ -207,7 +211,10 @@ def _comparisons(
     model = judged[0].per_user[[config.metric]].to_numpy()
     differences = [
         paired_differences(
-            model, other.per_user[[config.metric]].to_numpy(), num_resamples=config.num_resamples, seed=config.seed
+            model,
+            other.per_user[[config.metric]].to_numpy(),
+            num_resamples=config.num_resamples,
+            seed=config.seed,
         )
         for other in others
     ]
@@ -227,7 +234,9 @@ def _comparisons(
     ]
 
 
-def _slices(judged: list[Judged], users: pd.DataFrame, config: EvaluationConfig) -> dict[str, list[dict[str, Any]]]:
+def _slices(
+    judged: list[Judged], users: pd.DataFrame, config: EvaluationConfig
+) -> dict[str, list[dict[str, Any]]]:
     lengths = [0, 1, 2, 5, 10, 20, 50, 100, 200]
     popularity = [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
     return {
@@ -239,31 +248,32 @@ def _slices(judged: list[Judged], users: pd.DataFrame, config: EvaluationConfig)
 def _bins(
     judged: list[Judged], values: pd.Series, edges: list[int], config: EvaluationConfig
 ) -> list[dict[str, Any]]:
-    """The deciding metric by system in bins `edges[i] … edges[i+1] - 1`; empty bins are left out."""
+    """The deciding metric by system in bins from one edge to the next; a bin of few users joins the one after it."""
     bins = []
-    for low, high in zip(edges, [*edges[1:], None], strict=True):
+    low = edges[0]
+    for high in [*edges[1:], None]:
         inside = ((values >= low) & (True if high is None else values < high)).to_numpy()
-        if not inside.any():
+        if inside.sum() < (1 if high is None else _FEWEST_USERS):
             continue
         label = f"{low}+" if high is None else str(low) if high == low + 1 else f"{low}–{high - 1}"
         table = pd.DataFrame({entry.name: entry.per_user[config.metric][inside] for entry in judged})
-        interval = bootstrap_means(table, num_resamples=500, seed=config.seed)
-        systems = {
-            entry.name: {
-                "mean": float(interval.mean[column]),
-                "low": float(interval.low[column]),
-                "high": float(interval.high[column]),
-            }
-            for column, entry in enumerate(judged)
-        }
+        interval = bootstrap_means(table, num_resamples=config.num_resamples, seed=config.seed)
+        systems = {entry.name: _figure(interval, column) for column, entry in enumerate(judged)}
         bins.append({"label": label, "users": int(inside.sum()), "systems": systems})
+        low = high or low
     return bins
+
+
+def _figure(interval: Interval, column: int) -> dict[str, float]:
+    return {name: float(getattr(interval, name)[column]) for name in ("mean", "low", "high")}
 
 
 def _warnings(dataset: Dataset, cases: EvaluationCases) -> list[str]:
     warnings = []
     if dataset.split.config.rule == "random_ratio":
-        warnings.append("The split is random: the model was trained on events that happened after the tested ones.")
+        warnings.append(
+            "The split is random: the model was trained on events that happened after the tested ones."
+        )
     sequences = dataset.sequences
     tied = (np.diff(sequences.timestamps) == 0) & (np.diff(sequences.users_of_events) == 0)
     if dataset.time_kind == "seconds" and tied.mean() > 0.05:
@@ -272,7 +282,9 @@ def _warnings(dataset: Dataset, cases: EvaluationCases) -> list[str]:
             "order decides which is the target."
         )
     if cases.users_without_history:
-        warnings.append(f"{cases.users_without_history:,} users with targets have too short a history and are left out.")
+        warnings.append(
+            f"{cases.users_without_history:,} users with targets have too short a history and are left out."
+        )
     return warnings
 
 

@@ -34,7 +34,10 @@ def evaluation_table(result: dict[str, Any]) -> str:
             + f"{tied:>8.1%}{system['users_per_second']:>10,.0f}"
         )
     if result["comparisons"]:
-        lines += ["", f"{result['systems'][0]['name']} minus baseline, {primary}, paired by user, Holm-corrected:"]
+        lines += [
+            "",
+            f"{result['systems'][0]['name']} minus baseline, {primary}, paired by user, Holm-corrected:",
+        ]
         for row in result["comparisons"]:
             difference = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
             lines.append(f"  {row['baseline']:<{width}}{difference:>30}   p = {row['p_holm']:.4f}")

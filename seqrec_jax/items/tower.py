@@ -114,9 +114,7 @@ def make_item_tower(config: ItemTowerConfig, item_table: ItemTable) -> ItemTower
         if config.ids:
             params["ids"] = {"embedding": init_id_rows(id_key, num_rows=num_rows, width=config.width)}
         for number, (name, size) in enumerate(sizes.items()):
-            table = _embedding_init(
-                jax.random.fold_in(attribute_key, number), (size, config.width), jnp.float32
-            )
+            table = _embedding_init(jax.random.fold_in(attribute_key, number), (size, config.width), jnp.float32)
             params.setdefault("attributes", {})[name] = {"embedding": table}
         if config.fusion == "concat":
             scale = jax.nn.initializers.lecun_normal()
@@ -170,8 +168,7 @@ def check_item_table(item_table: ItemTable) -> None:
             if column.ndim != ndim or column.shape[0] != num_rows:
                 expected = f"[{num_rows}]" if ndim == 1 else f"[{num_rows}, M]"
                 raise ShapeError(
-                    f"item_table.{kind}[{name!r}] must be {expected}, since known is [{num_rows}], "
-                    f"got {column.shape}"
+                    f"item_table.{kind}[{name!r}] must be {expected}, since known is [{num_rows}], got {column.shape}"
                 )
             if name in seen:
                 raise ConfigError(f"item attribute {name!r} occurs in two kinds of columns; rename one")

@@ -40,7 +40,9 @@ class CheckpointStore:
         """
         self.directory = Path(directory).absolute()
         if read_only and not self.directory.is_dir():
-            raise CheckpointError(f"{directory} does not exist: nothing was trained there, or the path is wrong")
+            raise CheckpointError(
+                f"{directory} does not exist: nothing was trained there, or the path is wrong"
+            )
         policies = checkpoint_managers.preservation_policy
         options = ocp.CheckpointManagerOptions(
             create=not read_only,
@@ -50,7 +52,9 @@ class CheckpointStore:
                 [
                     policies.LatestN(1),
                     policies.BestN(
-                        get_metric_fn=lambda metrics: metrics[_SCORE], n=1, keep_checkpoints_without_metrics=False
+                        get_metric_fn=lambda metrics: metrics[_SCORE],
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
                     ),
                 ]
             ),

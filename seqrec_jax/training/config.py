@@ -63,7 +63,11 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "learning_rate")
-        if self.warmup_steps < 0 or self.weight_decay < 0 or (self.clip_norm is not None and self.clip_norm <= 0):
+        if (
+            self.warmup_steps < 0
+            or self.weight_decay < 0
+            or (self.clip_norm is not None and self.clip_norm <= 0)
+        ):
             raise ConfigError(
                 "optimizer.warmup_steps and weight_decay must not be negative and clip_norm must be positive, got "
                 f"{self.warmup_steps}, {self.weight_decay} and {self.clip_norm}"
@@ -157,7 +161,9 @@ def parse_config(
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         text = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split())).replace("Parser key", "key")
         unknown = re.search(r"unrecognized arguments: --([\w.-]+)", text)
-        raise ConfigError(_unknown_key(unknown[1], cls, "the command line") if unknown else f"{where}: {text}") from error
+        raise ConfigError(
+            _unknown_key(unknown[1], cls, "the command line") if unknown else f"{where}: {text}"
+        ) from error
 
 
 def config_dict(config: Any) -> dict[str, Any]:
@@ -210,7 +216,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _check_keys(cls: type, values: Any, *, where: str, prefix: str = "", root: type | None = None) -> None:
     """Raise a ConfigError for a key that no field has, or a plain value where a section belongs."""
     if not isinstance(values, dict):
-        raise ConfigError(f"{where}: {prefix.rstrip('.')} is a section with fields of its own, got {values!r}")
+        raise ConfigError(
+            f"{where}: {prefix.rstrip('.')} is a section with fields of its own, got {values!r}"
+        )
     sections = {entry.name: _section(entry) for entry in fields(cls)}
     for key, value in values.items():
         if key not in sections:
@@ -231,5 +239,7 @@ def _unknown_key(key: str, cls: type, where: str) -> str:
     nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     if not nearest:  # the right field under the wrong section
         nearest = [name for name in names if name.split(".")[-1] == key.split(".")[-1]][:1]
-    hint = f"did you mean {nearest[0]}?" if nearest else f"the fields are {[n for n in names if '.' not in n]}"
+    hint = (
+        f"did you mean {nearest[0]}?" if nearest else f"the fields are {[n for n in names if '.' not in n]}"
+    )
     return f"{where}: unknown key {key}; {hint}"

@@ -160,7 +160,15 @@ def train(
                     set_seconds(seconds)
                     progress.seconds += seconds
                     _check_finite(loss, int(state.step), store, rate=float(rates(int(state.step) - 1)))
-                    _log_chunk(log, state, totals, loss, seconds, epoch=progress.epoch, rate=float(rates(int(state.step) - 1)))
+                    _log_chunk(
+                        log,
+                        state,
+                        totals,
+                        loss,
+                        seconds,
+                        epoch=progress.epoch,
+                        rate=float(rates(int(state.step) - 1)),
+                    )
                     figures["loss"] = f"{loss:.4f}"
                     figures["targets/s"] = f"{int(totals.targets) / seconds:,.0f}"
                     figures["sequences/s"] = f"{int(totals.windows) / seconds:,.0f}"
@@ -197,7 +205,9 @@ def _plan_epochs(
             "another split or a smaller k-core"
         )
     packing = (
-        pack_windows(windows.lengths, row_length=length) if config.packing else one_window_per_row(windows.lengths)
+        pack_windows(windows.lengths, row_length=length)
+        if config.packing
+        else one_window_per_row(windows.lengths)
     )
     batches = -(-len(packing.lengths) // config.batch_size)
     padding = batches * config.batch_size - len(packing.lengths)
@@ -212,7 +222,9 @@ def _plan_epochs(
     return epoch_rows, batches
 
 
-def _chunks(first: int, last: int, mesh: jax.sharding.Mesh) -> Iterator[tuple[int, int, Callable[[float], None]]]:
+def _chunks(
+    first: int, last: int, mesh: jax.sharding.Mesh
+) -> Iterator[tuple[int, int, Callable[[float], None]]]:
     """Pieces of an epoch that take about a second each, learnt from the seconds of the piece before."""
     steps = 1
     while first < last:
@@ -251,12 +263,21 @@ def _end_epoch(
     stopped = config.patience is not None and progress.validations_without_gain >= config.patience
     progress.finished = last_epoch or stopped
     if progress.finished:
-        log.write("end", int(state.step), epoch=progress.epoch, seconds=progress.seconds, stopped_early=stopped)
+        log.write(
+            "end", int(state.step), epoch=progress.epoch, seconds=progress.seconds, stopped_early=stopped
+        )
     return score
 
 
 def _log_chunk(
-    log: RunLog, state: TrainState, totals: StepTotals, loss: float, seconds: float, *, epoch: int, rate: float
+    log: RunLog,
+    state: TrainState,
+    totals: StepTotals,
+    loss: float,
+    seconds: float,
+    *,
+    epoch: int,
+    rate: float,
 ) -> None:
     log.write(
         "train",
@@ -281,7 +302,11 @@ def _check_finite(loss: float, step: int, store: CheckpointStore, *, rate: float
     if math.isfinite(loss):
         return
     store.wait()
-    kept = f"the last good checkpoint is of step {store.last_step}" if store.last_step else "no checkpoint was made yet"
+    kept = (
+        f"the last good checkpoint is of step {store.last_step}"
+        if store.last_step
+        else "no checkpoint was made yet"
+    )
     raise DivergenceError(
         f"the loss became {loss} at or before step {step} (learning rate {rate:.2e}); {kept}. Lower "
         "training.optimizer.learning_rate, set training.optimizer.clip_norm (1.0 is usual), or use "

@@ -1,11 +1,11 @@
 """A run's directory: what is written there besides checkpoints, and whether a command continues it.
 
-    runs/<name>/config.yaml     the resolved configuration
-    runs/<name>/dataset.json    facts of the dataset, with the directory it was read from
-    runs/<name>/items.parquet   vocabulary and item attributes
-    runs/<name>/checkpoints/    see training/checkpoints.py
-    runs/<name>/log.jsonl       a line a chunk of steps, a validation, an end
-    runs/<name>/tensorboard/    the same as scalars
+runs/<name>/config.yaml     the resolved configuration
+runs/<name>/dataset.json    facts of the dataset, with the directory it was read from
+runs/<name>/items.parquet   vocabulary and item attributes
+runs/<name>/checkpoints/    see training/checkpoints.py
+runs/<name>/log.jsonl       a line a chunk of steps, a validation, an end
+runs/<name>/tensorboard/    the same as scalars
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ from seqrec_jax.errors import CheckpointError
 
 
 def open_run(
-    directory: Path, *, config: dict[str, Any], dataset: Dataset, dataset_directory: str, overwrite: bool = False
+    directory: Path,
+    *,
+    config: dict[str, Any],
+    dataset: Dataset,
+    dataset_directory: str,
+    overwrite: bool = False,
 ) -> None:
     """Make a run's directory, or check that an existing one is the same run, to be continued.
 
@@ -64,7 +69,9 @@ def read_run(directory: str | Path) -> tuple[dict[str, Any], dict[str, Any], pd.
     directory = Path(directory)
     if not (directory / "config.yaml").is_file():
         found = "is empty or something else" if directory.is_dir() else "does not exist"
-        raise CheckpointError(f"{directory} is not a run: it {found}; give the directory that `seqrec train` wrote")
+        raise CheckpointError(
+            f"{directory} is not a run: it {found}; give the directory that `seqrec train` wrote"
+        )
     config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
     return config, read_facts(directory), read_items(directory)
 
@@ -77,7 +84,9 @@ class RunLog:
         self._path = directory / "log.jsonl"
         kept = [row for row in read_log(directory) if row["step"] <= resume_step]
         self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self._scalars = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step + 1, flush_secs=10)
+        self._scalars = SummaryWriter(
+            str(directory / "tensorboard"), purge_step=resume_step + 1, flush_secs=10
+        )
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """One event: a JSON line, and a scalar for each number in it."""

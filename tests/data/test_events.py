@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqrec_jax.data.events import Columns, as_text, frame_fingerprint, read_events
+from seqrec_jax.data.events import Columns, frame_fingerprint, read_events
+from seqrec_jax.data.files import as_text
 from seqrec_jax.data.timestamps import parse_timestamps
 from seqrec_jax.errors import ConfigError, DataError
 
@@ -163,8 +164,8 @@ def test_the_fingerprint_of_a_dataframe_is_its_content():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("log.csv", b"", "log.csv is empty (0 bytes); expected a header and events"),
-        ("log.csv", "\n\n", "log.csv holds no text; expected a header and events"),
+        ("log.csv", b"", "log.csv is empty (0 bytes); expected a header and rows"),
+        ("log.csv", "\n\n", "log.csv holds no text; expected a header and rows"),
         ("log.jsonl", "\n", "log.jsonl holds no text; expected one JSON object a line"),
         ("log.csv", HEADER, "log.csv has column names but no rows; expected at least one event"),
         (

@@ -45,9 +45,7 @@ def attention_params(golden: dict[str, np.ndarray]) -> dict:
         params[f"block_{n}"] = {
             "attention_norm": norm(golden, f"{torch}.norm1"),
             "attention": {
-                "queries_keys_values": linear(
-                    golden, f"{attention}.in_proj_weight", f"{attention}.in_proj_bias"
-                ),
+                "queries_keys_values": linear(golden, f"{attention}.in_proj_weight", f"{attention}.in_proj_bias"),
                 "output": linear(golden, f"{attention}.out_proj.weight", f"{attention}.out_proj.bias"),
             },
             "feed_forward_norm": norm(golden, f"{torch}.norm2"),
@@ -87,7 +85,7 @@ def test_states_and_gradients_equal_pytorch(name: str) -> None:
     assert jax.tree.map(jnp.shape, params) == expected_shapes
     inputs = jnp.asarray(golden["inputs"])
     batch = one_segment(*inputs.shape[:2])
-    states = encoder.encode(params, inputs, batch)
+    states = jax.jit(encoder.encode)(params, inputs, batch)
     np.testing.assert_allclose(states, golden["outputs"], rtol=1e-5, atol=1e-5)
-    gradient = jax.grad(lambda x: jnp.sum(encoder.encode(params, x, batch) ** 2))(inputs)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(encoder.encode(params, x, batch) ** 2)))(inputs)
     np.testing.assert_allclose(gradient, golden["gradient"], rtol=1e-4, atol=1e-4)

@@ -3,13 +3,18 @@
     python -m venv torch-env && torch-env/bin/pip install torch==2.13.0 numpy
     torch-env/bin/python tests/golden/make_golden.py
 
-Made with Python 3.11 and the CPU build of PyTorch.
+Made with Python 3.11 and the CPU build of PyTorch, which is imported late, because pytest collects this file.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 FOLDER = Path(__file__).parent
 BATCH, LENGTH, WIDTH, HEADS, HIDDEN, LAYERS = 3, 7, 8, 2, 12, 2
@@ -17,6 +22,8 @@ BATCH, LENGTH, WIDTH, HEADS, HIDDEN, LAYERS = 3, 7, 8, 2, 12, 2
 
 def randomised(module: torch.nn.Module, generator: torch.Generator) -> torch.nn.Module:
     """Every parameter random, biases and normalisation included, so that none can be mistaken for another."""
+    import torch
+
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
@@ -25,6 +32,8 @@ def randomised(module: torch.nn.Module, generator: torch.Generator) -> torch.nn.
 
 def save(name: str, module: torch.nn.Module, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
     """The parameters under PyTorch's names, the inputs, outputs, and the gradient of the sum of squares."""
+    import torch
+
     (gradient,) = torch.autograd.grad((outputs**2).sum(), inputs)
     arrays = {key: value.detach().numpy() for key, value in module.state_dict().items()}
     arrays |= {"inputs": inputs.detach().numpy(), "outputs": outputs.detach().numpy()}
@@ -32,6 +41,8 @@ def save(name: str, module: torch.nn.Module, inputs: torch.Tensor, outputs: torc
 
 
 def main() -> None:
+    import torch
+
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(BATCH, LENGTH, WIDTH, generator=generator).requires_grad_()
     for name, kind in (("gru", torch.nn.GRU), ("lstm", torch.nn.LSTM)):
