@@ -111,14 +111,11 @@ def bilinear_scores(
     return _all_scores(projected, jnp.asarray(v_y))
 
 
-def pair_scores(
-    v_x: Float[Array, "*B D"], weight: BilinearWeight, v_y: Float[Array, "*B E"]
-) -> Float[Array, "*B"]:
+def pair_scores(v_x: Float[Array, "*B D"], weight: BilinearWeight, v_y: Float[Array, "*B E"]) -> Float[Array, "*B"]:
     """Score of one item vector for each user vector.
 
     Args:
-      v_x: `[*B, D]` user vectors.
-      weight: W in any of its four forms.
+      v_x, weight: as for `bilinear_scores`.
       v_y: `[*B, E]` item vectors, one for each user vector.
 
     Returns:
@@ -133,9 +130,7 @@ def pair_scores(
     """
     projected, v_y = project(v_x, weight), jnp.asarray(v_y)
     if projected.shape != v_y.shape:
-        raise ShapeError(
-            f"v_xᵀ W of shape {projected.shape} and v_y of shape {v_y.shape} must be the same shape"
-        )
+        raise ShapeError(f"v_xᵀ W of shape {projected.shape} and v_y of shape {v_y.shape} must be the same shape")
     return jnp.einsum("...e,...e->...", projected, v_y, preferred_element_type=_score_dtype(projected, v_y))
 
 
@@ -149,9 +144,7 @@ def candidate_scores(
     """Scores of given items only; the item vectors of the candidates are gathered, `[*B, N, E]`.
 
     Args:
-      v_x: `[*B, D]` user vectors.
-      weight: W in any of its four forms.
-      v_y: `[V+1, E]` item vectors.
+      v_x, weight, v_y: as for `bilinear_scores`.
       candidate_ids: `[*B, N]` item ids; the score of id 0 has no meaning.
 
     Returns:
@@ -233,9 +226,7 @@ def ranks_in_scores(
     ids = jnp.arange(scores.shape[1], dtype=jnp.int32)
     listed = _hide(scores, ids, allowed, excluded)
     own = _own_scores(listed, ids, targets)
-    return _as_ranks(
-        _count(listed, jnp.asarray(priority), own, _places(priority, targets)), own, targets, where
-    )
+    return _as_ranks(_count(listed, jnp.asarray(priority), own, _places(priority, targets)), own, targets, where)
 
 
 def target_ranks(
@@ -256,9 +247,7 @@ def target_ranks(
     items before them, in one compiled loop, so that an item's score has the same bits both times.
 
     Args:
-      v_x: `[U, D]` user vectors.
-      weight: W in any of its four forms.
-      v_y: `[V+1, E]` item vectors.
+      v_x, weight, v_y: as for `bilinear_scores`.
       targets, priority, allowed, excluded, where: as for `ranks_in_scores`.
       chunk_size: items in a tile; memory is of the order of U × chunk_size.
 
@@ -315,11 +304,8 @@ def top_k_in_scores(
     """The K items of the highest score among those that can be recommended; exact, ties by `priority`.
 
     Args:
-      scores: `[U, V+1]` scores of all items; column 0 is ignored.
+      scores, priority, allowed, excluded: as for `ranks_in_scores`.
       k: K, at least 1; it may be larger than the catalogue.
-      priority: `[V+1]` int32 order of the catalogue, from `catalogue_order`.
-      allowed: `[V+1]` True for items that could be recommended; None means all.
-      excluded: `[U, X]` item ids that this user must not be recommended, 0 = none.
 
     Returns:
       TopK `[U, K]`.
@@ -351,9 +337,7 @@ def top_k(
     """`top_k_in_scores` without the `[U, V+1]` scores: they are made in tiles of `chunk_size` items.
 
     Args:
-      v_x: `[U, D]` user vectors.
-      weight: W in any of its four forms.
-      v_y: `[V+1, E]` item vectors.
+      v_x, weight, v_y: as for `bilinear_scores`.
       k, priority, allowed, excluded: as for `top_k_in_scores`.
       chunk_size: items in a tile; memory is of the order of U × chunk_size.
 
@@ -497,9 +481,7 @@ def _fitting(projected: Array, v_y: Array) -> Array:
 def _check_scores(scores: Array) -> Array:
     scores = jnp.asarray(scores)
     if scores.ndim != 2 or not jnp.issubdtype(scores.dtype, jnp.floating):
-        raise ShapeError(
-            f"scores must be floating point [U, V+1], got {scores.dtype} of shape {scores.shape}"
-        )
+        raise ShapeError(f"scores must be floating point [U, V+1], got {scores.dtype} of shape {scores.shape}")
     return scores
 
 
@@ -512,9 +494,7 @@ def _check_request(
             raise ShapeError(f"{name} has shape {jnp.shape(array)}, the item table asks for {(table_size,)}")
     for name, array in by_user.items():
         if array is not None and (jnp.ndim(array) != 2 or jnp.shape(array)[0] != num_users):
-            raise ShapeError(
-                f"{name} has shape {jnp.shape(array)}, expected a row for each of {num_users} users"
-            )
+            raise ShapeError(f"{name} has shape {jnp.shape(array)}, expected a row for each of {num_users} users")
 
 
 def _check_at_least_1(name: str, value: int) -> int:

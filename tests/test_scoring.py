@@ -81,9 +81,7 @@ def test_every_form_of_w_is_the_bilinear_form(form, batch):
         "identity": lambda: (None, np.eye(4)),
         "diagonal": lambda: (lambda d: (d, np.diag(d)))(rng.normal(size=4)),
         "full": lambda: (lambda w: (w, w))(rng.normal(size=(4, 5))),
-        "low_rank": lambda: (lambda a, b: ((a, b), a @ b.T))(
-            rng.normal(size=(4, 2)), rng.normal(size=(5, 2))
-        ),
+        "low_rank": lambda: (lambda a, b: ((a, b), a @ b.T))(rng.normal(size=(4, 2)), rng.normal(size=(5, 2))),
     }[form]()
     v_x, v_y = rng.normal(size=(*batch, 4)), rng.normal(size=(8, width))
     candidate_ids = rng.integers(1, 8, (*batch, 3)).astype(np.int32)
@@ -91,9 +89,7 @@ def test_every_form_of_w_is_the_bilinear_form(form, batch):
     expected = v_x @ dense @ v_y.T
     np.testing.assert_allclose(scoring.bilinear_scores(x, weight, y), expected, rtol=2e-5, atol=1e-5)
     candidates = scoring.candidate_scores(x, weight, y, candidate_ids=jnp.asarray(candidate_ids))
-    np.testing.assert_allclose(
-        candidates, np.take_along_axis(expected, candidate_ids, axis=-1), rtol=2e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(candidates, np.take_along_axis(expected, candidate_ids, axis=-1), rtol=2e-5, atol=1e-5)
     pairs = scoring.pair_scores(x, weight, y[candidate_ids[..., 0]])
     np.testing.assert_allclose(pairs, candidates[..., 0], rtol=2e-5, atol=1e-5)
 
@@ -134,9 +130,7 @@ def test_ranks_worked_by_hand():
     #                     item      1    2    3    4    5
     scores = jnp.array([[99.0, 0.5, 0.9, 0.5, 0.1, 0.5]])
     priority = jnp.array([0, 3, 1, 2, 5, 4], dtype=jnp.int32)
-    found = scoring.ranks_in_scores(
-        scores, jnp.array([[1, 2, 3, 4, 5, 0]], dtype=jnp.int32), priority=priority
-    )
+    found = scoring.ranks_in_scores(scores, jnp.array([[1, 2, 3, 4, 5, 0]], dtype=jnp.int32), priority=priority)
     np.testing.assert_array_equal(found.ranks, [[3, 1, 2, 5, 4, UNREACHABLE]])
     np.testing.assert_array_equal(found.best, [[2, 1, 2, 5, 2, UNREACHABLE]])
     np.testing.assert_array_equal(found.worst, [[4, 1, 4, 5, 4, UNREACHABLE]])

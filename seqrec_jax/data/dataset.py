@@ -1,8 +1,8 @@
 """The prepared dataset: sequences, items and split as a directory that training and evaluation read.
 
-sequences.parquet   a row a user: user_id, item_ids, timestamps, behaviors, values, parts (lists)
-items.parquet       a row an item, row j-1 is item id j: item_id (raw), its columns, training_events, first_timestamp
-dataset.json        schema version, counts, cleaning report, split rule, behaviours, attributes, fingerprint
+- `sequences.parquet`, a row a user: user_id, and the lists item_ids, timestamps, behaviors, values, parts, targets
+- `items.parquet`, row j-1 is item id j: item_id (raw), the item table's columns, training_events, first_timestamp
+- `dataset.json`: schema version, counts, cleaning report, split rule, behaviours, attributes, fingerprint
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqrec_jax.data.features import AttributeConfig, AttributeVocabulary, encode_attributes
+from seqrec_jax.data.files import as_text, check_columns
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import HISTORY, TEST, TRAIN, VALIDATION, Split, SplitConfig, split_events
 from seqrec_jax.errors import DataError
 
 SCHEMA_VERSION = 1
 _LISTS = ("item_ids", "timestamps", "behaviors", "values")
+_COUNTED = ("training_events", "first_timestamp")
+_MOST_BEHAVIORS = np.iinfo(np.int8).max + 1
 
 
 @dataclass(frozen=True)
@@ -73,21 +76,24 @@ class Dataset:
         """All users with their training events only."""
         return self.sequences.select_events(self.split.parts == TRAIN)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything that decides a figure: ids, order, behaviours, times and split."""
-        digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, self.behaviors, self.split.to_dict()]).encode())
+        """Hash of everything that decides a figure: ids, order, behaviours, times, split and item attributes."""
+        rules = [SCHEMA_VERSION, self.behaviors, self.time_kind, self.split.to_dict(), self.attributes.to_dict()]
+        digest = hashlib.sha256(json.dumps(rules).encode())
         digest.update("\0".join([*self.items["item_id"], "", *self.sequences.user_ids]).encode())
         for name in ("offsets", *_LISTS):
             digest.update(getattr(self.sequences, name).tobytes())
         digest.update(self.split.parts.tobytes())
+        digest.update(self.split.targets.tobytes())
+        # text, because the same values come in other containers once they were on disk
+        cells = self.items.to_json(orient="split", index=False, double_precision=15, date_format="iso", date_unit="ns")
+        digest.update(cells.encode())
         return digest.hexdigest()[:16]
 
     def item_index(self, raw_ids: Sequence[str]) -> np.ndarray:
         """`[N]` int32 item ids of raw ids, 0 where the vocabulary does not have one."""
-        return (pd.Index(self.items["item_id"]).get_indexer(pd.Index(raw_ids, dtype=object)) + 1).astype(
-            np.int32
-        )
+        return (pd.Index(self.items["item_id"]).get_indexer(pd.Index(raw_ids, dtype=object)) + 1).astype(np.int32)
 
     def user_index(self, raw_ids: Sequence[str]) -> np.ndarray:
         """`[N]` int64 rows of raw user ids, -1 where the log does not have one."""
@@ -111,7 +117,8 @@ def prepare_dataset(
     """Sequences, vocabulary and split from a clean log.
 
     Args:
-      events: clean events, columns as the data contract names them, in any order with a `row` column, or sorted.
+      events: clean events, columns as the data contract names them; ids become text as in `read_events`. Rows may
+        come in any order where there is a column `row`, which decides between equal times; else in the log's.
       name: of the dataset.
       split: the split rule.
       items: item table with a raw `item_id` column; items of the log that it lacks get missing attributes, items
@@ -125,44 +132,45 @@ def prepare_dataset(
       attribute_vocabulary: codes of an earlier dataset, kept likewise; None makes new ones.
 
     Returns:
-      The dataset. Item ids number the old vocabulary first, then new raw ids in string order.
+      The dataset. Item ids number the old vocabulary first, then new raw ids in string order; users are in string
+      order too.
 
     Raises:
-      DataError: missing columns, a doubled item in the item table, a behaviour that is not listed.
+      DataError: no events, missing columns, a missing user id, times that are no integers, a behaviour that is not
+        listed or more than 128 of them; a doubled, missing or reserved entry of the item table, or a column of it
+        that mixes kinds of values; or as `split_events` and `encode_attributes`.
     """
-    missing = {"user_id", "item_id", "timestamp"} - set(events.columns)
-    if missing:
-        raise DataError(f"events lack the columns {sorted(missing)}; found {list(events.columns)}")
-    order_columns = [column for column in ("user_id", "timestamp", "row") if column in events.columns]
-    events = events.sort_values(order_columns, kind="stable")
-    raw_items = events["item_id"].astype(object).where(events["item_id"].notna(), "")
-    table = _item_table(set(raw_items) - {""}, items, vocabulary)
-    item_ids = pd.Index(table["item_id"]).get_indexer(pd.Index(raw_items)).astype(np.int32) + 1
-    users, firsts = np.unique(events["user_id"].to_numpy(dtype=object), return_index=True)
-    behavior_names = events["behavior"] if "behavior" in events else pd.Series("event", index=events.index)
+    events = _ordered_events(events)
+    if "behavior" not in events:
+        events["behavior"] = "event"
     if behaviors is None:
-        behaviors = sorted(behavior_names.unique())
-    codes = pd.Index(behaviors).get_indexer(pd.Index(behavior_names))
+        behaviors = sorted(events["behavior"].dropna().unique())
+    if len(behaviors) > _MOST_BEHAVIORS:
+        raise DataError(f"there are {len(behaviors)} behaviours, at most {_MOST_BEHAVIORS} fit; is it their column?")
+    codes = pd.Index(behaviors, dtype=object).get_indexer(events["behavior"].astype(object))
     if (codes < 0).any():
-        raise DataError(f"behaviour {behavior_names[codes < 0].iloc[0]!r} is not one of {list(behaviors)}")
+        raise DataError(f"behaviour {events['behavior'][codes < 0].iloc[0]!r} is not one of {list(behaviors)}")
+    raw_items = events["item_id"].to_numpy(dtype=object)
+    table = _item_table(set(raw_items) - {""}, items, vocabulary)
+    item_ids = pd.Index(table["item_id"]).get_indexer(raw_items) + 1
+    users = events["user_id"].to_numpy(dtype=object)
+    firsts = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1]]))
     values = events["value"] if "value" in events else pd.Series(np.nan, index=events.index)
     sequences = Sequences(
-        user_ids=users,
+        user_ids=users[firsts],
         offsets=np.append(firsts, len(events)).astype(np.int64),
         item_ids=item_ids.astype(np.int32),
         timestamps=events["timestamp"].to_numpy(dtype=np.int64),
         behaviors=codes.astype(np.int8),
-        values=values.to_numpy(dtype=np.float32),
+        values=values.to_numpy(dtype=np.float32, na_value=np.nan),
     )
     parts = split_events(sequences, split, behaviors=behaviors, time_kind=time_kind)
-    _, codes_of_values = encode_attributes(
-        table, attributes or AttributeConfig(), vocabulary=attribute_vocabulary
-    )
+    _, attribute_values = encode_attributes(table, attributes or AttributeConfig(), vocabulary=attribute_vocabulary)
     return Dataset(
         name=name,
         sequences=sequences,
         items=_with_counts(table, sequences, parts),
-        attributes=codes_of_values,
+        attributes=attribute_values,
         behaviors=tuple(behaviors),
         split=parts,
         time_kind=time_kind,
@@ -172,40 +180,37 @@ def prepare_dataset(
 
 
 def write_dataset(dataset: Dataset, directory: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a dataset atomically: the directory appears whole or not at all.
+    """Write a dataset atomically: the directory appears whole or not at all, and an old one stays till then.
+
+    Args:
+      dataset: what to write.
+      directory: where to; its parents are made.
+      overwrite: replace a prepared dataset of the same place.
+
+    Returns:
+      The directory.
 
     Raises:
-      DataError: the directory exists and is not to be overwritten, or cannot be written.
+      DataError: the directory exists and is not to be replaced or is no dataset, or cannot be written.
     """
     directory = Path(directory)
     if directory.exists() and not overwrite:
-        raise DataError(
-            f"{directory} exists; choose another directory or allow overwriting it (--overwrite true)"
-        )
-    if directory.exists() and any(directory.iterdir()) and not (directory / "dataset.json").is_file():
-        raise DataError(
-            f"{directory} is not a prepared dataset, so it is not replaced; choose another directory"
-        )
-    temporary = None
+        raise DataError(f"{directory} exists; choose another directory or allow overwriting it (--overwrite)")
+    if directory.exists() and not _is_replaceable(directory):
+        raise DataError(f"{directory} is not a prepared dataset, so it is not replaced; choose another directory")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-        temporary.chmod(0o755)
-        write_items(dataset.items, temporary)
-        pq.write_table(_sequence_table(dataset), temporary / "sequences.parquet")
-        (temporary / "dataset.json").write_text(
-            json.dumps(describe_dataset(dataset), indent=1, ensure_ascii=False)
-        )
-        if directory.exists():
-            retired = temporary.with_name(temporary.name + "-old")
-            os.replace(directory, retired)
-            os.replace(temporary, directory)
-            shutil.rmtree(retired)
-        else:
-            os.replace(temporary, directory)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{directory.name}-", dir=directory.parent, ignore_cleanup_errors=True
+        ) as temporary:
+            new, old = Path(temporary, "new"), Path(temporary, "old")
+            new.mkdir()
+            write_items(dataset.items, new)
+            pq.write_table(_sequence_table(dataset), new / "sequences.parquet")
+            facts = json.dumps(describe_dataset(dataset), indent=1, ensure_ascii=False)
+            (new / "dataset.json").write_text(facts, encoding="utf-8")
+            _replace_directory(new, directory, old)
     except OSError as error:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(f"cannot write the dataset to {directory}: {error.strerror or error}") from error
     return directory
 
@@ -217,43 +222,47 @@ def read_dataset(directory: str | Path, *, fingerprint: str | None = None) -> Da
       directory: what `write_dataset` wrote.
       fingerprint: the fingerprint that is expected, None for any.
 
+    Returns:
+      The dataset that was written.
+
     Raises:
       DataError: not a prepared dataset, of another schema version, damaged, or with another fingerprint.
     """
     directory = Path(directory)
     facts = read_facts(directory)
     items = read_items(directory)
+    path = directory / "sequences.parquet"
     try:
-        table = pq.read_table(directory / "sequences.parquet")
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{directory / 'sequences.parquet'} is missing or damaged: {error}") from error
-    columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-    flat = {
-        name: columns[name].flatten().to_numpy(zero_copy_only=False) for name in (*_LISTS, "parts", "targets")
-    }
-    sequences = Sequences(
-        user_ids=columns["user_id"].to_numpy(zero_copy_only=False),
-        offsets=columns["item_ids"].offsets.to_numpy().astype(np.int64),
-        **{name: flat[name] for name in _LISTS},
-    )
-    rule = dict(facts["split"])
-    cuts = rule.pop("cuts")
-    rule["target_behaviors"] = tuple(rule["target_behaviors"])
-    dataset = Dataset(
-        name=facts["name"],
-        sequences=sequences,
-        items=items,
-        attributes=AttributeVocabulary.from_dict(facts["attributes"]),
-        behaviors=tuple(facts["behaviors"]),
-        split=Split(flat["parts"], flat["targets"], SplitConfig(**rule), cuts),
-        time_kind=facts["time_kind"],
-        cleaning=facts["cleaning"],
-        source=facts["source"],
-    )
+        table = pq.read_table(path, columns=["user_id", *_LISTS, "parts", "targets"])
+        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+        user_ids = columns.pop("user_id").to_numpy(zero_copy_only=False)
+        flat = {name: column.flatten().to_numpy(zero_copy_only=False) for name, column in columns.items()}
+        offsets = columns["item_ids"].offsets.to_numpy().astype(np.int64)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} is missing or damaged: {error}; prepare the dataset again") from error
+    parts, targets = flat.pop("parts"), flat.pop("targets")
+    try:
+        rule = {**facts["split"], "target_behaviors": tuple(facts["split"]["target_behaviors"])}
+        cuts = rule.pop("cuts")
+        dataset = Dataset(
+            name=facts["name"],
+            sequences=Sequences(user_ids=user_ids, offsets=offsets, **flat),
+            items=items,
+            attributes=AttributeVocabulary.from_dict(facts["attributes"]),
+            behaviors=tuple(facts["behaviors"]),
+            split=Split(parts, targets, SplitConfig(**rule), cuts),
+            time_kind=facts["time_kind"],
+            cleaning=facts["cleaning"],
+            source=facts["source"],
+        )
+        written = facts["fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{directory / 'dataset.json'} is damaged: {error!r}; prepare the dataset again") from error
     found = dataset.fingerprint
-    if found != facts["fingerprint"]:
+    if found != written:
         raise DataError(
-            f"{directory} was changed after it was prepared (fingerprint {found}, {facts['fingerprint']} written)"
+            f"{directory} was changed after it was prepared: its fingerprint is {found}, {written} was written; "
+            "prepare it again"
         )
     if fingerprint is not None and found != fingerprint:
         raise DataError(
@@ -264,7 +273,7 @@ def read_dataset(directory: str | Path, *, fingerprint: str | None = None) -> Da
 
 
 def write_items(items: pd.DataFrame, directory: Path) -> None:
-    """Write the vocabulary with the items' attributes."""
+    """Write the vocabulary with the items' attributes, a row an item, to `items.parquet`."""
     pq.write_table(pa.Table.from_pandas(items, preserve_index=False), directory / "items.parquet")
 
 
@@ -276,9 +285,9 @@ def read_items(directory: Path) -> pd.DataFrame:
     """
     try:
         items = pq.read_table(directory / "items.parquet").to_pandas()
-    except (OSError, pa.ArrowInvalid) as error:
+        return items.astype({"item_id": object})
+    except (OSError, pa.ArrowException, KeyError) as error:
         raise DataError(f"{directory / 'items.parquet'} is missing or damaged: {error}") from error
-    return items.astype({"item_id": object})
 
 
 def read_facts(directory: Path) -> dict[str, Any]:
@@ -289,13 +298,13 @@ def read_facts(directory: Path) -> dict[str, Any]:
     """
     path = directory / "dataset.json"
     if not path.is_file():
-        raise DataError(
-            f"{directory} is not a prepared dataset: it has no dataset.json; run `seqrec prepare` first"
-        )
+        raise DataError(f"{directory} is not a prepared dataset: it has no dataset.json; run `seqrec prepare` first")
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is damaged: {error}") from error
+        if not isinstance(facts, dict):
+            raise ValueError(f"expected an object, found {type(facts).__name__}")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged: {error}; prepare the dataset again") from error
     if facts.get("schema_version") != SCHEMA_VERSION:
         raise DataError(
             f"{path} has schema version {facts.get('schema_version')}, this release reads {SCHEMA_VERSION}; "
@@ -327,23 +336,48 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def _ordered_events(events: pd.DataFrame) -> pd.DataFrame:
+    """The events by user, time and row, ids as text, "" for no item."""
+    check_columns(list(events.columns), ["user_id", "item_id", "timestamp"], source="events")
+    if not len(events):
+        raise DataError("there are no events; expected at least one")
+    if not pd.api.types.is_integer_dtype(events["timestamp"]) or events["timestamp"].hasnans:
+        raise DataError(
+            f"events.timestamp must be whole seconds without gaps, got {events['timestamp'].dtype}; read the log with "
+            "read_events and clean it with clean_events"
+        )
+    ids = {name: as_text(events[name], name=name).to_numpy(dtype=object) for name in ("user_id", "item_id")}
+    events = events.assign(**ids)
+    if events["user_id"].isna().any():
+        raise DataError("events.user_id has missing ids; clean the log with clean_events")
+    order = [column for column in ("user_id", "timestamp", "row") if column in events]
+    return events.fillna({"item_id": ""}).sort_values(order, kind="stable", ignore_index=True)
+
+
 def _item_table(in_log: set[str], items: pd.DataFrame | None, vocabulary: Sequence[str]) -> pd.DataFrame:
     """One row an item: the old vocabulary in its order, then new raw ids in string order."""
     known = list(vocabulary)
-    described: set[str] = set()
-    if items is not None:
-        if "item_id" not in items:
-            raise DataError(f"the item table has no column item_id; found {list(items.columns)}")
-        doubled = items["item_id"][items["item_id"].duplicated()]
-        if len(doubled):
-            raise DataError(
-                f"the item table has item {doubled.iloc[0]!r} more than once; keep one row an item"
-            )
-        described = set(items["item_id"])
-    table = pd.DataFrame({"item_id": known + sorted((in_log | described) - set(known))}, dtype=object)
-    if items is not None:
-        table = table.merge(items.astype({"item_id": object}), on="item_id", how="left")
-    return table
+    if items is None:
+        items = pd.DataFrame({"item_id": []}, dtype=object)
+    check_columns(list(items.columns), ["item_id", *items.columns], source="the item table")
+    reserved = [name for name in _COUNTED if name in items]
+    if reserved:
+        raise DataError(f"the item table has the columns {reserved}, which the dataset makes itself; rename them")
+    ids = as_text(items["item_id"], name="item_id").to_numpy(dtype=object)
+    if pd.isna(ids).any():
+        raise DataError(f"the item table has no item_id in row {np.flatnonzero(pd.isna(ids))[0]}; give each item one")
+    doubled = ids[pd.Index(ids).duplicated()]
+    if len(doubled):
+        raise DataError(f"the item table has item {doubled[0]!r} more than once; keep one row an item")
+    table = pd.DataFrame({"item_id": known + sorted((in_log | set(ids)) - set(known))}, dtype=object)
+    table = table.merge(items.assign(item_id=ids).astype({"item_id": object}), on="item_id", how="left")
+    try:
+        # what training sees is then the same whether the dataset was just prepared or read again
+        return pa.Table.from_pandas(table, preserve_index=False).to_pandas().astype({"item_id": object})
+    except pa.ArrowException as error:
+        raise DataError(
+            f"a column of the item table mixes kinds of values: {'; '.join(map(str, error.args))}"
+        ) from error
 
 
 def _with_counts(table: pd.DataFrame, sequences: Sequences, split: Split) -> pd.DataFrame:
@@ -354,8 +388,26 @@ def _with_counts(table: pd.DataFrame, sequences: Sequences, split: Split) -> pd.
 
 
 def _sequence_table(dataset: Dataset) -> pa.Table:
-    sequences, offsets = dataset.sequences, pa.array(dataset.sequences.offsets.astype(np.int32))
+    sequences = dataset.sequences
+    offsets = pa.array(sequences.offsets)
     columns = {name: getattr(sequences, name) for name in _LISTS}
     columns |= {"parts": dataset.split.parts, "targets": dataset.split.targets}
-    lists = {name: pa.ListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()}
-    return pa.table({"user_id": pa.array(sequences.user_ids, type=pa.string()), **lists})
+    # large lists, since the offsets of ordinary ones end at 2^31 events
+    lists = {name: pa.LargeListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()}
+    return pa.table({"user_id": pa.array(sequences.user_ids, type=pa.large_string()), **lists})
+
+
+def _is_replaceable(directory: Path) -> bool:
+    return directory.is_dir() and ((directory / "dataset.json").is_file() or not any(directory.iterdir()))
+
+
+def _replace_directory(new: Path, directory: Path, old: Path) -> None:
+    """Move `new` to `directory`, and what was there to `old`; if that fails, it is put back."""
+    if directory.exists():
+        os.replace(directory, old)
+    try:
+        os.replace(new, directory)
+    except BaseException:
+        if old.exists():
+            os.replace(old, directory)
+        raise

@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -323,13 +324,12 @@ def _timeline_cuts(sequences: Sequences, config: SplitConfig, time_kind: str) ->
 
 
 def _start_seconds(start: str | None, name: str) -> int | None:
-    """Seconds UTC of an ISO time, rounded up to the first second at or after it; ConfigError for other text."""
+    """Whole seconds at or after an ISO time, UTC where it names no zone; ConfigError for anything else."""
     if start is None:
         return None
     try:
-        if not isinstance(start, str):
-            raise TypeError
-        return math.ceil(pd.Timestamp(start).timestamp())
+        moment = datetime.fromisoformat(start)
+        return math.ceil((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
     except (ValueError, TypeError) as error:
         raise ConfigError(f"split.{name} must be an ISO time such as 2024-03-01, got {start!r}") from error
 

@@ -22,7 +22,8 @@ from seqrec_jax.training.state import TrainState, evaluated_params
 SCHEMA_VERSION = 1
 _SCORE = "score"
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs a line for every file it touches
+# Orbax logs a line for every file it touches, and several tracebacks for an error that it then raises
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class CheckpointStore:
@@ -62,9 +63,17 @@ class CheckpointStore:
             best_mode="max",
         )
         try:
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=options,
+                item_handlers={
+                    "params": ocp.StandardCheckpointHandler(),
+                    "training": ocp.StandardCheckpointHandler(),
+                    "progress": ocp.JsonCheckpointHandler(),
+                },
+            )
         except OSError as error:
-            raise CheckpointError(f"cannot use {directory} for checkpoints: {error}") from error
+            raise CheckpointError(f"cannot use {directory} for checkpoints: {error.strerror or error}") from error
 
     @property
     def last_step(self) -> int | None:
@@ -73,7 +82,7 @@ class CheckpointStore:
 
     @property
     def best_step(self) -> int | None:
-        """Step of the best validated checkpoint; the last one where none was validated."""
+        """Step of the best validated checkpoint, of equal ones the later; the last where none was validated."""
         best = self._manager.best_step()
         return self.last_step if best is None else best
 
@@ -102,7 +111,7 @@ class CheckpointStore:
                 metrics=None if score is None else {_SCORE: score},
             )
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"cannot write checkpoint {step} to {self.directory}: {error}") from error
+            raise self._cannot_write(error) from error
 
     def wait(self) -> None:
         """Return when everything that `save` started is on disk.
@@ -113,7 +122,7 @@ class CheckpointStore:
         try:
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"cannot write checkpoints to {self.directory}: {error}") from error
+            raise self._cannot_write(error) from error
 
     def restore(self, like: TrainState, *, sharding: Sharding) -> tuple[TrainState, dict[str, Any]]:
         """The state and progress of the last checkpoint.
@@ -172,17 +181,26 @@ class CheckpointStore:
         return progress
 
     def close(self) -> None:
-        """Wait for writing to end and release the directory."""
-        self.wait()
-        self._manager.close()
+        """Wait for writing to end and release the directory.
+
+        Raises:
+          CheckpointError: writing failed.
+        """
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def _require(self, step: int | None) -> int:
         steps = self._manager.all_steps()
         if step is None or step not in steps:
-            wanted = "a whole checkpoint" if step is None else f"checkpoint {step}"
+            if not steps:
+                raise CheckpointError(
+                    f"{self.directory} has no whole checkpoint; the run was stopped before its first one was "
+                    "complete, or the path is wrong; train again"
+                )
             raise CheckpointError(
-                f"{self.directory} has no {wanted} (found steps {sorted(steps)}); the run was stopped before its "
-                "first checkpoint was complete, or the path is wrong; train again"
+                f"{self.directory} has no checkpoint of step {step}; there are those of steps {sorted(steps)}"
             )
         return step
 
@@ -190,10 +208,36 @@ class CheckpointStore:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())[:400]
             raise CheckpointError(
-                f"checkpoint {step} in {self.directory} does not fit this model, or is damaged: {reason}"
+                f"checkpoint {step} in {self.directory} does not fit this model, or is damaged: "
+                f"{self._misfit(step, items) or _short(error)}"
             ) from error
+
+    def _misfit(self, step: int, items: dict[str, Any]) -> str:
+        """Which parameters differ from those expected, empty where none does or the checkpoint cannot tell."""
+        if "params" not in items or (saved := self._manager.item_metadata(step)["params"]) is None:
+            return ""
+        there, here = _shapes(saved.tree), _shapes(items["params"].item)
+        names = [name for name in sorted({**there, **here}) if there.get(name) != here.get(name)]
+        texts = [f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here" for name in names]
+        return "; ".join(texts[:5]) + (f"; and {len(texts) - 5} more" if len(texts) > 5 else "")
+
+    def _cannot_write(self, error: Exception) -> CheckpointError:
+        full = "No space left on device" in str(error)
+        return CheckpointError(
+            f"cannot write a checkpoint to {self.directory}: {'the disk is full' if full else _short(error)}; the "
+            "checkpoints before are untouched, and the same command continues from the last one"
+        )
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes by dotted name."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _training_tree(state: TrainState) -> dict[str, Any]:
