@@ -33,12 +33,22 @@ def run(words: Sequence[str]) -> int:
             return 0
         print(f"seqrec: there is no verb {words[0]!r}\n{usage}", file=sys.stderr)
         return 2
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-    try:
-        return VERBS[words[0]](words[1:])
-    except SeqrecError as error:
-        print(f"seqrec {words[0]}: {error}", file=sys.stderr)
-        return 2
+    verb = words[0]
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        try:
+            return VERBS[verb](words[1:])
+        except SeqrecError as error:
+            print(f"seqrec {verb}: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:  # a disk that fills, a folder that cannot be read
+            print(f"seqrec {verb}: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print(f"seqrec {verb}: interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except SystemExit as end:  # argparse has already said why
+            return int(end.code or 0)
 
 
 def prepare(words: Sequence[str]) -> int:
@@ -46,9 +56,7 @@ def prepare(words: Sequence[str]) -> int:
     parser = _parser("prepare", prepare)
     _add_config(parser)
     parser.add_argument("--strict", action="store_true", help="any dropped row is an error")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a prepared dataset of the same place"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a prepared dataset of the same place")
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
     from seqrec_jax.data.cleaning import CleaningReport
@@ -83,7 +91,7 @@ def train(words: Sequence[str]) -> int:
         return INTERRUPTED
     print(
         f"trained    {progress.epoch} epochs in {progress.seconds:.0f} s; best {config.evaluation.metric} "
-        f"{progress.best_score:.4f} at step {progress.best_step} of the validation"
+        f"on the validation part {progress.best_score:.4f}, at step {progress.best_step}"
     )
     print(f"run        {run}")
     return 0
@@ -93,9 +101,7 @@ def evaluate(words: Sequence[str]) -> int:
     """Judge a checkpoint beside the baselines: table, metrics.json, per_user.parquet, report.html."""
     parser = _parser("evaluate", evaluate)
     _add_checkpoint(parser)
-    parser.add_argument(
-        "--dataset", help="another prepared dataset with the same items (default: the run's own)"
-    )
+    parser.add_argument("--dataset", help="another prepared dataset with the same items (default: the run's own)")
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
     from seqrec_jax.evaluation.protocol import EvaluationConfig
@@ -104,9 +110,7 @@ def evaluate(words: Sequence[str]) -> int:
     from seqrec_jax.training.run import read_run
 
     saved = read_run(options.checkpoint)[0].get("evaluation", {})
-    config = parse_config(
-        EvaluationConfig, values=saved, overrides=[_without_section(word) for word in overrides]
-    )
+    config = parse_config(EvaluationConfig, values=saved, overrides=[_without_section(word) for word in overrides])
     evaluation, reason = pipeline.evaluate_run(
         options.checkpoint, config, dataset_directory=options.dataset, step=options.step
     )
@@ -130,9 +134,7 @@ def recommend(words: Sequence[str]) -> int:
     who.add_argument("--all-users", action="store_true", help="every user of the run's dataset")
     who.add_argument("--history", nargs="+", help="raw item ids, the latest last")
     parser.add_argument("--k", type=int, default=10, help="length of a list (default 10)")
-    parser.add_argument(
-        "--seen-items", choices=("kept", "excluded"), default="kept", help="items of the history"
-    )
+    parser.add_argument("--seen-items", choices=("kept", "excluded"), default="kept", help="items of the history")
     parser.add_argument("--output", help="a .parquet or .csv file instead of the terminal")
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
@@ -172,13 +174,13 @@ def embed(words: Sequence[str]) -> int:
     parser = _parser("embed", embed)
     _add_checkpoint(parser)
     parser.add_argument(
-        "--output", required=True, help="folder for user_vectors.parquet and item_vectors.parquet"
+        "--output", required=True, help="folder for user_vectors.parquet, item_vectors.parquet and bilinear_weight.npy"
     )
     options = parser.parse_args(words)
     from seqrec_jax import pipeline
 
     paths = pipeline.embed_run(options.checkpoint, options.output, step=options.step)
-    print(f"written    {paths[0]}, {paths[1]}")
+    print(f"written    {', '.join(map(str, paths))}")
     return 0
 
 

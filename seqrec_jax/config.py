@@ -39,7 +39,8 @@ class DataConfig:
       columns: the log's own column names.
       separator: between the values of a text file; None goes by the file's ending.
       timestamp_unit: of numeric times.
-      items: table of items.
+      items: table of items; a column `title` is shown in lists, and `available_from` (a time) says from when an
+        item can be recommended, where the first event of the item would say too late.
       attributes: columns of the item table that a model may use.
       cleaning: what counts as a clean event.
       split: how the log is split.
@@ -66,6 +67,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.source is not None and self.reader == "simulator":
             raise ConfigError("data.reader simulator makes its own log; leave data.source out")
+        if self.reader is not None and (self.columns != Columns() or self.items.path or self.separator):
+            raise ConfigError(
+                f"data.reader {self.reader} knows its own columns and items; leave out data.columns, "
+                "data.separator and data.items, or data.reader"
+            )
 
 
 @dataclass(frozen=True)

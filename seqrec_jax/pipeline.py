@@ -32,8 +32,9 @@ from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.shop_world import ShopConfig
 from seqrec_jax.data.simulator import init_shop, simulate
 from seqrec_jax.data.splits import TRAIN, VALIDATION, evaluation_cases
+from seqrec_jax.data.timestamps import parse_timestamps
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
+from seqrec_jax.evaluation.protocol import EvaluationConfig, judge, mean_of_users
 from seqrec_jax.evaluation.report import render_report
 from seqrec_jax.evaluation.summary import Contender, Evaluation, evaluate, example_users
 from seqrec_jax.items.table import make_item_table
@@ -61,9 +62,9 @@ def prepare(config: ExperimentConfig, *, strict: bool = False, overwrite: bool =
     directory = Path(config.dataset_directory)
     if directory.exists() and not overwrite:
         raise DataError(f"{directory} exists; add --overwrite to prepare it anew, or set data.directory")
+    vocabulary, attribute_vocabulary = _earlier_vocabulary(data.vocabulary_from)
     raw, items, source = read_source(data)
     events, report = clean_events(raw, data.cleaning, strict=strict)
-    vocabulary, attribute_vocabulary = _earlier_vocabulary(data.vocabulary_from)
     dataset = prepare_dataset(
         events,
         name=config.name,
@@ -77,6 +78,7 @@ def prepare(config: ExperimentConfig, *, strict: bool = False, overwrite: bool =
         vocabulary=vocabulary,
         attribute_vocabulary=attribute_vocabulary,
     )
+    _available_from(dataset)  # so that a wrong column shows now, and not after training
     write_dataset(dataset, directory, overwrite=overwrite)
     return dataset
 
@@ -94,13 +96,12 @@ def read_source(data: DataConfig) -> tuple[RawEvents, pd.DataFrame | None, dict[
         columns = {"behavior": "behavior", "session_id": "session_id", "value": "value"}
         raw = read_events(shop.events, type(data.columns)(**columns), timestamp_unit="s")
         return raw, shop.items, source
+    if data.reader is not None and data.reader not in READERS:
+        raise ConfigError(f"data.reader {data.reader!r} is unknown; there are {', '.join([*READERS, 'simulator'])}")
     if data.source is None:
-        raise ConfigError("data.source is not set; give the path of the log, or data.reader simulator")
+        what = "the path of the log, or data.reader simulator" if data.reader is None else f"where {data.reader} lies"
+        raise ConfigError(f"data.source is not set; give {what}")
     if data.reader is not None:
-        if data.reader not in READERS:
-            raise ConfigError(
-                f"data.reader {data.reader!r} is unknown; there are {', '.join([*READERS, 'simulator'])}"
-            )
         public = READERS[data.reader](data.source)
         return public.events, public.items, {"reader": data.reader, "fingerprint": public.events.fingerprint}
     raw = read_events(data.source, data.columns, separator=data.separator, timestamp_unit=data.timestamp_unit)
@@ -135,9 +136,7 @@ def train_run(
     weights = behavior_weights(config, dataset)
     params = jax.jit(model.init)(jax.random.key(config.training.seed))
     if config.training.warm_start is not None:
-        params = warm_start_params(
-            config.training.warm_start, dataset, like=params, seed=config.training.seed
-        )
+        params = warm_start_params(config.training.warm_start, dataset, like=params, seed=config.training.seed)
     cases = evaluation_cases(
         dataset.sequences, dataset.split, stage="validation", **_case_options(config.evaluation, dataset)
     )
@@ -160,7 +159,7 @@ def train_run(
 
     def validate(params: Any) -> dict[str, float]:
         judged = judge(recommender.with_params(params), cases, config=config.evaluation)
-        return {name: float(np.nanmean(values)) for name, values in judged.per_user.items() if name != "rank"}
+        return {name: mean_of_users(values) for name, values in judged.per_user.items() if name != "rank"}
 
     progress = train(
         model,
@@ -201,7 +200,7 @@ def evaluate_run(
       The evaluation, and why no report was written (None where it was).
 
     Raises:
-      CheckpointError: no run, or a checkpoint over another vocabulary.
+      CheckpointError: no run, a checkpoint over another vocabulary, or a place that cannot be written.
       DataError: the dataset is missing, was changed, or has nobody to evaluate.
     """
     run = Path(run)
@@ -215,10 +214,9 @@ def evaluate_run(
                 f"{dataset_directory} numbers its items differently from {run}; prepare it with "
                 f"--data.vocabulary_from {run}, and train on it with training.warm_start {run} if it has new items"
             )
+        _check_behaviors(dataset, facts, run)
     recommender = Recommender.load(run, step=step)
-    cases = evaluation_cases(
-        dataset.sequences, dataset.split, stage=config.stage, **_case_options(config, dataset)
-    )
+    cases = evaluation_cases(dataset.sequences, dataset.split, stage=config.stage, **_case_options(config, dataset))
     rankers = baseline_rankers(
         _known_events(dataset, config.stage), num_items=dataset.num_items, time_kind=dataset.time_kind
     )
@@ -227,17 +225,16 @@ def evaluate_run(
     contenders += [Contender(ceiling, "ceiling")] if ceiling is not None else []
     evaluation = evaluate(contenders, dataset, cases, config=config)
     log = read_log(run)
+    settings = {**settings, "evaluation": config_dict(config)}
     evaluation.result.update(run=run.name, model=_model_facts(recommender, settings, log), config=settings)
     reason = None
     try:
         (run / "metrics.json").write_text(
-            json.dumps(evaluation.result, indent=1, ensure_ascii=False), encoding="utf-8"
+            json.dumps(evaluation.result, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8"
         )
         evaluation.per_user.to_parquet(run / "per_user.parquet", index=False)
         examples = example_users(evaluation, dataset, cases)
-        (run / "report.html").write_text(
-            render_report(evaluation.result, log=log, examples=examples), encoding="utf-8"
-        )
+        (run / "report.html").write_text(render_report(evaluation.result, log=log, examples=examples), encoding="utf-8")
     except MissingExtraError as error:
         reason = str(error)
     except OSError as error:
@@ -245,29 +242,32 @@ def evaluate_run(
     return evaluation, reason
 
 
-def embed_run(run: str | Path, output: str | Path, *, step: int | None = None) -> tuple[Path, Path]:
-    """Write v_x of every user and v_y of every item with raw ids to `user_vectors.parquet` and `item_vectors.parquet`.
+def embed_run(run: str | Path, output: str | Path, *, step: int | None = None) -> tuple[Path, Path, Path]:
+    """Write the vectors for other systems, a row a raw id, and the W between them.
 
-    A user's vector is that of the whole history in the run's dataset.
+    `user_vectors.parquet` (user_id, vector) has v_x of every user after the whole history in the run's dataset,
+    zeros without history; `item_vectors.parquet` (item_id, vector) has v_y of every item, zeros where the model
+    cannot rank it; `bilinear_weight.npy` is W `[D, E]`, so that the score is `v_x @ W @ v_y`.
+
+    Returns:
+      The three paths.
 
     Raises:
-      CheckpointError, DataError: as `evaluate_run`.
+      CheckpointError: as `Recommender.load`.
+      DataError: the dataset is missing or was changed, or the output cannot be written.
     """
     _, facts, _ = read_run(run)
     dataset = read_dataset(facts["directory"], fingerprint=facts["fingerprint"])
     recommender = Recommender.load(run, step=step)
     output = Path(output)
-    paths = output / "user_vectors.parquet", output / "item_vectors.parquet"
+    paths = output / "user_vectors.parquet", output / "item_vectors.parquet", output / "bilinear_weight.npy"
+    users, items = recommender.user_vectors(dataset.sequences), recommender.item_vectors()[1:]
     try:
         output.mkdir(parents=True, exist_ok=True)
-        users = list(recommender.user_vectors(dataset.sequences))
-        pd.DataFrame({"user_id": dataset.sequences.user_ids, "vector": users}).to_parquet(
-            paths[0], index=False
-        )
-        vectors = list(recommender.item_vectors()[1:])
-        pd.DataFrame({"item_id": dataset.items["item_id"], "vector": vectors}).to_parquet(
-            paths[1], index=False
-        )
+        user_table = pd.DataFrame({"user_id": dataset.sequences.user_ids, "vector": list(users)})
+        user_table.to_parquet(paths[0], index=False)
+        pd.DataFrame({"item_id": dataset.items["item_id"], "vector": list(items)}).to_parquet(paths[1], index=False)
+        np.save(paths[2], recommender.project(np.eye(users.shape[1], dtype=np.float32)))
     except OSError as error:
         raise DataError(f"cannot write vectors to {output}: {error.strerror or error}") from error
     return paths
@@ -293,9 +293,7 @@ def behavior_weights(config: ExperimentConfig, dataset: Dataset) -> np.ndarray:
     """
     unknown = set(config.training.behavior_weights) - set(dataset.behaviors)
     if unknown:
-        raise ConfigError(
-            f"training.behavior_weights names {sorted(unknown)}, the log has {list(dataset.behaviors)}"
-        )
+        raise ConfigError(f"training.behavior_weights names {sorted(unknown)}, the log has {list(dataset.behaviors)}")
     targets = dataset.split.config.target_behaviors or dataset.behaviors
     return np.array(
         [config.training.behavior_weights.get(name, 1.0) * (name in targets) for name in dataset.behaviors],
@@ -316,11 +314,7 @@ def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int) -> An
             f"the dataset does not begin with the {len(old)} items of {run}; prepare it with "
             f"--data.vocabulary_from {run}"
         )
-    if list(dataset.behaviors) != facts["behaviors"]:
-        raise CheckpointError(
-            f"{run} was trained with the behaviours {facts['behaviors']}, the dataset has {list(dataset.behaviors)}; "
-            "set data.cleaning.behaviors to the former"
-        )
+    _check_behaviors(dataset, facts, run)
     earlier = Recommender.load(run)
     params = extend_item_rows(
         earlier.params,
@@ -330,10 +324,16 @@ def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int) -> An
     )
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (params, like)]
     if shapes[0] != shapes[1]:
-        raise CheckpointError(
-            f"the model of {run} has other parameters than this configuration; use its model section"
-        )
+        raise CheckpointError(f"the model of {run} has other parameters than this configuration; use its model section")
     return params
+
+
+def _check_behaviors(dataset: Dataset, facts: dict[str, Any], run: str | Path) -> None:
+    if list(dataset.behaviors) != facts["behaviors"]:
+        raise CheckpointError(
+            f"{run} was trained with the behaviours {facts['behaviors']}, the dataset has {list(dataset.behaviors)}; "
+            "set data.cleaning.behaviors to the former"
+        )
 
 
 def _earlier_vocabulary(directory: str | None) -> tuple[list[str], AttributeVocabulary | None]:
@@ -344,17 +344,31 @@ def _earlier_vocabulary(directory: str | None) -> tuple[list[str], AttributeVoca
 
 
 def _case_options(config: EvaluationConfig, dataset: Dataset) -> dict[str, Any]:
-    available = None
-    if "available_from" in dataset.items:
-        seconds = pd.to_numeric(dataset.items["available_from"]).fillna(np.iinfo(np.int64).min)
-        first = np.minimum(seconds.to_numpy().astype(np.int64), dataset.items["first_timestamp"].to_numpy())
-        available = np.concatenate([[0], first])
     return {
         "num_items": dataset.num_items,
-        "available_from": available,
+        "available_from": _available_from(dataset),
         "first_target_only": config.first_target_only,
         "min_history": config.min_history,
     }
+
+
+def _available_from(dataset: Dataset) -> np.ndarray | None:
+    """`[V+1]` seconds from which each item can be recommended, None where the item table does not say."""
+    if "available_from" not in dataset.items:
+        return None
+    written = dataset.items["available_from"]
+    seconds = parse_timestamps(written, name="available_from", source="the item table")
+    wrong = (seconds.isna() & written.notna()).to_numpy()
+    if wrong.any():
+        raise DataError(
+            f"the item table's column available_from has {written[wrong].iloc[0]!r}, which is no time; it says from "
+            "when an item can be recommended: use seconds or ISO times, or name the column otherwise"
+        )
+    # an item that was in the log earlier was there earlier; one without a time always was
+    first = np.minimum(
+        seconds.fillna(np.iinfo(np.int64).min).to_numpy(dtype=np.int64), dataset.items["first_timestamp"].to_numpy()
+    )
+    return np.concatenate([[0], first])
 
 
 def _known_events(dataset: Dataset, stage: str) -> Sequences:
@@ -366,21 +380,19 @@ def _known_events(dataset: Dataset, stage: str) -> Sequences:
 
 
 def _ceiling(dataset: Dataset, config: EvaluationConfig) -> Ranker | None:
-    """The simulated shop's own optimum, where it is exact: the next event of any behaviour, from the whole log."""
+    """The simulated shop's own optimum, where it is exact: the next event of any behaviour, from all before it."""
     if dataset.source.get("reader") != "simulator" or not config.first_target_only:
+        return None
+    if dataset.split.config.rule in ("item_holdout", "random_ratio"):
         return None
     if dataset.split.config.target_behaviors or sum((dataset.cleaning or {}).get("dropped", {}).values()):
         return None
     world, _ = init_shop(parse_config(ShopConfig, values=dataset.source["shop"]), dataset.source["seed"])
     bayes = BayesFilter(world, list(dataset.items["item_id"]))
-    return Ranker(
-        "Bayes filter (optimum)", lambda histories: bayes.scores(histories, behaviors=dataset.behaviors)
-    )
+    return Ranker("Bayes filter (optimum)", lambda histories: bayes.scores(histories, behaviors=dataset.behaviors))
 
 
-def _model_facts(
-    recommender: Recommender, settings: dict[str, Any], log: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _model_facts(recommender: Recommender, settings: dict[str, Any], log: list[dict[str, Any]]) -> dict[str, Any]:
     leaves = jax.tree.leaves(recommender.params)
     end: dict[str, Any] = next((row for row in reversed(log) if row["kind"] == "end"), {})
     chunks = [row for row in log if row["kind"] == "train"]

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from seqrec_jax.data.batches import Batch, history_batch
 from seqrec_jax.data.features import AttributeVocabulary
+from seqrec_jax.data.files import as_text
 from seqrec_jax.data.sequences import Sequences, pad_sequences
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.items import ItemTable
@@ -101,6 +102,7 @@ class Recommender:
             return jnp.where(jnp.any(v_y != 0, axis=1)[None, :], scored, -jnp.inf)
 
         self._item_vectors, self._user_vectors, self._scores = item_vectors, user_vectors, scores
+        self._project = jax.jit(model.project)
 
     @classmethod
     def load(cls, run: str | Path, *, step: int | None = None) -> Recommender:
@@ -121,8 +123,10 @@ class Recommender:
         )
         store = CheckpointStore(Path(run) / "checkpoints", read_only=True)
         shapes = jax.eval_shape(model.init, jax.random.key(0))
-        params, _ = store.restore_params(shapes, step=step, sharding=replicated(make_mesh(1)))
-        store.close()
+        try:
+            params, _ = store.restore_params(shapes, step=step, sharding=replicated(make_mesh(1)))
+        finally:
+            store.close()
         return cls(
             model,
             params,
@@ -159,50 +163,66 @@ class Recommender:
         """`[V+1, E]` float32 v_y of each item."""
         return np.asarray(self._item_vectors(self.params))
 
-    def histories(
-        self, histories: Sequence[pd.DataFrame], user_ids: Sequence[str]
-    ) -> tuple[Sequences, list[str]]:
+    def project(self, v_x: Float[np.ndarray, "U D"]) -> Float[np.ndarray, "U E"]:
+        """`[U, E]` float32 v_xᵀ W: its product with an item's vector is the item's score."""
+        return np.asarray(self._project(self.params, jnp.asarray(v_x)))
+
+    def histories(self, histories: Sequence[pd.DataFrame], user_ids: Sequence[str]) -> tuple[Sequences, list[str]]:
         """Sequences from raw events, and the raw item ids that the catalogue does not have, which are skipped.
 
         Args:
-          histories: one frame a user in order of time, with `item_id` (raw) and optionally `behavior` and
-            `timestamp` (seconds).
+          histories: one frame a user in order of time, with `item_id` (raw) and, in all of them or in none,
+            `behavior` and `timestamp` (whole seconds UTC). Without them every event is of the first behaviour,
+            at the time of the dataset's first event.
           user_ids: one a frame.
 
         Raises:
-          DataError: a behaviour that the model was not trained with, or a missing column.
+          DataError: no item_id, a behaviour that the model was not trained with, or times that are no whole seconds
+            or not in order.
         """
         for history in histories:
             if "item_id" not in history:
                 raise DataError(f"a history needs the column item_id, found {list(history.columns)}")
         sizes = [len(history) for history in histories]
-        events = pd.concat([*histories, pd.DataFrame({"item_id": []}, dtype=object)], ignore_index=True)
-        raw = events["item_id"].astype(str)
-        item_ids = (pd.Index(self.items["item_id"]).get_indexer(pd.Index(raw, dtype=object)) + 1).astype(
-            np.int32
-        )
-        names = (
-            events["behavior"] if "behavior" in events else pd.Series(self.behaviors[0], index=events.index)
-        )
-        codes = pd.Index(self.behaviors).get_indexer(pd.Index(names, dtype=object))
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        filled = [history for history in histories if len(history)]
+        events = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame({"item_id": []}, dtype=object)
+        raw = as_text(events["item_id"], name="item_id").fillna("").to_numpy(dtype=object)
+        item_ids = (pd.Index(self.items["item_id"]).get_indexer(pd.Index(raw)) + 1).astype(np.int32)
+        codes = np.zeros(len(events), dtype=np.int64)
+        if "behavior" in events:
+            codes = pd.Index(self.behaviors, dtype=object).get_indexer(events["behavior"].astype(object))
         if (codes < 0).any():
-            raise DataError(
-                f"behaviour {names[codes < 0].iloc[0]!r} is unknown to the model; it knows {list(self.behaviors)}"
-            )
-        times = (
-            events["timestamp"]
-            if "timestamp" in events
-            else pd.Series(self._first_timestamp, index=events.index)
-        )
+            unknown = events["behavior"][codes < 0].iloc[0]
+            raise DataError(f"behaviour {unknown!r} is unknown to the model; it knows {list(self.behaviors)}")
         sequences = Sequences(
             user_ids=np.asarray(user_ids, dtype=object),
-            offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            offsets=offsets,
             item_ids=item_ids,
-            timestamps=times.to_numpy(dtype=np.int64),
+            timestamps=self._seconds(events, offsets),
             behaviors=codes.astype(np.int8),
             values=np.full(len(item_ids), np.nan, dtype=np.float32),
         )
         return sequences.select_events(item_ids > 0), sorted(set(raw[item_ids == 0]))
+
+    def _seconds(self, events: pd.DataFrame, offsets: np.ndarray) -> np.ndarray:
+        """`[N]` int64 times of raw events, which must rise within each user."""
+        if "timestamp" not in events:
+            return np.full(len(events), self._first_timestamp, dtype=np.int64)
+        numbers = pd.to_numeric(events["timestamp"], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        if pd.api.types.is_datetime64_any_dtype(events["timestamp"].dtype) or (numbers != np.floor(numbers)).any():
+            wrong = events["timestamp"][numbers != np.floor(numbers)]
+            found = events["timestamp"].dtype if wrong.empty else wrong.iloc[0]
+            raise DataError(f"a history's timestamp must be whole seconds UTC, found {found}")
+        seconds = numbers.astype(np.int64)
+        falls = np.diff(seconds) < 0
+        falls[offsets[(offsets > 0) & (offsets < len(seconds))] - 1] = False  # between two users
+        if falls.any():
+            raise DataError(
+                f"a history must be in order of time, found {seconds[:-1][falls][0]} before {seconds[1:][falls][0]}; "
+                "sort it by timestamp"
+            )
+        return seconds
 
     def recommend(
         self,
@@ -216,7 +236,8 @@ class Recommender:
         """The best k items for a history, or for each of many.
 
         Args:
-          history: raw item ids in order of time; or a frame as in `histories`; or the sequences of many users.
+          history: raw item ids in order of time; or a frame as in `histories`, of many users where it has a column
+            `user_id`; or the sequences of many users.
           k: length of a list; it is shorter where the catalogue has fewer items to give.
           seen_items: excluded leaves out the items of the whole history.
           reranking: preferences and shop rules applied to the best candidates; None for none.
@@ -226,22 +247,32 @@ class Recommender:
           The lists.
 
         Raises:
-          ConfigError: k < 1.
-          DataError: as `histories`.
+          ConfigError: k < 1, or an unknown seen_items.
+          DataError: no user, or as `histories`.
         """
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
+        if seen_items not in get_args(SeenItems):
+            raise ConfigError(f"seen_items must be one of {', '.join(get_args(SeenItems))}, got {seen_items!r}")
+        k = min(k, len(self.items))
         unknown: list[str] = []
         if isinstance(history, Sequences):
             users = history
+        elif isinstance(history, pd.DataFrame) and "user_id" in history:
+            names = as_text(history["user_id"], name="user_id").to_numpy(dtype=object)
+            frames = dict(list(history.groupby(names, sort=False)))
+            users, unknown = self.histories(list(frames.values()), list(frames))
         else:
             frame = history if isinstance(history, pd.DataFrame) else pd.DataFrame({"item_id": list(history)})
             users, unknown = self.histories([frame], ["history"])
+        if not users.num_users:
+            raise DataError("there is no user to recommend to")
+        reranking = reranking or RerankConfig()
         rerank = make_reranker(
-            reranking or RerankConfig(), items=self.items, item_vectors=self.item_vectors()
+            reranking, items=self.items, item_vectors=self.item_vectors() if reranking.diversity else None
         )
         # a default config changes nothing, so it needs no candidates beyond the list
-        num_candidates = k if reranking in (None, RerankConfig()) else max(CANDIDATES, 2 * k)
+        num_candidates = k if reranking == RerankConfig() else max(CANDIDATES, 2 * k)
         now = int(time.time()) if now is None else now
         priority = catalogue_order(len(self.items), jax.random.key(0))
         tables = []

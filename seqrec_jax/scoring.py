@@ -107,8 +107,7 @@ def bilinear_scores(
     >>> bilinear_scores(jnp.array([[1.0, 2.0]]), None, jnp.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]))
     Array([[0., 1., 3.]], dtype=float32)
     """
-    projected = _fitting(project(v_x, weight), v_y)
-    return _all_scores(projected, jnp.asarray(v_y))
+    return _all_scores(_fitting(project(v_x, weight), v_y), jnp.asarray(v_y))
 
 
 def pair_scores(v_x: Float[Array, "*B D"], weight: BilinearWeight, v_y: Float[Array, "*B E"]) -> Float[Array, "*B"]:
@@ -130,7 +129,7 @@ def pair_scores(v_x: Float[Array, "*B D"], weight: BilinearWeight, v_y: Float[Ar
     """
     projected, v_y = project(v_x, weight), jnp.asarray(v_y)
     if projected.shape != v_y.shape:
-        raise ShapeError(f"v_xᵀ W of shape {projected.shape} and v_y of shape {v_y.shape} must be the same shape")
+        raise ShapeError(f"v_y has shape {v_y.shape}, expected that of v_xᵀ W, {projected.shape}")
     return jnp.einsum("...e,...e->...", projected, v_y, preferred_element_type=_score_dtype(projected, v_y))
 
 
@@ -160,10 +159,7 @@ def candidate_scores(
     """
     projected, candidate_ids = _fitting(project(v_x, weight), v_y), jnp.asarray(candidate_ids)
     if candidate_ids.shape[:-1] != projected.shape[:-1]:
-        raise ShapeError(
-            f"candidate_ids of shape {candidate_ids.shape} must have the leading axes of v_x, "
-            f"{projected.shape[:-1]}, and one axis N more"
-        )
+        raise ShapeError(f"candidate_ids has shape {candidate_ids.shape}, expected {projected.shape[:-1]} + (N,)")
     vectors = jnp.asarray(v_y)[candidate_ids]
     dtype = _score_dtype(projected, vectors)
     return jnp.einsum("...e,...ne->...n", projected, vectors, preferred_element_type=dtype)
@@ -365,11 +361,9 @@ def top_k(
         new = _first_k(_hide(scores, ids, allowed, excluded), ids, priority[jnp.abs(ids)], k)
         return _merge(best, new, priority), None
 
-    shape = (projected.shape[0], _check_at_least_1("k", k))
-    empty = TopK(
-        jnp.zeros_like(zero, shape=shape, dtype=jnp.int32),
-        jnp.full_like(zero, -jnp.inf, shape=shape, dtype=_score_dtype(projected, v_y)),
-    )
+    shape, dtype = (projected.shape[0], _check_at_least_1("k", k)), _score_dtype(projected, v_y)
+    no_ids = jnp.zeros_like(zero, shape=shape, dtype=jnp.int32)
+    empty = TopK(no_ids, jnp.full_like(zero, -jnp.inf, shape=shape, dtype=dtype))
     return jax.lax.scan(visit, empty, jnp.arange(num_tiles, dtype=jnp.int32))[0]
 
 
@@ -472,9 +466,7 @@ def _zero_of(*arrays: Array | None) -> Array:
 
 def _fitting(projected: Array, v_y: Array) -> Array:
     if jnp.ndim(v_y) != 2 or projected.shape[-1] != jnp.shape(v_y)[1]:
-        raise ShapeError(
-            f"v_y of shape {jnp.shape(v_y)} must be [V+1, E] with E = {projected.shape[-1]}, that of v_xᵀ W"
-        )
+        raise ShapeError(f"v_y has shape {jnp.shape(v_y)}, expected [V+1, E] with E = {projected.shape[-1]}")
     return projected
 
 

@@ -1,14 +1,20 @@
 """Eight simulated devices, strict dtypes and ranks, for every test."""
 
+from __future__ import annotations
+
 import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import pytest
+
+if TYPE_CHECKING:
+    from tiny import TinyRun
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -22,3 +28,20 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"public data sets are not at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """A small simulated shop, prepared, trained and evaluated once for all tests."""
+    from tiny import TinyRun, tiny_config, write_config
+
+    from seqrec_jax import pipeline
+
+    folder = tmp_path_factory.mktemp("tiny")
+    config = tiny_config(folder)
+    write_config(config, folder / "tiny.yaml")
+    pipeline.prepare(config)
+    with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic mixes types
+        run, _ = pipeline.train_run(config, show_progress=False, runs=folder / "runs")
+    pipeline.evaluate_run(run, config.evaluation)
+    return TinyRun(folder, config)

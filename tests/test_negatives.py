@@ -66,7 +66,7 @@ def test_the_correction_brings_sampled_softmax_to_the_full_one():
     v, v_y = (jnp.asarray(0.7 * rng.normal(size=shape), dtype=jnp.float32) for shape in ((4, 6), (31, 6)))
     targets = jnp.array([1, 5, 9, 30], dtype=jnp.int32)
     sampler = negatives.popularity_sampler(np.arange(31) + 1.0)
-    drawn = negatives.sample_negatives(sampler, (50_000,), jax.random.key(2))
+    drawn = negatives.sample_negatives(sampler, (20_000,), jax.random.key(2))
 
     def gradient(corrected):
         log_q = (drawn.log_q, sampler.log_q[targets]) if corrected else (None, None)
@@ -78,7 +78,7 @@ def test_the_correction_brings_sampled_softmax_to_the_full_one():
                 )
             )
 
-        return jax.grad(total)(v)
+        return jax.jit(jax.grad(total))(v)
 
     def full_but_target(v):
         # with N negatives the target's own term is one of N + 1, the rest estimates N times the mean over q
@@ -89,7 +89,7 @@ def test_the_correction_brings_sampled_softmax_to_the_full_one():
 
     expected = jax.grad(full_but_target)(v)
     error, uncorrected = (float(jnp.abs(gradient(way) - expected).max()) for way in (True, False))
-    assert error < 0.03 < 3 * 0.03 < uncorrected
+    assert 3 * error < 0.15 < uncorrected
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """Hash of everything that decides a figure: ids, order, behaviours, times, split and item attributes."""
         rules = [SCHEMA_VERSION, self.behaviors, self.time_kind, self.split.to_dict(), self.attributes.to_dict()]
-        digest = hashlib.sha256(json.dumps(rules).encode())
-        digest.update("\0".join([*self.items["item_id"], "", *self.sequences.user_ids]).encode())
+        digest = hashlib.sha256(json.dumps([*rules, list(self.sequences.user_ids)]).encode())
         for name in ("offsets", *_LISTS):
             digest.update(getattr(self.sequences, name).tobytes())
         digest.update(self.split.parts.tobytes())
@@ -146,7 +145,9 @@ def prepare_dataset(
     if behaviors is None:
         behaviors = sorted(events["behavior"].dropna().unique())
     if len(behaviors) > _MOST_BEHAVIORS:
-        raise DataError(f"there are {len(behaviors)} behaviours, at most {_MOST_BEHAVIORS} fit; is it their column?")
+        raise DataError(
+            f"there are {len(behaviors)} behaviours, at most {_MOST_BEHAVIORS} fit; is it the right column?"
+        )
     codes = pd.Index(behaviors, dtype=object).get_indexer(events["behavior"].astype(object))
     if (codes < 0).any():
         raise DataError(f"behaviour {events['behavior'][codes < 0].iloc[0]!r} is not one of {list(behaviors)}")
@@ -256,7 +257,7 @@ def read_dataset(directory: str | Path, *, fingerprint: str | None = None) -> Da
             source=facts["source"],
         )
         written = facts["fingerprint"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{directory / 'dataset.json'} is damaged: {error!r}; prepare the dataset again") from error
     found = dataset.fingerprint
     if found != written:
@@ -357,6 +358,8 @@ def _ordered_events(events: pd.DataFrame) -> pd.DataFrame:
 def _item_table(in_log: set[str], items: pd.DataFrame | None, vocabulary: Sequence[str]) -> pd.DataFrame:
     """One row an item: the old vocabulary in its order, then new raw ids in string order."""
     known = list(vocabulary)
+    if len(set(known)) < len(known):
+        raise DataError(f"the earlier vocabulary has {len(known)} ids, only {len(set(known))} of them distinct")
     if items is None:
         items = pd.DataFrame({"item_id": []}, dtype=object)
     check_columns(list(items.columns), ["item_id", *items.columns], source="the item table")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ from seqrec_jax.scoring import UNREACHABLE, Ranks, TopK, catalogue_order, ranks_
 SCORE_BYTES = 512 * 2**20
 """Most memory that the scores of one tile of users take."""
 
+SeenItems = Literal["kept", "excluded"]
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -28,7 +30,7 @@ class EvaluationConfig:
 
     Attributes:
       stage: test or validation.
-      metric: the figure that decides, such as ndcg@10.
+      metric: the figure that decides, such as ndcg@10; one of which more is better.
       cutoffs: list lengths K of the metrics at k.
       seen_items: kept, or excluded: items of the history are then not recommended, and a target among them is
         a miss.
@@ -41,21 +43,24 @@ class EvaluationConfig:
     stage: Stage = "test"
     metric: str = "ndcg@10"
     cutoffs: tuple[int, ...] = (5, 10, 20)
-    seen_items: Literal["kept", "excluded"] = "kept"
+    seen_items: SeenItems = "kept"
     first_target_only: bool = False
     min_history: int = 1
     num_resamples: int = 2000
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, kind in (("stage", Stage), ("seen_items", SeenItems)):
+            if (value := getattr(self, name)) not in get_args(kind):
+                raise ConfigError(f"evaluation.{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
         if not self.cutoffs or min(self.cutoffs) < 1:
             raise ConfigError(f"evaluation.cutoffs must be list lengths of at least 1, got {self.cutoffs}")
-        if self.metric not in (known := metric_names(self.cutoffs)):
-            raise ConfigError(
-                f"evaluation.metric is {self.metric!r}; with these cutoffs it can be {', '.join(known)}"
-            )
-        if self.min_history < 0:
-            raise ConfigError(f"evaluation.min_history must not be negative, got {self.min_history}")
+        # training keeps the checkpoint with the largest figure, so it must be one of which more is better
+        if self.metric not in (known := [name for name in metric_names(self.cutoffs) if name != "mean_rank"]):
+            raise ConfigError(f"evaluation.metric is {self.metric!r}; with these cutoffs it can be {', '.join(known)}")
+        for name, least in (("min_history", 0), ("num_resamples", 100), ("seed", 0)):
+            if (value := getattr(self, name)) < least:
+                raise ConfigError(f"evaluation.{name} must be at least {least}, got {value}")
 
 
 class Ranker(Protocol):
@@ -77,14 +82,15 @@ class Judged(NamedTuple):
 
     Attributes:
       name: of the ranker.
-      per_user: U rows: ranks of the first target and one column a metric, nan where it is undefined.
+      per_user: U rows: `rank` of the first target, missing where it cannot be ranked, and a column of each of
+        `metric_names`, nan where it is undefined.
       lists: `[U, K]` int32 recommended item ids, K the largest cutoff, 0 = none.
       list_scores: `[U, K]` float32 their scores.
       ranks: `[..]` int32 rank of every target, `UNREACHABLE` where it cannot be ranked.
       tied_targets: targets that share their score with another candidate.
       best: the deciding metric's mean if every tie were won.
       worst: the deciding metric's mean if every tie were lost.
-      seconds: wall time of scoring, ranking and measuring, without compilation.
+      seconds: wall time of scoring, ranking and measuring all users, without compilation.
     """
 
     name: str
@@ -128,15 +134,16 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig) -
     num_items = len(cases.candidates) - 1
     num_users = len(cases.users)
     tile = int(max(1, min(256, SCORE_BYTES // (4 * (num_items + 1)))))
+    starts = range(0, num_users, tile)
     priority = catalogue_order(num_items, jax.random.key(config.seed))
     allowed = jnp.asarray(cases.candidates)
     width = int(cases.histories.lengths.max(initial=1)) if config.seen_items == "excluded" else 0
-    measured, first_seconds = [], 0.0
-    started = time.monotonic()
-    for start in range(0, num_users, tile):
-        users = np.minimum(
-            np.arange(start, start + tile), num_users - 1
-        )  # the last user fills up the last tile
+    measured: dict[int, tuple[Ranks, dict[str, np.ndarray], TopK]] = {}
+    seconds = []
+    # the first tile compiles, so its time says nothing; where it is the only one it goes through twice
+    for start in starts if len(starts) > 1 else (0, 0):
+        started = time.monotonic()
+        users = np.minimum(np.arange(start, start + tile), num_users - 1)  # the last user fills up the last tile
         histories = cases.histories.select_users(users)
         scores = ranker.scores(histories)
         if scores.shape != (tile, num_items + 1):
@@ -148,32 +155,42 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig) -
         targets = np.pad(targets, ((0, tile - len(targets)), (0, 0)))
         excluded = pad_sequences(histories, length=width) if width else None
         result = _measure_tile(
-            jnp.asarray(scores), targets, priority, allowed, excluded, cutoffs=config.cutoffs
+            jnp.asarray(scores), targets, priority, allowed, excluded, cutoffs=config.cutoffs, metric=config.metric
         )
-        measured.append(jax.tree.map(partial(_first_rows, count=num_users - start), result))
-        if start == 0:
-            first_seconds = time.monotonic() - started
-    seconds = time.monotonic() - started
-    if len(measured) > 1:  # the first tile compiles
-        seconds = (seconds - first_seconds) * num_users / (num_users - tile)
-    ranks, columns, lists = jax.tree.map(lambda *tiles: np.concatenate(tiles), *measured)
+        measured[start] = jax.tree.map(partial(_first_rows, count=num_users - start), result)
+        seconds.append(time.monotonic() - started)
+    ranks, columns, lists = jax.tree.map(lambda *tiles: np.concatenate(tiles), *measured.values())
     real = np.arange(ranks.ranks.shape[1])[None, :] < cases.num_targets[:, None]
-    name, k = config.metric.split("@") if "@" in config.metric else (config.metric, "0")
-    per_user = pd.DataFrame({"rank": ranks.ranks[:, 0], **columns})
+    first = pd.arrays.IntegerArray(ranks.ranks[:, 0], ranks.ranks[:, 0] == UNREACHABLE)
     return Judged(
         name=ranker.name,
-        per_user=per_user,
+        per_user=pd.DataFrame({"rank": first, **{name: columns[name] for name in metric_names(config.cutoffs)}}),
         lists=lists.item_ids,
         list_scores=lists.scores,
         ranks=ranks.ranks[real],
         tied_targets=int((ranks.worst > ranks.best)[real].sum()),
-        best=_bound(name, int(k), ranks.best, real, per_user[config.metric]),
-        worst=_bound(name, int(k), ranks.worst, real, per_user[config.metric]),
-        seconds=seconds,
+        best=mean_of_users(columns["best"]),
+        worst=mean_of_users(columns["worst"]),
+        seconds=float(np.mean(seconds[1:])) * len(starts),
     )
 
 
-@partial(jax.jit, static_argnames="cutoffs")
+def mean_of_users(values: np.ndarray | pd.Series) -> float:
+    """Mean over the users for whom a metric is defined, nan without any.
+
+    >>> mean_of_users(np.array([0.0, 1.0, np.nan]))
+    0.5
+    """
+    return float(pd.Series(values, dtype=np.float64).mean())
+
+
+def reachable_mean(judged: Judged, cases: EvaluationCases, metric: str) -> float:
+    """Mean of a metric over the users all of whose targets can be ranked, nan without any."""
+    unreachable = np.add.reduceat((judged.ranks == UNREACHABLE).astype(np.int64), cases.target_offsets[:-1])
+    return mean_of_users(judged.per_user[metric][unreachable == 0])
+
+
+@partial(jax.jit, static_argnames=("cutoffs", "metric"))
 def _measure_tile(
     scores: jax.Array,
     targets: jax.Array,
@@ -182,36 +199,46 @@ def _measure_tile(
     excluded: jax.Array | None,
     *,
     cutoffs: tuple[int, ...],
+    metric: str,
 ) -> tuple[Ranks, dict[str, jax.Array], TopK]:
-    """Ranks, metric columns and lists of one tile of users."""
+    """Ranks, metric columns with the deciding metric's `best` and `worst`, and lists of one tile of users."""
     where = targets > 0
-    ranks = ranks_in_scores(
-        scores, targets, priority=priority, allowed=allowed, excluded=excluded, where=where
-    )
-    lists = top_k_in_scores(scores, k=max(cutoffs), priority=priority, allowed=allowed, excluded=excluded)
-    num_candidates = jnp.sum(allowed, dtype=jnp.int32)
-    columns = {"accuracy@1": metrics.accuracy_at_1(ranks.ranks, where=where)}
-    for name, metric in metrics.RANKING_METRICS.items():
-        for k in sorted(cutoffs):
-            columns[f"{name}@{k}"] = metric(ranks.ranks, k=k, where=where)
-    columns["auc"] = metrics.auc(ranks.ranks, num_candidates=num_candidates, where=where)
-    columns["mean_rank"] = metrics.mean_rank(ranks.ranks, num_candidates=num_candidates, where=where)
-    return ranks, columns, lists
+    request: dict[str, Any] = {"priority": priority, "allowed": allowed, "excluded": excluded}
+    ranks = ranks_in_scores(scores, targets, where=where, **request)
+    measure = partial(_metric, num_candidates=_num_candidates(allowed, excluded, len(targets)), where=where)
+    columns = {name: measure(name, ranks.ranks) for name in metric_names(cutoffs)}
+    columns["best"] = measure(metric, _apart(ranks.best))
+    columns["worst"] = measure(metric, -_apart(-ranks.worst)[:, ::-1])
+    return ranks, columns, top_k_in_scores(scores, k=max(cutoffs), **request)
+
+
+def _metric(name: str, ranks: jax.Array, *, num_candidates: jax.Array, where: jax.Array) -> jax.Array:
+    """`[U]` one of `metric_names` from ranks `[U, P]`."""
+    stem, _, k = name.partition("@")
+    if stem in metrics.RANKING_METRICS:
+        return metrics.RANKING_METRICS[stem](ranks, k=int(k), where=where)
+    if name == "accuracy@1":
+        return metrics.accuracy_at_1(ranks, where=where)
+    metric = metrics.auc if name == "auc" else metrics.mean_rank
+    return metric(ranks, num_candidates=num_candidates, where=where)
+
+
+def _num_candidates(allowed: jax.Array, excluded: jax.Array | None, num_users: int) -> jax.Array:
+    """`[U]` number of items that could be recommended to each user."""
+    usable = jnp.broadcast_to(allowed, (num_users, len(allowed)))
+    if excluded is not None:
+        usable = usable.at[jnp.arange(num_users)[:, None], excluded].set(False)
+    return jnp.sum(usable, axis=1, dtype=jnp.int32)
+
+
+def _apart(ranks: jax.Array) -> jax.Array:
+    """Rising ranks `[U, P]` in which targets that share a place, since they tie, take it and the ones after it."""
+    ranks = jnp.sort(ranks, axis=1)
+    places = jnp.broadcast_to(jnp.arange(ranks.shape[1], dtype=jnp.int32), ranks.shape)
+    begins = jnp.pad(ranks[:, 1:] != ranks[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    first = jax.lax.cummax(jnp.where(begins, places, 0), axis=1)
+    return jnp.where(jnp.abs(ranks) == UNREACHABLE, ranks, ranks + places - first)
 
 
 def _first_rows(values: jax.Array, *, count: int) -> np.ndarray:
     return np.asarray(values)[:count]
-
-
-def reachable_mean(judged: Judged, cases: EvaluationCases, metric: str) -> float:
-    """Mean of a metric over the users all of whose targets can be ranked."""
-    unreachable = np.add.reduceat(judged.ranks == UNREACHABLE, cases.target_offsets[:-1])
-    values = judged.per_user[metric].to_numpy()[unreachable == 0]
-    return float(np.nanmean(values)) if len(values) else float("nan")
-
-
-def _bound(name: str, k: int, ranks: np.ndarray, real: np.ndarray, values: pd.Series) -> float:
-    """The mean of the deciding metric under other ranks; metrics without a cutoff keep their own mean."""
-    if name not in metrics.RANKING_METRICS:
-        return float(values.mean())
-    return float(np.nanmean(metrics.RANKING_METRICS[name](jnp.asarray(ranks), k=k, where=jnp.asarray(real))))

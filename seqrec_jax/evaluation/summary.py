@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -31,7 +32,7 @@ class Evaluation(NamedTuple):
     """An evaluation's outcome.
 
     Attributes:
-      result: the content of `metrics.json`.
+      result: the content of `metrics.json`; a figure that is undefined for every user is None.
       per_user: the per-user table, a row a system and user.
       judged: one entry a contender, the model first.
     """
@@ -97,6 +98,7 @@ def example_users(
     Users are drawn evenly over the cases, so that they are examples and not a selection.
     """
     judged = evaluation.judged[0]
+    k = min(k, judged.lists.shape[1])
     best = np.minimum.reduceat(judged.ranks, cases.target_offsets[:-1])
     hits, misses = np.flatnonzero(best <= k), np.flatnonzero(best > k)
     half = max(count // 2, count - len(misses))
@@ -147,9 +149,7 @@ def _example(
 def _user_table(dataset: Dataset, cases: EvaluationCases, judged: Judged) -> pd.DataFrame:
     """What is known of each evaluated user and target, apart from any system."""
     first = cases.target_items[cases.target_offsets[:-1]]
-    counts = np.bincount(
-        dataset.sequences.item_ids[dataset.split.parts == TRAIN], minlength=dataset.num_items + 1
-    )
+    counts = np.bincount(dataset.sequences.item_ids[dataset.split.parts == TRAIN], minlength=dataset.num_items + 1)
     return pd.DataFrame(
         {
             "user_id": dataset.sequences.user_ids[cases.users],
@@ -161,9 +161,7 @@ def _user_table(dataset: Dataset, cases: EvaluationCases, judged: Judged) -> pd.
     )
 
 
-def _protocol(
-    dataset: Dataset, cases: EvaluationCases, judged: Judged, config: EvaluationConfig
-) -> dict[str, Any]:
+def _protocol(dataset: Dataset, cases: EvaluationCases, judged: Judged, config: EvaluationConfig) -> dict[str, Any]:
     num_candidates = int(cases.candidates.sum())
     order = "time, then row" if dataset.time_kind == "seconds" else "the log's own order"
     return {
@@ -176,7 +174,9 @@ def _protocol(
         "users": len(cases.users),
         "users_without_history": cases.users_without_history,
         "targets": len(cases.target_items),
-        "targets_per_user": "first" if config.first_target_only else "all that followed the history",
+        "targets_per_user": "the first after the history"
+        if config.first_target_only
+        else "all that followed the history",
         "unreachable_targets": int((judged.ranks == UNREACHABLE).sum()),
         "tie_rule": "one random order of the catalogue, the same in ranks and lists",
         "intervals": f"95 %, {config.num_resamples} resamples of users",
@@ -191,10 +191,14 @@ def _system(
         "name": judged.name,
         "kind": kind,
         "metrics": {
-            name: {**_figure(interval, column), "reachable_mean": reachable_mean(judged, cases, name)}
+            name: {**_figure(interval, column), "reachable_mean": _defined(reachable_mean(judged, cases, name))}
             for column, name in enumerate(names)
         },
-        "ties": {"tied_targets": judged.tied_targets, "best": judged.best, "worst": judged.worst},
+        "ties": {
+            "tied_targets": judged.tied_targets,
+            "best": _defined(judged.best),
+            "worst": _defined(judged.worst),
+        },
         "users_per_second": len(cases.users) / judged.seconds,
     }
 
@@ -203,9 +207,7 @@ def _comparisons(
     judged: list[Judged], contenders: Sequence[Contender], config: EvaluationConfig
 ) -> list[dict[str, Any]]:
     """The model minus each baseline on the deciding metric, Holm-corrected over the baselines."""
-    others = [
-        entry for entry, contender in zip(judged, contenders, strict=True) if contender.kind == "baseline"
-    ]
+    others = [entry for entry, contender in zip(judged, contenders, strict=True) if contender.kind == "baseline"]
     if contenders[0].kind != "model" or not others:
         return []
     model = judged[0].per_user[[config.metric]].to_numpy()
@@ -223,20 +225,18 @@ def _comparisons(
         {
             "baseline": other.name,
             "metric": config.metric,
-            "difference": float(difference.mean[0]),
-            "low": float(difference.low[0]),
-            "high": float(difference.high[0]),
-            "p_value": float(difference.p_value[0]),
-            "p_holm": float(p_holm),
-            "effect_size": float(difference.effect_size[0]),
+            "difference": _defined(difference.mean[0]),
+            "low": _defined(difference.low[0]),
+            "high": _defined(difference.high[0]),
+            "p_value": _defined(difference.p_value[0]),
+            "p_holm": _defined(p_holm),
+            "effect_size": _defined(difference.effect_size[0]),
         }
         for other, difference, p_holm in zip(others, differences, adjusted, strict=True)
     ]
 
 
-def _slices(
-    judged: list[Judged], users: pd.DataFrame, config: EvaluationConfig
-) -> dict[str, list[dict[str, Any]]]:
+def _slices(judged: list[Judged], users: pd.DataFrame, config: EvaluationConfig) -> dict[str, list[dict[str, Any]]]:
     lengths = [0, 1, 2, 5, 10, 20, 50, 100, 200]
     popularity = [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
     return {
@@ -245,35 +245,46 @@ def _slices(
     }
 
 
-def _bins(
-    judged: list[Judged], values: pd.Series, edges: list[int], config: EvaluationConfig
-) -> list[dict[str, Any]]:
-    """The deciding metric by system in bins from one edge to the next; a bin of few users joins the one after it."""
+def _bins(judged: list[Judged], values: pd.Series, edges: list[int], config: EvaluationConfig) -> list[dict[str, Any]]:
+    """The deciding metric by system in bins from one edge to the next; a bin of few users joins a neighbour."""
+
+    def inside(low: int, high: int | None) -> np.ndarray:
+        return ((values >= low) & (True if high is None else values < high)).to_numpy()
+
+    lows = edges[:1]
+    for edge in edges[1:]:
+        if inside(lows[-1], edge).sum() >= _FEWEST_USERS:
+            lows.append(edge)
+    if len(lows) > 1 and inside(lows[-1], None).sum() < _FEWEST_USERS:
+        lows.pop()
     bins = []
-    low = edges[0]
-    for high in [*edges[1:], None]:
-        inside = ((values >= low) & (True if high is None else values < high)).to_numpy()
-        if inside.sum() < (1 if high is None else _FEWEST_USERS):
-            continue
-        label = f"{low}+" if high is None else str(low) if high == low + 1 else f"{low}–{high - 1}"
-        table = pd.DataFrame({entry.name: entry.per_user[config.metric][inside] for entry in judged})
+    for low, high in zip(lows, [*lows[1:], None], strict=True):
+        users = inside(low, high)
+        table = pd.DataFrame({entry.name: entry.per_user[config.metric][users] for entry in judged})
         interval = bootstrap_means(table, num_resamples=config.num_resamples, seed=config.seed)
-        systems = {entry.name: _figure(interval, column) for column, entry in enumerate(judged)}
-        bins.append({"label": label, "users": int(inside.sum()), "systems": systems})
-        low = high or low
+        bins.append(
+            {
+                "label": f"{low}+" if high is None else str(low) if high == low + 1 else f"{low}–{high - 1}",
+                "users": int(users.sum()),
+                "systems": {entry.name: _figure(interval, column) for column, entry in enumerate(judged)},
+            }
+        )
     return bins
 
 
-def _figure(interval: Interval, column: int) -> dict[str, float]:
-    return {name: float(getattr(interval, name)[column]) for name in ("mean", "low", "high")}
+def _figure(interval: Interval, column: int) -> dict[str, float | None]:
+    return {name: _defined(getattr(interval, name)[column]) for name in ("mean", "low", "high")}
+
+
+def _defined(value: float) -> float | None:
+    """None for nan, which JSON does not have."""
+    return None if math.isnan(value) else float(value)
 
 
 def _warnings(dataset: Dataset, cases: EvaluationCases) -> list[str]:
     warnings = []
     if dataset.split.config.rule == "random_ratio":
-        warnings.append(
-            "The split is random: the model was trained on events that happened after the tested ones."
-        )
+        warnings.append("The split is random: the model was trained on events that happened after the tested ones.")
     sequences = dataset.sequences
     tied = (np.diff(sequences.timestamps) == 0) & (np.diff(sequences.users_of_events) == 0)
     if dataset.time_kind == "seconds" and tied.mean() > 0.05:

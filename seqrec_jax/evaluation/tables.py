@@ -1,60 +1,144 @@
-"""What the terminal shows: the evaluation's table with intervals, and lists."""
+"""What the terminal shows, at most 120 characters wide: the evaluation's table with intervals, and lists."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
-_COLUMNS = ("ndcg", "hit_rate", "recall", "mrr")
+WIDTH = 120
+_METRICS = ("ndcg", "hit_rate", "recall", "mrr")
+_LABEL = 11  # width of the words at the left
+_MOST_COLUMNS = 3
+_LONGEST_NAME, _LONGEST_CELL = 40, 60
 
 
 def evaluation_table(result: dict[str, Any]) -> str:
-    """The figures of every system with 95 % intervals, the protocol they hold under, and the comparisons."""
-    primary, protocol = result["primary_metric"], result["protocol"]
-    k = primary.split("@")[1] if "@" in primary else "10"
-    wished = dict.fromkeys([primary, *(f"{name}@{k}" for name in _COLUMNS), "auc"])
-    names = [name for name in wished if name in result["systems"][0]["metrics"]]
-    width = max(len(system["name"]) for system in result["systems"]) + 2
-    lines = [
-        f"dataset    {protocol['dataset']} ({protocol['fingerprint']}), {result['stage']} stage",
-        f"split      {protocol['split']}",
-        f"protocol   {protocol['users']:,} users, {protocol['targets']:,} targets ({protocol['targets_per_user']}); "
-        f"candidates {protocol['candidates']}; seen items {protocol['seen_items']}",
-        f"unreachable {protocol['unreachable_targets']:,} targets count as misses; ties: {protocol['tie_rule']}",
-        "",
-        " " * width + "".join(f"{name:>26}" for name in names) + f"{'tied':>8}{'users/s':>10}",
-    ]
-    for system in result["systems"]:
-        cells = [_interval(system["metrics"][name]) for name in names]
-        tied = system["ties"]["tied_targets"] / max(1, protocol["targets"])
-        lines.append(
-            f"{system['name']:<{width}}"
-            + "".join(f"{cell:>26}" for cell in cells)
-            + f"{tied:>8.1%}{system['users_per_second']:>10,.0f}"
-        )
-    if result["comparisons"]:
-        lines += [
-            "",
-            f"{result['systems'][0]['name']} minus baseline, {primary}, paired by user, Holm-corrected:",
-        ]
-        for row in result["comparisons"]:
-            difference = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
-            lines.append(f"  {row['baseline']:<{width}}{difference:>30}   p = {row['p_holm']:.4f}")
-    lines += [f"note: {warning}" for warning in result["warnings"]]
-    return "\n".join(lines)
+    """The figures of every system with 95 % intervals, the protocol they hold under, and the comparisons.
+
+    Args:
+      result: the content of `metrics.json`.
+
+    Returns:
+      Lines of at most `WIDTH` characters.
+    """
+    return "\n".join(
+        [*_protocol(result), "", *_figures(result), *_ties(result), *_comparisons(result), *_notes(result)]
+    )
 
 
 def recommendation_table(table: pd.DataFrame, items: pd.DataFrame, *, max_rows: int = 200) -> str:
-    """Lists as text, with titles where the catalogue has them."""
+    """Lists as text, with titles where the catalogue has them.
+
+    Args:
+      table: user_id, rank, item_id and score, as `Recommendations` has them.
+      items: the catalogue, with `item_id` and perhaps `title`.
+      max_rows: how many rows are shown.
+    """
+    if table.empty:
+        return "nothing is left to recommend"
     shown = table.head(max_rows)
     if "title" in items:
-        shown = shown.merge(items[["item_id", "title"]], on="item_id", how="left")
-    text = shown.to_string(index=False, float_format=lambda score: f"{score:.4f}")
+        shown = shown.merge(items[["item_id", "title"]], on="item_id", how="left").fillna({"title": ""})
+    words = {name: _shorten for name in shown.columns if name not in ("rank", "score")}
+    text = shown.to_string(index=False, formatters=words, float_format=lambda score: f"{score:.4f}")
     left = len(table) - len(shown)
     return text + (f"\n… {left:,} more rows; --output writes them all" if left else "")
 
 
-def _interval(figure: dict[str, float]) -> str:
-    digits = 4 if abs(figure["mean"]) < 10 else 1
-    return f"{figure['mean']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+def _protocol(result: dict[str, Any]) -> Iterator[str]:
+    protocol, model, primary = result["protocol"], result["systems"][0], result["primary_metric"]
+    unreachable = protocol["unreachable_targets"]
+    reachable = _figure(model["metrics"][primary]["reachable_mean"])
+    rows = {
+        "dataset": f"{protocol['dataset']} ({protocol['fingerprint']}), {result['stage']} stage",
+        "split": protocol["split"],
+        "users": f"{protocol['users']:,} with {protocol['targets']:,} targets ({protocol['targets_per_user']})",
+        "candidates": f"{protocol['candidates']}; seen items {protocol['seen_items']}",
+        "misses": f"{unreachable:,} of these targets cannot be in a list of {_name(model)} and count as misses; {primary} "
+        f"over the users without such targets: {reachable}",
+        "tie rule": protocol["tie_rule"],
+        "figures": f"mean over users [{protocol['intervals']}]",
+        "speed": f"{_name(model)} ranked all candidates for {model['users_per_second']:,.0f} users a second",
+    }
+    if not unreachable:
+        del rows["misses"]
+    for name, text in rows.items():
+        yield from _wrapped(name, text)
+
+
+def _figures(result: dict[str, Any]) -> Iterator[str]:
+    """The table itself; a column that equals an earlier one for every system says nothing new and is left out."""
+    systems, primary = result["systems"], result["primary_metric"]
+    k = primary.split("@")[1] if primary[:8] != "accuracy" and "@" in primary else "10"
+    columns: dict[str, list[str]] = {}
+    for name in dict.fromkeys([primary, *(f"{metric}@{k}" for metric in _METRICS), "auc"]):
+        cells = [_interval(system["metrics"].get(name)) for system in systems]
+        if any(cells) and cells not in columns.values():
+            columns[name] = cells
+    columns = dict(list(columns.items())[:_MOST_COLUMNS])
+    width = max(len(_name(system)) for system in systems) + 1
+    yield f"{'':<{width}}" + "".join(f"{name:>26}" for name in columns)
+    for row, system in enumerate(systems):
+        yield f"{_name(system):<{width}}" + "".join(f"{cells[row]:>26}" for cells in columns.values())
+
+
+def _ties(result: dict[str, Any]) -> Iterator[str]:
+    """How far the order of tied targets decides, for the systems where it shows."""
+    primary, targets = result["primary_metric"], result["protocol"]["targets"]
+    for system in result["systems"]:
+        worst, best = (_figure(system["ties"][name]) for name in ("worst", "best"))
+        if worst != best:
+            share = system["ties"]["tied_targets"] / max(1, targets)
+            text = f"{_name(system)}: {share:.0%} of the targets tie, {primary} {worst} if all were lost, {best} if won"
+            yield from _wrapped("ties", text)
+
+
+def _comparisons(result: dict[str, Any]) -> Iterator[str]:
+    if not result["comparisons"]:
+        return
+    model = _name(result["systems"][0])
+    yield ""
+    yield f"{model} minus each baseline, {result['primary_metric']}, paired by user, p corrected by Holm:"
+    width = max(len(_name(system)) for system in result["systems"]) + 1
+    for row in result["comparisons"]:
+        interval = _interval({"mean": row["difference"], "low": row["low"], "high": row["high"]}, sign="+")
+        p = row["p_holm"]
+        probability = "undefined" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+        yield f"{_shorten(row['baseline'], _LONGEST_NAME):<{width}}{interval:>29}   {probability}"
+
+
+def _notes(result: dict[str, Any]) -> Iterator[str]:
+    for warning in result["warnings"]:
+        yield from _wrapped("note", warning)
+
+
+def _wrapped(name: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=f"{name:<{_LABEL}}", subsequent_indent=" " * _LABEL, break_on_hyphens=False
+    )
+
+
+def _name(system: dict[str, Any]) -> str:
+    return _shorten(system["name"], _LONGEST_NAME)
+
+
+def _shorten(text: Any, width: int = _LONGEST_CELL) -> str:
+    text = str(text)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _interval(figure: dict[str, Any] | None, *, sign: str = "") -> str:
+    """`mean [low, high]`, and "undefined" for a mean that does not exist."""
+    if figure is None:
+        return ""
+    mean, low, high = (_figure(figure[name], sign=sign) for name in ("mean", "low", "high"))
+    return mean if figure["mean"] is None else f"{mean} [{low}, {high}]"
+
+
+def _figure(value: float | None, *, sign: str = "") -> str:
+    if value is None:
+        return "undefined"
+    return f"{round(value, 4) + 0.0:{sign}.4f}" if abs(value) < 10 else f"{value:{sign},.1f}"

@@ -37,13 +37,13 @@ class CheckpointStore:
           read_only: leave half-written checkpoints of a killed run alone.
 
         Raises:
-          CheckpointError: the directory cannot be made or, read-only, does not exist.
+          CheckpointError: the directory cannot be made, is a file or, read-only, does not exist.
         """
         self.directory = Path(directory).absolute()
         if read_only and not self.directory.is_dir():
-            raise CheckpointError(
-                f"{directory} does not exist: nothing was trained there, or the path is wrong"
-            )
+            raise CheckpointError(f"{directory} does not exist: nothing was trained there, or the path is wrong")
+        if self.directory.exists() and not self.directory.is_dir():
+            raise CheckpointError(f"cannot use {directory} for checkpoints: it is a file")
         policies = checkpoint_managers.preservation_policy
         options = ocp.CheckpointManagerOptions(
             create=not read_only,
@@ -160,9 +160,7 @@ class CheckpointStore:
         """
         step = self._require(self.best_step if step is None else step)
         self.progress(step)
-        expected = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
-        )
+        expected = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
         return self._restore(step, params=ocp.args.StandardRestore(expected))["params"], step
 
     def progress(self, step: int) -> dict[str, Any]:
@@ -205,19 +203,22 @@ class CheckpointStore:
         return step
 
     def _restore(self, step: int, **items: Any) -> Any:
+        misfit = self._misfit(step, items["params"].item) if "params" in items else ""
         try:
+            if misfit:  # found out beforehand, since Orbax stops in the middle of reading and names no parameter
+                raise ValueError(misfit)
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"checkpoint {step} in {self.directory} does not fit this model, or is damaged: "
-                f"{self._misfit(step, items) or _short(error)}"
+                f"checkpoint {step} in {self.directory} does not fit this model, or is damaged: {_short(error)}"
             ) from error
 
-    def _misfit(self, step: int, items: dict[str, Any]) -> str:
+    def _misfit(self, step: int, expected: Any) -> str:
         """Which parameters differ from those expected, empty where none does or the checkpoint cannot tell."""
-        if "params" not in items or (saved := self._manager.item_metadata(step)["params"]) is None:
+        try:
+            there, here = _shapes(self._manager.item_metadata(step)["params"].tree), _shapes(expected)
+        except (OSError, ValueError, KeyError, AttributeError):
             return ""
-        there, here = _shapes(saved.tree), _shapes(items["params"].item)
         names = [name for name in sorted({**there, **here}) if there.get(name) != here.get(name)]
         texts = [f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here" for name in names]
         return "; ".join(texts[:5]) + (f"; and {len(texts) - 5} more" if len(texts) > 5 else "")

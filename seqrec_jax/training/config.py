@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import jsonargparse
 import yaml
@@ -15,6 +16,14 @@ import yaml
 from seqrec_jax.errors import ConfigError
 
 Config = TypeVar("Config")
+
+# the parser's words in the language of a configuration file
+_PLAIN_WORDS = (
+    (r"<class '(\w+)'>", r"\1"),
+    (r"\ba typing\.Literal\[([^]]*)\]", r"one of \1"),
+    (r"\ba int\b", "an int"),
+    ("Parser key", "key"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class LossConfig:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        require_positive(self, "num_negatives", "temperature")
+        require_positive("training.loss", num_negatives=self.num_negatives, temperature=self.temperature)
 
 
 @dataclass(frozen=True)
@@ -62,15 +71,20 @@ class OptimizerConfig:
     b2: float = 0.999
 
     def __post_init__(self) -> None:
-        require_positive(self, "learning_rate")
-        if (
-            self.warmup_steps < 0
-            or self.weight_decay < 0
-            or (self.clip_norm is not None and self.clip_norm <= 0)
-        ):
+        require_positive("training.optimizer", learning_rate=self.learning_rate, clip_norm=self.clip_norm)
+        if self.warmup_steps < 0 or not self.weight_decay >= 0:
             raise ConfigError(
-                "optimizer.warmup_steps and weight_decay must not be negative and clip_norm must be positive, got "
-                f"{self.warmup_steps}, {self.weight_decay} and {self.clip_norm}"
+                "training.optimizer.warmup_steps and weight_decay must not be negative, got "
+                f"{self.warmup_steps} and {self.weight_decay}"
+            )
+        if self.weight_decay and self.name not in ("adamw", "lion"):
+            raise ConfigError(
+                f"training.optimizer.weight_decay is {self.weight_decay}, but {self.name} has none; choose adamw or "
+                "lion, or leave it 0"
+            )
+        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
+            raise ConfigError(
+                f"training.optimizer.b1 and b2 must be at least 0 and less than 1, got {self.b1} and {self.b2}"
             )
 
 
@@ -113,57 +127,68 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_positive(self, "batch_size", "max_epochs", "validate_every", "patience", "checkpoint_seconds")
+        require_positive(
+            "training",
+            batch_size=self.batch_size,
+            max_epochs=self.max_epochs,
+            stride=self.stride,
+            validate_every=self.validate_every,
+            patience=self.patience,
+            checkpoint_seconds=self.checkpoint_seconds,
+            num_devices=self.num_devices,
+        )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ConfigError(f"training.ema_decay must be between 0 and 1, got {self.ema_decay}")
-        negative = {name: weight for name, weight in self.behavior_weights.items() if weight < 0}
+        negative = {name: weight for name, weight in self.behavior_weights.items() if not weight >= 0}
         if negative:
             raise ConfigError(f"training.behavior_weights must not be negative, got {negative}")
 
 
-def require_positive(config: Any, *names: str) -> None:
-    """Raise a ConfigError unless the named fields are None or greater than zero."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise ConfigError(f"{type(config).__name__}.{name} must be greater than 0, got {value}")
+def require_positive(section: str, **values: float | None) -> None:
+    """Raise a ConfigError that names a field of a section unless its value is None or finite and positive."""
+    for name, value in values.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{section}.{name} must be greater than 0, got {value}")
 
 
 def parse_config(
     cls: type[Config], *, path: str | Path | None = None, overrides: Sequence[str] = (), values: Any = None
 ) -> Config:
-    """A typed configuration from a YAML file, nested values, and `--section.field value` overrides, in that order.
+    """A typed configuration from a YAML file or nested values, and `--section.field value` overrides.
 
     Args:
       cls: a frozen dataclass.
       path: YAML file.
-      overrides: command-line words.
-      values: nested dictionary, for example one that `config_dict` made.
+      overrides: command-line words, which win.
+      values: nested dictionary instead of a file, for example one that `config_dict` made.
 
     Returns:
       The configuration.
 
     Raises:
-      ConfigError: no such file, not YAML, an unknown key (with the nearest valid one), a value of the wrong type
-        or out of range.
+      ConfigError: no such file, not YAML, an unknown or doubled key (with the nearest valid one), a value of the
+        wrong type or out of range.
     """
     where = "the configuration" if path is None else str(path)
-    if path is not None:
-        values = _read_yaml(Path(path))
-    _check_keys(cls, values or {}, where=where)
-    parser = jsonargparse.ArgumentParser(exit_on_error=False, prog="")
+    values = (values or {}) if path is None else _read_yaml(Path(path))
+    _check_keys(cls, values, where=where)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, prog="", allow_abbrev=False)
     parser.add_class_arguments(cls)
+    place = where
     try:
-        base = parser.parse_object(values or {})
-        return _build(cls, parser.parse_args(list(overrides), namespace=base))
+        namespace = parser.parse_object(values)
+        place = "the command line" if overrides else where
+        namespace = parser.parse_args(list(overrides), namespace=namespace)
+        return _build(cls, namespace)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        text = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split())).replace("Parser key", "key")
-        unknown = re.search(r"unrecognized arguments: --([\w.-]+)", text)
-        raise ConfigError(
-            _unknown_key(unknown[1], cls, "the command line") if unknown else f"{where}: {text}"
-        ) from error
+        text = " ".join(str(error).split())
+        if unknown := re.search(r"unrecognized arguments: --([\w.-]+)", text):
+            raise ConfigError(_unknown_key(unknown[1], cls, place)) from error
+        for pattern, plain in _PLAIN_WORDS:
+            text = re.sub(pattern, plain, text)
+        raise ConfigError(f"{place}: {text}") from error
 
 
 def config_dict(config: Any) -> dict[str, Any]:
@@ -192,22 +217,38 @@ def field_names(cls: type, prefix: str = "") -> list[str]:
     return names
 
 
-def _build(cls: type[Config], namespace: Any) -> Config:
+def _build(cls: Any, namespace: Any, prefix: str = "") -> Any:
     """Nested dataclasses out of parsed values; their own checks run here."""
-    values = {}
+    values, hints = {}, get_type_hints(cls)
     for entry in fields(cls):
         value, section = namespace[entry.name], _section(entry)
-        values[entry.name] = value if section is None or is_dataclass(value) else _build(section, value)
+        if section is not None and not is_dataclass(value):
+            value = _build(section, value, f"{prefix}{entry.name}.")
+        if value is None and type(None) not in get_args(hints[entry.name]):  # the parser lets every null pass
+            raise ConfigError(f"{prefix}{entry.name} must have a value, got null; leave it out for its default")
+        values[entry.name] = value
     return cls(**values)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without doubled keys, of which all but the last would be lost."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        if doubled := {key for key in keys if keys.count(key) > 1}:
+            raise yaml.constructor.ConstructorError(
+                problem=f"the key {min(doubled)} occurs twice", problem_mark=node.start_mark
+            )
+        return super().construct_mapping(node, deep)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"there is no configuration file {path}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold sections and fields, found {type(values).__name__}")
     return values
@@ -216,9 +257,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _check_keys(cls: type, values: Any, *, where: str, prefix: str = "", root: type | None = None) -> None:
     """Raise a ConfigError for a key that no field has, or a plain value where a section belongs."""
     if not isinstance(values, dict):
-        raise ConfigError(
-            f"{where}: {prefix.rstrip('.')} is a section with fields of its own, got {values!r}"
-        )
+        raise ConfigError(f"{where}: {prefix.rstrip('.')} is a section with fields of its own, got {values!r}")
     sections = {entry.name: _section(entry) for entry in fields(cls)}
     for key, value in values.items():
         if key not in sections:
@@ -235,11 +274,16 @@ def _section(entry: Any) -> type | None:
 
 
 def _unknown_key(key: str, cls: type, where: str) -> str:
+    """The text for an unknown key: near names in its section, else the same or a near name elsewhere."""
     names = field_names(cls)
-    nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    if not nearest:  # the right field under the wrong section
-        nearest = [name for name in names if name.split(".")[-1] == key.split(".")[-1]][:1]
-    hint = (
-        f"did you mean {nearest[0]}?" if nearest else f"the fields are {[n for n in names if '.' not in n]}"
-    )
+    section, _, last = key.rpartition(".")
+    siblings = [name for name in names if name.rpartition(".")[0] == section]
+
+    def near(candidates: list[str], cutoff: float) -> list[str]:
+        lasts = [name.rpartition(".")[2] for name in candidates]
+        found = difflib.get_close_matches(last, lasts, n=1, cutoff=cutoff)
+        return [name for name, end in zip(candidates, lasts, strict=True) if end in found]
+
+    nearest = near(siblings, 0.6) or near(names, 1.0) or near(names, 0.6)
+    hint = f"did you mean {' or '.join(nearest[:3])}?" if nearest else f"the fields are {siblings}"
     return f"{where}: unknown key {key}; {hint}"

@@ -5,21 +5,32 @@ from __future__ import annotations
 import math
 import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from seqrec_jax.data.batches import EventArrays, Rows, event_arrays, shuffled_rows
-from seqrec_jax.data.sequences import Sequences, one_window_per_row, pack_windows, sliding_windows
+from seqrec_jax.data.sequences import (
+    Packing,
+    Sequences,
+    Windows,
+    one_window_per_row,
+    pack_windows,
+    sliding_windows,
+)
 from seqrec_jax.errors import ConfigError, DataError, DivergenceError
 from seqrec_jax.items import ItemTable
 from seqrec_jax.model import SequenceModel
@@ -40,6 +51,8 @@ from seqrec_jax.training.step import StepTotals, make_run_steps
 
 Validate = Callable[[Params], dict[str, float]]
 CHUNK_SECONDS = 1.0
+DIVERGED = 100.0  # times the loss at the start
+_ORDER_STREAM = 0x0E90C4  # keeps the keys of the order apart from those of initialisation and steps
 
 
 class TrainingData(NamedTuple):
@@ -60,12 +73,23 @@ class TrainingData(NamedTuple):
 
 @dataclass
 class Progress:
-    """Where a run stands, saved with each checkpoint."""
+    """Where a run stands, saved with each checkpoint.
+
+    Attributes:
+      epoch: passes made.
+      best_score: of the validations.
+      best_step: where it was reached, of equal ones the last.
+      validations_without_gain: since the best one.
+      first_loss: of the first step, which tells divergence.
+      seconds: of the steps, without validation.
+      finished: all epochs are made, or training stopped early.
+    """
 
     epoch: int = 0
     best_score: float = -math.inf
     best_step: int = 0
     validations_without_gain: int = 0
+    first_loss: float | None = None
     seconds: float = 0.0
     finished: bool = False
 
@@ -101,9 +125,11 @@ def train(
       Where the run stands: finished, or stopped by Ctrl-C (`finished` False) with everything saved.
 
     Raises:
-      ConfigError: a batch size that the devices cannot share.
+      ConfigError: a batch size that the devices cannot share, a warm-up longer than the run, or a metric that
+        the validation does not give.
       DataError: no user with two training events.
-      DivergenceError: the loss is not finite; the last good checkpoint is kept.
+      DivergenceError: the loss or a parameter is not finite, or the loss has grown a hundredfold; the last good
+        checkpoint is kept.
       CheckpointError: checkpoints cannot be read or written.
     """
     mesh = make_mesh(config.num_devices)
@@ -113,8 +139,9 @@ def train(
             "choose a multiple, or set training.num_devices"
         )
     epoch_rows, steps_per_epoch = _plan_epochs(data.sequences, config, length)
-    optimizer = make_optimizer(config.optimizer, total_steps=config.max_epochs * steps_per_epoch)
-    rates = make_schedule(config.optimizer, total_steps=config.max_epochs * steps_per_epoch)
+    total_steps = config.max_epochs * steps_per_epoch
+    optimizer = make_optimizer(config.optimizer, total_steps=total_steps)
+    rates = make_schedule(config.optimizer, total_steps=total_steps)
     run_steps = make_run_steps(
         model,
         make_objective(
@@ -130,73 +157,83 @@ def train(
     )
     events: EventArrays = replicate(event_arrays(data.sequences, first_timestamp=data.first_timestamp), mesh)
     item_table = replicate(item_table, mesh)
-    store = CheckpointStore(directory / "checkpoints")
-    state = replicate(init_state(params, optimizer, with_average=config.ema_decay is not None), mesh)
-    progress = Progress()
-    if store.last_step is not None:
-        state, saved = store.restore(state, sharding=replicated(mesh))
-        progress = Progress(**saved)
-    log = RunLog(directory, resume_step=int(state.step))
-    bar = tqdm(
-        total=config.max_epochs * steps_per_epoch,
-        initial=int(state.step),
-        desc=directory.name,
-        unit="step",
-        disable=not show_progress,
-        dynamic_ncols=True,
-    )
-    figures: dict[str, str] = {}
-    last_save = time.monotonic()
-    try:
-        with _interruptions() as stop:
+    with closing(CheckpointStore(directory / "checkpoints")) as store:
+        state, progress = _start_or_continue(store, params, optimizer, config=config, mesh=mesh)
+        if progress.finished:
+            return progress
+        log = RunLog(directory, resume_step=int(state.step))
+        bar = tqdm(
+            total=total_steps,
+            initial=int(state.step),
+            desc=directory.name,
+            unit="step",
+            disable=not show_progress,
+            dynamic_ncols=True,
+        )
+        figures: dict[str, str] = {}
+        chunk_steps, last_save = 1, time.monotonic()
+        with closing(log), closing(bar), _interruptions() as stop:
             while not progress.finished and not stop.is_set():
                 rows = replicate(epoch_rows(progress.epoch), mesh)
-                chunks = _chunks(int(state.step) - progress.epoch * steps_per_epoch, steps_per_epoch, mesh)
-                for first, last, set_seconds in chunks:
+                first = int(state.step) - progress.epoch * steps_per_epoch
+                while first < steps_per_epoch:
+                    last = min(first + chunk_steps, steps_per_epoch)
                     started = time.monotonic()
-                    state, totals = run_steps(state, item_table, events, rows, first, last)
-                    loss = float(totals.loss) / (last - first)
+                    outputs = run_steps(state, item_table, events, rows, first, last)
+                    state, totals, norm = jax.block_until_ready(outputs)
                     seconds = time.monotonic() - started
-                    set_seconds(seconds)
                     progress.seconds += seconds
-                    _check_finite(loss, int(state.step), store, rate=float(rates(int(state.step) - 1)))
-                    _log_chunk(
-                        log,
-                        state,
-                        totals,
-                        loss,
-                        seconds,
-                        epoch=progress.epoch,
-                        rate=float(rates(int(state.step) - 1)),
-                    )
-                    figures["loss"] = f"{loss:.4f}"
-                    figures["targets/s"] = f"{int(totals.targets) / seconds:,.0f}"
-                    figures["sequences/s"] = f"{int(totals.windows) / seconds:,.0f}"
+                    rate = float(rates(int(state.step) - 1))
+                    values = _chunk_values(totals, norm, last - first, seconds=seconds, rate=rate)
+                    _check_divergence(values, progress, store, step=int(state.step))
+                    log.write("train", int(state.step), epoch=progress.epoch, **values)
+                    figures["loss"] = f"{values['loss']:.4f}"
+                    figures["targets/s"] = f"{values['targets_per_second']:,.0f}"
+                    figures["sequences/s"] = f"{values['sequences_per_second']:,.0f}"
                     bar.set_postfix(figures, refresh=False)
                     bar.update(last - first)
-                    if stop.is_set():
-                        break
-                    if time.monotonic() - last_save > config.checkpoint_seconds and last < steps_per_epoch:
-                        store.save(state, asdict(progress))
-                        last_save = time.monotonic()
+                    if not is_simulated(mesh):
+                        pace = (last - first) / seconds
+                        chunk_steps = max(1, min(round(pace * CHUNK_SECONDS), 8 * chunk_steps))
+                    first = last
+                    if first < steps_per_epoch:  # the end of an epoch saves its own checkpoint, with a score
+                        if stop.is_set():
+                            break
+                        if time.monotonic() - last_save > config.checkpoint_seconds:
+                            store.save(state, asdict(progress))
+                            last_save = time.monotonic()
                 else:
                     score = _end_epoch(state, progress, config, validate, metric, log)
-                    if score is not None:
-                        figures[metric] = f"{score:.4f}"
                     store.save(state, asdict(progress), score=score)
                     last_save = time.monotonic()
-        if not progress.finished:
-            store.save(state, asdict(progress))
-    finally:
-        bar.close()
-        log.close()
-        store.close()
+                    if score is not None:
+                        figures[metric] = f"{score:.4f}"
+                        bar.set_postfix(figures)
+            if not progress.finished:
+                store.save(state, asdict(progress))
     return progress
 
 
-def _plan_epochs(
-    sequences: Sequences, config: TrainingConfig, length: int
-) -> tuple[Callable[[int], Rows], int]:
+def _start_or_continue(
+    store: CheckpointStore,
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    config: TrainingConfig,
+    mesh: Mesh,
+) -> tuple[TrainState, Progress]:
+    """State and progress of the last checkpoint, or of a new run where there is none."""
+
+    def first_state() -> TrainState:
+        return init_state(params, optimizer, with_average=config.ema_decay is not None)
+
+    if store.last_step is None:
+        return replicate(first_state(), mesh), Progress()
+    state, saved = store.restore(jax.eval_shape(first_state), sharding=replicated(mesh))
+    return state, Progress(**saved)
+
+
+def _plan_epochs(sequences: Sequences, config: TrainingConfig, length: int) -> tuple[Callable[[int], Rows], int]:
     """A function from the number of an epoch to its rows, and the batches in it."""
     windows = sliding_windows(sequences, length=length, stride=config.stride, drop_last=1)
     if not len(windows.starts):
@@ -205,36 +242,20 @@ def _plan_epochs(
             "another split or a smaller k-core"
         )
     packing = (
-        pack_windows(windows.lengths, row_length=length)
-        if config.packing
-        else one_window_per_row(windows.lengths)
+        pack_windows(windows.lengths, row_length=length) if config.packing else one_window_per_row(windows.lengths)
     )
     batches = -(-len(packing.lengths) // config.batch_size)
     padding = batches * config.batch_size - len(packing.lengths)
 
     @jax.jit
-    def epoch_rows(epoch: jax.Array) -> Rows:
-        # the order's keys are apart from the steps' keys
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 0x0E90C4), epoch)
+    def epoch_rows(windows: Windows, packing: Packing, epoch: jax.Array) -> Rows:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), _ORDER_STREAM), epoch)
         rows = shuffled_rows(windows, packing, key)
         return jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, padding), (0, 0))), rows)
 
-    return epoch_rows, batches
-
-
-def _chunks(
-    first: int, last: int, mesh: jax.sharding.Mesh
-) -> Iterator[tuple[int, int, Callable[[float], None]]]:
-    """Pieces of an epoch that take about a second each, learnt from the seconds of the piece before."""
-    steps = 1
-    while first < last:
-        end = min(last, first + steps)
-        taken: list[float] = []
-        yield first, end, taken.append
-        if not is_simulated(mesh):
-            pace = (end - first) / max(taken[-1], 1e-6)
-            steps = max(1, min(round(pace * CHUNK_SECONDS), steps * 8))
-        first = end
+    # arguments, since as constants they would be compiled into the function
+    on_device = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=jnp.int32), (windows, packing))
+    return partial(epoch_rows, *on_device), batches
 
 
 def _end_epoch(
@@ -252,65 +273,61 @@ def _end_epoch(
     if validate is not None and (progress.epoch % config.validate_every == 0 or last_epoch):
         started = time.monotonic()
         figures = validate(evaluated_params(state))
-        score = figures[metric]
         seconds = time.monotonic() - started
         log.write("validation", int(state.step), epoch=progress.epoch, **figures, validation_seconds=seconds)
-        if score > progress.best_score:
+        score = figures.get(metric)
+        if score is None or not math.isfinite(score):
+            raise ConfigError(
+                f"the validation gives {score} for {metric}, which decides what is best; choose another of "
+                f"{', '.join(name for name, value in figures.items() if math.isfinite(value))}"
+            )
+        gained = score > progress.best_score
+        progress.validations_without_gain = 0 if gained else progress.validations_without_gain + 1
+        if score >= progress.best_score:
             progress.best_score, progress.best_step = score, int(state.step)
-            progress.validations_without_gain = 0
-        else:
-            progress.validations_without_gain += 1
     stopped = config.patience is not None and progress.validations_without_gain >= config.patience
     progress.finished = last_epoch or stopped
     if progress.finished:
-        log.write(
-            "end", int(state.step), epoch=progress.epoch, seconds=progress.seconds, stopped_early=stopped
-        )
+        log.write("end", int(state.step), epoch=progress.epoch, seconds=progress.seconds, stopped_early=stopped)
     return score
 
 
-def _log_chunk(
-    log: RunLog,
-    state: TrainState,
-    totals: StepTotals,
-    loss: float,
-    seconds: float,
-    *,
-    epoch: int,
-    rate: float,
-) -> None:
-    log.write(
-        "train",
-        int(state.step),
-        epoch=epoch,
-        loss=loss,
-        learning_rate=rate,
-        targets_per_second=int(totals.targets) / seconds,
-        sequences_per_second=int(totals.windows) / seconds,
-        seconds=seconds,
-        memory_bytes=_memory_bytes(),
-    )
+def _chunk_values(totals: StepTotals, norm: jax.Array, steps: int, *, seconds: float, rate: float) -> dict[str, float]:
+    """What is logged of a chunk of steps."""
+    return {
+        "loss": float(totals.loss) / steps,
+        "learning_rate": rate,
+        "parameter_norm": float(norm),
+        "targets_per_second": int(totals.targets) / seconds,
+        "sequences_per_second": int(totals.windows) / seconds,
+        "seconds": seconds,
+        "memory_bytes": _memory_bytes(),
+    }
 
 
 def _memory_bytes() -> int:
     """Peak memory: of the first device where it says so, else of this process."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return int(stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
 
 
-def _check_finite(loss: float, step: int, store: CheckpointStore, *, rate: float) -> None:
-    if math.isfinite(loss):
+def _check_divergence(values: dict[str, float], progress: Progress, store: CheckpointStore, *, step: int) -> None:
+    """Stop before parameters that are of no use can be saved."""
+    loss, norm = values["loss"], values["parameter_norm"]
+    if progress.first_loss is None:
+        progress.first_loss = loss
+    if math.isfinite(norm) and loss <= DIVERGED * max(progress.first_loss, 1.0):
         return
     store.wait()
-    kept = (
-        f"the last good checkpoint is of step {store.last_step}"
-        if store.last_step
-        else "no checkpoint was made yet"
-    )
+    last = store.last_step
+    kept = "no checkpoint was made yet" if last is None else f"the last good checkpoint is of step {last}"
     raise DivergenceError(
-        f"the loss became {loss} at or before step {step} (learning rate {rate:.2e}); {kept}. Lower "
-        "training.optimizer.learning_rate, set training.optimizer.clip_norm (1.0 is usual), or use "
-        "training.precision float32"
+        f"training diverged at or before step {step}: the loss is {loss:.4g} (at the start "
+        f"{progress.first_loss:.4g}), the norm of the parameters {norm:.4g}, the learning rate "
+        f"{values['learning_rate']:.2e}; {kept}. Lower training.optimizer.learning_rate, set "
+        "training.optimizer.clip_norm (1.0 is usual) or use training.precision float32, in a run of another name; "
+        f"training.warm_start {store.directory.parent} would start it from the best checkpoint of this one"
     )
 
 

@@ -73,9 +73,7 @@ def make_objective(config: LossConfig, *, item_counts: np.ndarray, axis_name: st
             # a row's negatives follow from the row, so that they do not depend on the number of devices
             drawn = jax.vmap(lambda key: sample_negatives(sampler, shape, key).ids)(row_keys)
             negative_ids = drawn.reshape(-1, config.num_negatives)
-            loss = (
-                losses.binary_cross_entropy_loss if config.kind == "binary_cross_entropy" else losses.bpr_loss
-            )
+            loss = losses.binary_cross_entropy_loss if config.kind == "binary_cross_entropy" else losses.bpr_loss
             positive_scores = pair_scores(flat, None, v_y[flat_targets])
             negative_scores = candidate_scores(flat, None, v_y, candidate_ids=negative_ids)
             values = loss(

@@ -11,16 +11,29 @@ runs/<name>/tensorboard/    the same as scalars
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from seqrec_jax.data.dataset import Dataset, describe_dataset, read_facts, read_items, write_items
 from seqrec_jax.errors import CheckpointError
+
+# settings that change neither what is trained nor which checkpoint is the best
+_FREE_TO_CHANGE = (
+    "training.checkpoint_seconds",
+    "evaluation.stage",
+    "evaluation.cutoffs",
+    "evaluation.num_resamples",
+)
 
 
 def open_run(
@@ -51,10 +64,10 @@ def open_run(
             return
         directory.mkdir(parents=True, exist_ok=True)
         facts = {**describe_dataset(dataset), "directory": str(Path(dataset_directory).absolute())}
-        (directory / "dataset.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
+        _write_whole(directory / "dataset.json", json.dumps(facts, indent=1, ensure_ascii=False))
         write_items(dataset.items, directory)
         # last, since its presence says that the directory is a run
-        (directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        _write_whole(directory / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise CheckpointError(f"cannot write the run to {directory}: {error.strerror or error}") from error
 
@@ -69,36 +82,68 @@ def read_run(directory: str | Path) -> tuple[dict[str, Any], dict[str, Any], pd.
     directory = Path(directory)
     if not (directory / "config.yaml").is_file():
         found = "is empty or something else" if directory.is_dir() else "does not exist"
-        raise CheckpointError(
-            f"{directory} is not a run: it {found}; give the directory that `seqrec train` wrote"
-        )
+        raise CheckpointError(f"{directory} is not a run: it {found}; give the directory that `seqrec train` wrote")
     config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
     return config, read_facts(directory), read_items(directory)
 
 
 class RunLog:
-    """Appends what happens to `log.jsonl` and TensorBoard."""
+    """Appends what happens to `log.jsonl` and TensorBoard, at once, so that a kill loses nothing.
+
+    TensorBoard's file is written by its synchronous writer: the usual one has a thread, which hangs on a full disk.
+    """
 
     def __init__(self, directory: Path, *, resume_step: int):
-        """Open the log, without the lines after the step that training continues from."""
+        """Open the log, without the lines after the step that training continues from.
+
+        Raises:
+          CheckpointError: the directory cannot be written.
+        """
         self._path = directory / "log.jsonl"
         kept = [row for row in read_log(directory) if row["step"] <= resume_step]
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self._scalars = SummaryWriter(
-            str(directory / "tensorboard"), purge_step=resume_step + 1, flush_secs=10
-        )
+        try:
+            _write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+            (directory / "tensorboard").mkdir(exist_ok=True)
+            # a name of its own, also for a run continued within the same second
+            suffix = f".{os.getpid()}.{resume_step}"
+            self._events = EventsWriter(str(directory / "tensorboard" / "events"), filename_suffix=suffix)
+            # TensorBoard leaves out what an earlier process wrote from this step on
+            self._write_event(resume_step + 1, session_log=SessionLog(status=SessionLog.START))
+        except OSError as error:
+            raise self._cannot_write(error) from error
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """One event: a JSON line, and a scalar for each number in it."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        for name, value in values.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                self._scalars.add_scalar(f"{kind}/{name}", value, step)
+        """One event: a JSON line, null for numbers that are not finite, and a scalar for each number in it.
+
+        Raises:
+          CheckpointError: the disk is full or the file cannot be written.
+        """
+        row = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        scalars = [
+            Summary.Value(tag=f"{kind}/{name}", simple_value=value)
+            for name, value in values.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+        ]
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"kind": kind, "step": step, **row}, allow_nan=False) + "\n")
+            self._write_event(step, summary=Summary(value=scalars))
+        except OSError as error:
+            raise self._cannot_write(error) from error
 
     def close(self) -> None:
-        """Flush TensorBoard."""
-        self._scalars.close()
+        """Release the files."""
+        self._events.close()
+
+    def _write_event(self, step: int, **content: Any) -> None:
+        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+        self._events.flush()
+
+    def _cannot_write(self, error: OSError) -> CheckpointError:
+        return CheckpointError(f"cannot write the log of the run to {self._path.parent}: {error.strerror or error}")
 
 
 def read_log(directory: Path) -> list[dict[str, Any]]:
@@ -107,7 +152,7 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -120,7 +165,7 @@ def _check_same(directory: Path, config: dict[str, Any], dataset: Dataset) -> No
     differences = [
         f"{name}: {before!r} there, {after!r} now"
         for name, before, after in _differences(old, config)
-        if name != "evaluation" and not name.startswith("evaluation.")
+        if name not in _FREE_TO_CHANGE
     ]
     if differences:
         raise CheckpointError(
@@ -143,3 +188,10 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, A
             for found in _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
         ]
     return [] if old == new else [(prefix, old, new)]
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from seqrec_jax.errors import ConfigError
 from seqrec_jax.model import weight_decay_mask
 from seqrec_jax.training.config import OptimizerConfig
 
@@ -31,9 +32,18 @@ class TrainState(NamedTuple):
 
 
 def make_schedule(config: OptimizerConfig, *, total_steps: int) -> optax.Schedule:
-    """Learning rate by step: linear warm-up, then constant, cosine or linear to zero at the last step."""
+    """Learning rate by step: linear warm-up, then constant, cosine or linear to zero after the last step.
+
+    Raises:
+      ConfigError: a warm-up that does not end before the run does.
+    """
     peak, warmup = config.learning_rate, config.warmup_steps
-    decay_steps = max(1, total_steps - warmup)
+    if warmup >= total_steps:
+        raise ConfigError(
+            f"training.optimizer.warmup_steps is {warmup}, but the run has only {total_steps} steps; lower it or "
+            "raise training.max_epochs"
+        )
+    decay_steps = total_steps - warmup
     after = {
         "constant": optax.constant_schedule(peak),
         "cosine": optax.cosine_decay_schedule(peak, decay_steps),
@@ -58,14 +68,20 @@ def make_optimizer(config: OptimizerConfig, *, total_steps: int) -> optax.Gradie
             rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=weight_decay_mask
         ),
     }[config.name]()
-    if config.clip_norm is None:
-        return update
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+    if config.clip_norm is not None:
+        update = optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+
+    def update_in_standard_promotion(*arguments: Any, **options: Any) -> tuple[Params, optax.OptState]:
+        with jax.numpy_dtype_promotion("standard"):  # Optax mixes dtypes, also where the caller's rule is strict
+            return update.update(*arguments, **options)
+
+    return optax.GradientTransformation(update.init, update_in_standard_promotion)
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, *, with_average: bool) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step, of copies, since a step takes over the buffers of its state."""
     average = jax.tree.map(jnp.copy, params) if with_average else {}
+    params = jax.tree.map(jnp.copy, params)
     return TrainState(params, optimizer.init(params), average, jnp.zeros((), dtype=jnp.int32))
 
 

@@ -19,6 +19,8 @@ from seqrec_jax.training.config import TrainingConfig
 from seqrec_jax.training.objective import Objective
 from seqrec_jax.training.state import Params, TrainState
 
+_STEP_STREAM = 0x57E9  # keeps the steps' keys apart from those of initialisation and order
+
 
 class StepTotals(NamedTuple):
     """Sums over the steps of one compiled loop: loss (float32), real targets and windows (int32)."""
@@ -28,7 +30,7 @@ class StepTotals(NamedTuple):
     windows: Int[Array, ""]
 
 
-RunSteps = Callable[[TrainState, ItemTable, EventArrays, Rows, int, int], tuple[TrainState, StepTotals]]
+RunSteps = Callable[[TrainState, ItemTable, EventArrays, Rows, int, int], tuple[TrainState, StepTotals, jax.Array]]
 
 
 def make_run_steps(
@@ -41,7 +43,9 @@ def make_run_steps(
     behavior_weights: Float[Array, " H"],
     mesh: Mesh,
 ) -> RunSteps:
-    """`run_steps(state, item_table, events, rows, first, last)`: the updates of batches first…last-1 of an epoch.
+    """`run_steps(state, item_table, events, rows, first, last) -> state, totals, norm of the parameters after`.
+
+    It makes the updates of batches first…last-1 of an epoch, and takes over the buffers of the state it is given.
 
     The number of steps is a run-time value of one compiled loop, so Python returns about once a second whatever a
     step costs. Every random choice follows from (seed, step, row), so neither the chunks, nor a restart, nor the
@@ -54,9 +58,10 @@ def make_run_steps(
         params: Params, item_table: ItemTable, events: EventArrays, rows: Rows, step: Array
     ) -> tuple[Float[Array, ""], StepTotals]:
         batch = gather_batch(events, rows, length=length, behavior_weights=behavior_weights)
-        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), _STEP_STREAM), step)
+        key, row_key = jax.random.split(key)
         first_row = jax.lax.axis_index(DATA_AXIS) * rows_per_device
-        row_keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(first_row + jnp.arange(rows_per_device))
+        row_keys = jax.vmap(lambda row: jax.random.fold_in(row_key, row))(first_row + jnp.arange(rows_per_device))
         cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
         queries = model.project(cast, model.encode(cast, item_table, batch, key=row_keys))
         v_y = model.item_vectors(cast, item_table)
@@ -96,17 +101,17 @@ def make_run_steps(
     @jax.jit(donate_argnums=0)
     def run_steps(
         state: TrainState, item_table: ItemTable, events: EventArrays, rows: Rows, first: Array, last: Array
-    ) -> tuple[TrainState, StepTotals]:
+    ) -> tuple[TrainState, StepTotals, Float[Array, ""]]:
         def body(batch_number: Array, carry: tuple[TrainState, StepTotals]) -> tuple[TrainState, StepTotals]:
             state, totals = carry
             start = batch_number * config.batch_size
-            batch_rows = jax.tree.map(
-                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, config.batch_size), rows
-            )
+            batch_rows = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, config.batch_size), rows)
             state, new = update(state, item_table, events, batch_rows)
             return state, jax.tree.map(jnp.add, totals, new)
 
         zero = jnp.zeros((), dtype=jnp.int32)
-        return jax.lax.fori_loop(first, last, body, (state, StepTotals(jnp.float32(0), zero, zero)))
+        carry = (state, StepTotals(jnp.float32(0), zero, zero))
+        state, totals = jax.lax.fori_loop(first, last, body, carry)
+        return state, totals, optax.tree.norm(state.params)
 
     return run_steps

@@ -158,9 +158,7 @@ def test_page_is_whole_and_loads_nothing():
     assert "http://" not in html and "https://" not in html and "@import" not in html
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
     policy = next(
-        attributes["content"]
-        for tag, attributes in page.elements
-        if "Security" in attributes.get("http-equiv", "")
+        attributes["content"] for tag, attributes in page.elements if "Security" in attributes.get("http-equiv", "")
     )
     assert policy.startswith("default-src 'none'")
     assert "prefers-color-scheme: dark" in html and "@media print" in html and "width=device-width" in html
@@ -231,9 +229,9 @@ def test_everything_is_escaped():
     result["warnings"] = [EVIL]
     examples = make_examples()
     examples[0]["user"] = examples[0]["history"][0]["behavior"] = EVIL
-    examples[0]["history"][0]["title"] = examples[0]["recommended"][0]["item"] = examples[0]["targets"][0][
-        "title"
-    ] = EVIL
+    examples[0]["history"][0]["title"] = examples[0]["recommended"][0]["item"] = examples[0]["targets"][0]["title"] = (
+        EVIL
+    )
     html = render(result, examples=examples)
     page = Page(html)
     assert not {"script", "img"} & {tag for tag, _ in page.elements}
@@ -242,9 +240,7 @@ def test_everything_is_escaped():
 
 
 def test_strange_names_reach_the_charts_unharmed():
-    rows = [
-        Interval(name, 0.1, 0.05, 0.2) for name in ("$x^2$ & <b>", "日本語", "a\x00b\nc", 'id="x" #fe0001')
-    ]
+    rows = [Interval(name, 0.1, 0.05, 0.2) for name in ("$x^2$ & <b>", "日本語", "a\x00b\nc", 'id="x" #fe0001')]
     svg = interval_chart(rows, name="chart", title="t\x01", label="$\\frac$")
     texts = [node.text for node in ElementTree.fromstring(svg).iter("text")]
     assert {"$x^2$ & <b>", "日本語", "a b c", 'id="x" #fe0001', "$\\frac$"} <= set(texts)
@@ -273,10 +269,7 @@ def test_strange_names_reach_the_charts_unharmed():
 )
 def test_verdict_follows_interval_and_corrected_p(differences, p_holm, level, headline):
     result = make_result()
-    rows = [
-        comparison(name, gain)
-        for name, gain in zip(("item-to-item", "most popular"), differences, strict=True)
-    ]
+    rows = [comparison(name, gain) for name, gain in zip(("item-to-item", "most popular"), differences, strict=True)]
     result["comparisons"] = [row | {"p_holm": p_holm} for row in rows]
     found = verdict(result)
     assert (found.level, found.headline) == (level, headline)

@@ -1,0 +1,342 @@
+"""What is reported against NumPy on the per-user table, and against the statistics called directly."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from seqrec_jax.baselines import Ranker
+from seqrec_jax.data.dataset import prepare_dataset
+from seqrec_jax.data.splits import SplitConfig, evaluation_cases
+from seqrec_jax.evaluation.protocol import EvaluationConfig, metric_names
+from seqrec_jax.evaluation.statistics import bootstrap_means, holm_correction, paired_differences
+from seqrec_jax.evaluation.summary import Contender, evaluate, example_users
+from seqrec_jax.scoring import UNREACHABLE
+
+NUM_ITEMS = 12
+CONFIG = EvaluationConfig(cutoffs=(3, 10), num_resamples=200)
+
+
+def make_log(lengths, *, seed=0, seconds_apart=60) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    users = np.repeat([f"u{user:03}" for user in range(len(lengths))], lengths)
+    popularity = np.arange(1, NUM_ITEMS + 1) ** 2 / sum(np.arange(1, NUM_ITEMS + 1) ** 2)
+    return pd.DataFrame(
+        {
+            "user_id": users,
+            "item_id": [f"i{item:02}" for item in 1 + rng.choice(NUM_ITEMS, len(users), p=popularity)],
+            "timestamp": np.arange(len(users)) * seconds_apart,
+        }
+    )
+
+
+def make_dataset(log, *, rule="leave_one_out", **options):
+    items = pd.DataFrame({"item_id": [f"i{item:02}" for item in range(1, NUM_ITEMS + 1)]})
+    items["title"] = [f"Title {item}" if item % 2 else None for item in range(1, NUM_ITEMS + 1)]
+    options = {"cleaning": {"dropped": {}}, **options}
+    return prepare_dataset(log, name="log", split=SplitConfig(rule=rule), items=items, **options)
+
+
+def cases_of(dataset, **options):
+    return evaluation_cases(dataset.sequences, dataset.split, stage="test", num_items=dataset.num_items, **options)
+
+
+def random_ranker(name: str, seed: int, *, unreachable=()) -> Ranker:
+    """Scores that depend on the user's id alone; rounded, so that some tie."""
+
+    def scores(histories):
+        rows = [np.random.default_rng([seed, int(user[1:])]).normal(size=NUM_ITEMS + 1) for user in histories.user_ids]
+        table = np.round(np.array(rows, dtype=np.float32), 1)
+        table[:, list(unreachable)] = -np.inf
+        return table
+
+    return Ranker(name, scores)
+
+
+CONTENDERS = [
+    Contender(random_ranker("gru", 1, unreachable=[4]), "model"),
+    Contender(random_ranker("most popular", 2), "baseline"),
+    Contender(random_ranker("last item again", 3), "baseline"),
+    Contender(random_ranker("optimum", 4), "ceiling"),
+]
+
+
+@pytest.fixture(scope="module")
+def whole():
+    dataset = make_dataset(make_log(np.random.default_rng(0).integers(2, 30, 150)))
+    cases = cases_of(dataset)
+    return dataset, cases, evaluate(CONTENDERS, dataset, cases, config=CONFIG, protocol={"note": "a fact"})
+
+
+def test_the_per_user_table_has_a_row_a_system_and_user_and_its_means_are_the_figures(whole):
+    dataset, cases, evaluation = whole
+    table = evaluation.per_user
+    assert len(table) == len(CONTENDERS) * len(cases.users)
+    assert not table.duplicated(["system", "user_id"]).any()
+    assert list(table["system"].unique()) == [contender.ranker.name for contender in CONTENDERS]
+    assert set(table["user_id"]) == set(dataset.sequences.user_ids[cases.users])
+    for system, contender in zip(evaluation.result["systems"], CONTENDERS, strict=True):
+        assert (system["name"], system["kind"]) == (contender.ranker.name, contender.kind)
+        assert list(system["metrics"]) == metric_names(CONFIG.cutoffs)
+        rows = table[table["system"] == system["name"]]
+        for name, figure in system["metrics"].items():
+            assert figure["mean"] == pytest.approx(np.nanmean(rows[name].to_numpy(dtype=float)), abs=1e-12)
+            direct = bootstrap_means(rows[[name]], num_resamples=200, seed=0)
+            assert (figure["low"], figure["high"]) == pytest.approx((direct.low[0], direct.high[0]), abs=1e-12)
+            reachable = rows[name][rows["rank"].notna()].to_numpy(dtype=float)
+            assert figure["reachable_mean"] == pytest.approx(np.nanmean(reachable), abs=1e-12)
+        assert system["users_per_second"] > 0
+    model = evaluation.result["systems"][0]
+    missing = table.loc[table["system"] == "gru", "rank"].isna()
+    assert missing.sum() == (cases.target_items == 4).sum() > 0
+    assert model["metrics"]["ndcg@10"]["reachable_mean"] > model["metrics"]["ndcg@10"]["mean"]
+
+
+def test_the_per_user_table_says_what_is_known_of_user_and_target(whole):
+    dataset, _, evaluation = whole
+    log = pd.DataFrame(
+        {
+            "user": dataset.sequences.user_ids[dataset.sequences.users_of_events],
+            "item": dataset.items["item_id"].to_numpy()[dataset.sequences.item_ids - 1],
+        }
+    )
+    rows = evaluation.per_user[evaluation.per_user["system"] == "gru"].set_index("user_id")
+    sizes = log.groupby("user").size()
+    # the last two events of users with at least three are held out
+    train = log[(log.groupby("user").cumcount(ascending=False) >= 2) | (log["user"].map(sizes) < 3)]
+    assert set(rows.index) == set(sizes.index[sizes >= 3])
+    for user, row in rows.iterrows():
+        items = log.loc[log["user"] == user, "item"]
+        assert (row["history_length"], row["targets"]) == (len(items) - 1, 1)
+        assert row["first_target"] == items.iloc[-1]
+        assert row["first_target_popularity"] == (train["item"] == row["first_target"]).sum()
+
+
+def test_comparisons_are_those_of_the_statistics_with_baselines_only(whole):
+    _, _, evaluation = whole
+    by_name = {judged.name: judged.per_user[["ndcg@10"]].to_numpy() for judged in evaluation.judged}
+    names = ["most popular", "last item again"]
+    direct = [paired_differences(by_name["gru"], by_name[name], num_resamples=200, seed=0) for name in names]
+    holm = holm_correction(np.array([difference.p_value[0] for difference in direct]))
+    rows = evaluation.result["comparisons"]
+    assert [row["baseline"] for row in rows] == names
+    for row, name, difference, p_holm in zip(rows, names, direct, holm, strict=True):
+        assert row["metric"] == "ndcg@10"
+        assert row["difference"] == pytest.approx(float(np.mean(by_name["gru"] - by_name[name])), abs=1e-7)
+        for key in ("low", "high", "p_value", "effect_size"):
+            assert row[key] == pytest.approx(getattr(difference, key)[0])
+        assert row["p_holm"] == p_holm >= row["p_value"]
+
+
+def test_nothing_is_compared_without_a_model_or_without_baselines(whole):
+    dataset, cases, _ = whole
+    for contenders in (CONTENDERS[1:3], [CONTENDERS[0], CONTENDERS[3]]):
+        assert evaluate(contenders, dataset, cases, config=CONFIG).result["comparisons"] == []
+
+
+def bounds(label: str) -> tuple[float, float]:
+    low, _, high = label.rstrip("+").partition("–")
+    return int(low), math.inf if label.endswith("+") else int(high or low)
+
+
+def test_slices_part_the_users_and_hold_their_means(whole):
+    _, cases, evaluation = whole
+    columns = {"history_length": "history_length", "target_popularity": "first_target_popularity"}
+    for slice_name, column in columns.items():
+        bins = evaluation.result["slices"][slice_name]
+        assert sum(entry["users"] for entry in bins) == len(cases.users)
+        assert len(bins) > 1 and all(entry["users"] >= 30 for entry in bins)
+        for entry in bins:
+            low, high = bounds(entry["label"])
+            inside = evaluation.per_user[evaluation.per_user[column].between(low, high)]
+            for name, figure in entry["systems"].items():
+                rows = inside[inside["system"] == name]
+                assert entry["users"] == len(rows)
+                assert figure["mean"] == pytest.approx(rows["ndcg@10"].astype(float).mean(), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "labels"),
+    [
+        ([4] * 60, ["0+"]),
+        ([4] * 60 + [60] * 5, ["0+"]),  # the five last are too few and join the others
+        ([4] * 40 + [60] * 40, ["0–4", "5+"]),  # 59 events of history
+        ([4] * 5 + [60] * 40, ["0+"]),
+        ([4] * 5, ["0+"]),  # too few users in all are still shown
+    ],
+)
+def test_no_user_is_lost_from_the_slices(lengths, labels):
+    dataset = make_dataset(make_log(lengths))
+    config = EvaluationConfig(cutoffs=(10,), num_resamples=100)
+    bins = evaluate(CONTENDERS[:1], dataset, cases_of(dataset), config=config).result["slices"]["history_length"]
+    assert [entry["label"] for entry in bins] == labels
+    assert sum(entry["users"] for entry in bins) == len(lengths)
+
+
+def test_the_protocol_card_counts_what_was_asked(whole):
+    dataset, cases, evaluation = whole
+    card = evaluation.result["protocol"]
+    lengths = dataset.sequences.lengths
+    assert card["users"] == card["targets"] == (lengths >= 3).sum()
+    assert card["unreachable_targets"] == (cases.target_items == 4).sum()
+    assert (card["dataset"], card["fingerprint"]) == ("log", dataset.fingerprint)
+    assert card["candidates"] == "12 of 12 items: all that could be recommended at the time"
+    assert card["split"].startswith("leave_one_out: each user's last target is the test")
+    assert (card["order"], card["seen_items"], card["users_without_history"]) == ("time, then row", "kept", 0)
+    assert card["targets_per_user"] == "all that followed the history"
+    assert card["intervals"] == "95 %, 200 resamples of users"
+    assert card["note"] == "a fact"
+    assert evaluation.result["stage"] == "test" and evaluation.result["primary_metric"] == "ndcg@10"
+    assert evaluation.result["cleaning"] == {"dropped": {}}
+
+
+def test_the_protocol_card_of_a_timeline_with_several_targets():
+    log = make_log([10] * 40).sort_values("item_id", kind="stable").assign(timestamp=np.arange(400))
+    dataset = make_dataset(log.sample(frac=1, random_state=0).assign(timestamp=np.arange(400)), rule="global_timeline")
+    cases = cases_of(dataset)
+    result = evaluate(CONTENDERS[:1], dataset, cases, config=CONFIG).result
+    held_out = pd.Series(dataset.sequences.item_ids)[dataset.split.parts == 2]
+    users = dataset.sequences.users_of_events[dataset.split.parts == 2]
+    assert result["protocol"]["targets"] == len({*zip(users, held_out, strict=True)}) > result["protocol"]["users"]
+    assert result["protocol"]["users"] == len(set(users))
+    first = evaluate(
+        CONTENDERS[:1],
+        dataset,
+        cases_of(dataset, first_target_only=True),
+        config=EvaluationConfig(cutoffs=(10,), num_resamples=100, first_target_only=True),
+    ).result["protocol"]
+    assert first["targets"] == first["users"] == len(set(users))
+    assert first["targets_per_user"] == "the first after the history"
+
+
+def warnings_of(dataset, **options) -> list[str]:
+    return evaluate(CONTENDERS[:1], dataset, cases_of(dataset, **options), config=CONFIG).result["warnings"]
+
+
+def test_warnings_tell_of_leakage_ties_and_users_left_out(whole):
+    assert whole[2].result["warnings"] == []
+    with pytest.warns(UserWarning, match="random_ratio"):
+        dataset = make_dataset(make_log([8] * 40), rule="random_ratio")
+    warnings = warnings_of(dataset)
+    assert warnings[0] == "The split is random: the model was trained on events that happened after the tested ones."
+    first_is_test = dataset.split.parts[dataset.sequences.offsets[:-1]] == 2
+    assert first_is_test.sum() > 0
+    assert warnings[1] == f"{first_is_test.sum()} users with targets have too short a history and are left out."
+
+    tied = make_log([8] * 40, seconds_apart=0)
+    assert warnings_of(make_dataset(tied)) == [
+        "88% of events share user and time with the event before; among those the log's row order decides which is "
+        "the target."
+    ]
+    # an order without times has no ties, and neither have equal times of different users
+    ordered = tied.assign(timestamp=np.arange(320))
+    assert warnings_of(make_dataset(ordered, time_kind="order")) == []
+    assert warnings_of(make_dataset(tied.assign(timestamp=np.tile(np.arange(8), 40)))) == []
+    assert warnings_of(make_dataset(ordered), min_history=6) == []
+    few = make_log([8] * 30 + [4] * 10)
+    assert warnings_of(make_dataset(few), min_history=6) == [
+        "10 users with targets have too short a history and are left out."
+    ]
+
+
+def test_figures_that_nobody_has_are_none_and_the_result_is_json():
+    log = make_log([4] * 40)
+    dataset = make_dataset(log)
+    cases = cases_of(dataset)
+    only = np.arange(NUM_ITEMS + 1) == cases.target_items[0]
+    alone = np.flatnonzero(cases.target_items == cases.target_items[0])[:1]
+    cases = type(cases)(
+        users=cases.users[alone],
+        histories=cases.histories.select_users(alone),
+        target_offsets=np.array([0, 1]),
+        target_items=cases.target_items[alone],
+        candidates=only,
+        users_without_history=0,
+    )
+    result = evaluate(CONTENDERS[1:2], dataset, cases, config=CONFIG).result
+    undefined = {"mean": None, "low": None, "high": None, "reachable_mean": None}
+    assert result["systems"][0]["metrics"]["auc"] == undefined
+    assert result["systems"][0]["metrics"]["mean_rank"]["mean"] == 1.0
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+@pytest.mark.parametrize(
+    ("hits", "misses", "expected"),
+    [(20, 20, (3, 3)), (1, 20, (1, 5)), (20, 1, (5, 1)), (20, 0, (6, 0)), (0, 20, (0, 6)), (2, 2, (2, 2))],
+)
+def test_example_users_are_half_hits_and_half_misses_where_possible(whole, hits, misses, expected):
+    dataset, cases, evaluation = whole
+    ranks = np.full(len(cases.users), 11, dtype=np.int32)
+    chosen = np.random.default_rng(0).permutation(len(ranks))[: hits + misses]
+    ranks[chosen[:hits]] = 10
+    small = type(cases)(
+        users=cases.users[chosen],
+        histories=cases.histories.select_users(chosen),
+        target_offsets=np.arange(hits + misses + 1),
+        target_items=cases.target_items[chosen],
+        candidates=cases.candidates,
+        users_without_history=0,
+    )
+    judged = evaluation.judged[0]._replace(
+        ranks=ranks[chosen],
+        lists=evaluation.judged[0].lists[chosen],
+        list_scores=evaluation.judged[0].list_scores[chosen],
+    )
+    examples = example_users(evaluation._replace(judged=[judged]), dataset, small)
+    found = [example["target_ranks"][0] <= 10 for example in examples]
+    assert (sum(found), len(found) - sum(found)) == expected
+    assert len({example["user"] for example in examples}) == len(examples)
+
+
+def test_an_example_shows_the_users_last_events_targets_and_list(whole):
+    dataset, cases, evaluation = whole
+    judged = evaluation.judged[0]
+    examples = example_users(evaluation, dataset, cases, count=12, last_events=4, k=5)
+    assert len(examples) == 12
+    rows = {user: case for case, user in enumerate(dataset.sequences.user_ids[cases.users])}
+    sequences = dataset.sequences
+    for example in examples:
+        case = rows[example["user"]]
+        user = cases.users[case]
+        events = range(sequences.offsets[user], sequences.offsets[user + 1])
+        items = [f"i{sequences.item_ids[event]:02}" for event in events]
+        assert [event["item"] for event in example["history"]] == items[:-1][-4:]
+        number = int(example["history"][-1]["item"][1:])
+        assert example["history"][-1]["title"] == (f"Title {number}" if number % 2 else None)
+        assert re.fullmatch(r"1970-01-\d\d \d\d:\d\d", example["history"][-1]["time"])
+        assert example["history"][-1]["behavior"] == "event"
+        assert [target["item"] for target in example["targets"]] == items[-1:]
+        rank = judged.ranks[case]
+        assert example["target_ranks"] == [None if rank == UNREACHABLE else rank]
+        listed = example["recommended"]
+        assert [row["rank"] for row in listed] == [1, 2, 3, 4, 5]
+        assert [row["item"] for row in listed] == [f"i{item:02}" for item in judged.lists[case, :5]]
+        assert [row["score"] for row in listed] == judged.list_scores[case, :5].tolist()
+        assert [row["hit"] for row in listed] == [row["item"] == items[-1] for row in listed]
+        assert any(row["hit"] for row in listed) == (rank <= 5)
+    json.dumps(examples, allow_nan=False)
+
+
+def test_an_example_is_a_hit_only_if_the_list_is_long_enough_to_show_it(whole):
+    dataset, cases, _ = whole
+    config = EvaluationConfig(metric="ndcg@3", cutoffs=(3,), num_resamples=100)
+    evaluation = evaluate(CONTENDERS[:1], dataset, cases, config=config)
+    for example in example_users(evaluation, dataset, cases, count=40):
+        rank = example["target_ranks"][0]
+        assert any(row["hit"] for row in example["recommended"]) == (rank is not None and rank <= 3)
+
+
+def test_events_without_item_and_logs_without_times_can_be_shown():
+    log = make_log([5] * 3)
+    log.loc[3, "item_id"] = ""
+    dataset = make_dataset(log.assign(timestamp=np.arange(15)), time_kind="order")
+    evaluation = evaluate(CONTENDERS[:1], dataset, cases_of(dataset), config=CONFIG)
+    events = [
+        event for example in example_users(evaluation, dataset, cases_of(dataset)) for event in example["history"]
+    ]
+    assert {"item": "(no item)", "title": None, "behavior": "event", "time": None} in events

@@ -1,0 +1,179 @@
+"""One compiled step: its gradient, the same on any number of devices, however the steps are cut into pieces."""
+
+from dataclasses import replace
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_training import (
+    BEHAVIOR_WEIGHTS,
+    CONFIG,
+    LENGTH,
+    NUM_ITEMS,
+    STEPS_PER_EPOCH,
+    Steps,
+    same_bits,
+    tiny_model,
+    tiny_params,
+    tiny_rows,
+    tiny_sequences,
+)
+
+from seqrec_jax.data.batches import gather_batch
+from seqrec_jax.items.tower import id_table
+from seqrec_jax.parallel import replicate, replicated
+from seqrec_jax.training.checkpoints import CheckpointStore
+from seqrec_jax.training.config import LossConfig, OptimizerConfig
+
+LOSSES = ("softmax", "sampled_softmax", "binary_cross_entropy", "bpr")
+PLAIN_GRADIENT = replace(CONFIG, optimizer=OptimizerConfig(name="sgd", learning_rate=1.0, b1=0.0))
+ADAPTIVE = replace(
+    CONFIG,
+    optimizer=OptimizerConfig(learning_rate=1e-2, schedule="cosine", warmup_steps=2, weight_decay=0.01, clip_norm=1.0),
+    ema_decay=0.9,
+)
+
+
+@cache
+def adaptive_steps(devices: int) -> Steps:
+    return Steps(ADAPTIVE, devices=devices)
+
+
+def gradient(steps: Steps, batch: int) -> dict:
+    """The gradient as what plain gradient descent at rate 1 takes off."""
+    before = tiny_params(steps.kind)
+    after = steps(steps.start(), batch, batch + 1)[0].params
+    return jax.tree.map(lambda old, new: old - np.asarray(new), before, after)
+
+
+def test_the_gradient_is_that_of_the_mean_over_all_targets():
+    steps = Steps(PLAIN_GRADIENT, devices=8, kind="mean", dropout=0.0)
+    rows = jax.tree.map(lambda leaf: leaf[:16], tiny_rows())
+    batch = gather_batch(steps.events, rows, length=LENGTH, behavior_weights=jnp.asarray(BEHAVIOR_WEIGHTS))
+    trained = np.bincount(tiny_sequences().item_ids, minlength=NUM_ITEMS + 1) > 0
+    model = tiny_model("mean", 0.0)
+
+    def mean_loss(params):
+        queries = model.project(params, model.encode(params, id_table(NUM_ITEMS), batch))
+        scores = jnp.where(trained[None, None], queries @ model.item_vectors(params, id_table(NUM_ITEMS)).T, -jnp.inf)
+        scores = scores.at[..., 0].set(-jnp.inf)
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(scores), batch.targets[..., None], axis=-1)[..., 0]
+        return -jnp.sum(jnp.where(batch.targets > 0, batch.weights * chosen, 0.0)) / jnp.sum(batch.weights)
+
+    expected = jax.jit(jax.grad(mean_loss))(tiny_params("mean"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), gradient(steps, 0), expected)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_are_the_same_on_one_and_on_eight_devices(loss):
+    # attention has the most random sites; one loss through it is enough, since compiling takes long
+    kind = "sasrec" if loss == "softmax" else "mean"
+    config = replace(PLAIN_GRADIENT, loss=LossConfig(kind=loss, num_negatives=4))
+    one, eight = (Steps(config, devices=devices, kind=kind) for devices in (1, 8))
+    for batch in (0, STEPS_PER_EPOCH - 1):  # the last has rows of padding only, so some devices have no target
+        first, second = gradient(one, batch), gradient(eight, batch)
+        assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(first)) > 0.01
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), first, second)
+
+
+def test_many_steps_agree_on_one_and_on_eight_devices():
+    one, eight = adaptive_steps(1), adaptive_steps(8)
+    first = one(one.start(), 0, STEPS_PER_EPOCH)[0]
+    second = eight.one_by_one(eight.start(), 0, STEPS_PER_EPOCH)
+    assert int(first.step) == int(second.step) == STEPS_PER_EPOCH
+    assert not np.allclose(
+        first.params["items"]["ids"]["embedding"], tiny_params()["items"]["ids"]["embedding"], atol=0.01
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), first.params, second.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), first.average, second.average)
+
+
+def test_totals_count_targets_and_windows():
+    steps, rows = adaptive_steps(1), tiny_rows()
+    _, totals, _ = steps(steps.start(), 0, STEPS_PER_EPOCH)
+    lengths = np.asarray(rows.lengths)
+    assert int(totals.windows) == (lengths > 0).sum()
+    assert int(totals.targets) == lengths.sum()  # every event of the data has a behaviour with a weight
+    assert int(adaptive_steps(8)(adaptive_steps(8).start(), 0, 1)[1].targets) == lengths[:16].sum()
+
+
+def test_pieces_of_any_size_give_the_same_bits():
+    steps = adaptive_steps(1)
+    whole, totals, _ = steps(steps.start(), 0, STEPS_PER_EPOCH)
+    by_one = steps.one_by_one(steps.start(), 0, STEPS_PER_EPOCH)
+    uneven, first_totals, _ = steps(steps.start(), 0, 3)
+    uneven, last_totals, norm = steps(uneven, 3, STEPS_PER_EPOCH)
+    assert same_bits(whole, by_one)
+    assert same_bits(whole, uneven)
+    assert float(totals.loss) == pytest.approx(float(first_totals.loss + last_totals.loss), rel=1e-6)
+    squares = sum(np.square(np.asarray(leaf, dtype=np.float64)).sum() for leaf in jax.tree.leaves(whole.params))
+    assert float(norm) == pytest.approx(np.sqrt(squares), rel=1e-5)
+
+
+def test_saving_and_restoring_between_steps_changes_no_bit(tmp_path):
+    steps = adaptive_steps(1)
+    whole = steps.one_by_one(steps.start(), 0, STEPS_PER_EPOCH)
+    state = steps.one_by_one(steps.start(), 0, 2)
+    store = CheckpointStore(tmp_path)
+    store.save(state, {"epoch": 0})
+    steps.one_by_one(state, 2, 4)  # takes over the saved state's buffers while it is being written
+    store.close()
+    store = CheckpointStore(tmp_path)
+    restored, progress = store.restore(jax.eval_shape(steps.start), sharding=replicated(steps.mesh))
+    store.close()
+    assert progress == {"epoch": 0}
+    assert same_bits(restored, steps.one_by_one(steps.start(), 0, 2))
+    assert same_bits(whole, steps.one_by_one(restored, 2, STEPS_PER_EPOCH))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_it_compiles_once_for_every_piece_and_epoch(devices):
+    steps = adaptive_steps(devices)
+    state = steps(steps.start(), 0, 1)[0]
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(listener := lambda name, *_, **__: compiled.append(name))
+    try:
+        rows = tiny_rows(seed=4)  # compiles nothing that counts: arrays from the host
+        compiled.clear()
+        for first, last in [(1, 2), (2, 3), (0, 1), (3, 5) if devices == 1 else (3, 4)]:
+            state = steps(state, first, last, rows=rows)[0]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert not [name for name in compiled if "compile" in name]
+    assert steps.run._cache_size() == 1
+
+
+def test_the_average_is_the_running_average_of_the_parameters():
+    steps = adaptive_steps(1)
+    state = steps.start()
+    expected = tiny_params()
+    for step in range(3):
+        state = steps(state, step, step + 1)[0]
+        expected = jax.tree.map(lambda mean, new: 0.9 * mean + 0.1 * np.asarray(new), expected, state.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.average, expected)
+
+
+def test_the_same_step_draws_anew_in_another_epoch_and_with_another_seed():
+    steps = Steps(PLAIN_GRADIENT, devices=1)
+    later = steps.start()._replace(step=replicate(jnp.int32(STEPS_PER_EPOCH), steps.mesh))
+    reseeded = Steps(replace(PLAIN_GRADIENT, seed=1), devices=1)
+    results = [steps(steps.start(), 0, 1), steps(later, 0, 1), reseeded(reseeded.start(), 0, 1)]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert not same_bits(results[a][0].params, results[b][0].params)
+
+
+def test_bfloat16_trains_and_stays_close_to_float32():
+    config = replace(CONFIG, optimizer=OptimizerConfig(learning_rate=0.05))
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        steps = Steps(replace(config, precision=precision), devices=1)
+        state, losses[precision] = steps.start(), []
+        for _ in range(6):
+            state, totals, _ = steps(state, 0, STEPS_PER_EPOCH)
+            losses[precision].append(float(totals.loss) / STEPS_PER_EPOCH)
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
+    assert losses["bfloat16"][-1] < losses["bfloat16"][0] - 0.5
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.02)
+    assert losses["bfloat16"] != losses["float32"]
