@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 import time
 import warnings
@@ -31,7 +32,9 @@ def run(words: Sequence[str]) -> int:
         if not words or words[0] in ("-h", "--help"):
             print(usage)
             return 0
-        print(f"seqrec: there is no verb {words[0]!r}\n{usage}", file=sys.stderr)
+        near = difflib.get_close_matches(words[0], VERBS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"seqrec: there is no verb {words[0]!r}{hint}\n{usage}", file=sys.stderr)
         return 2
     verb = words[0]
     with warnings.catch_warnings():
@@ -134,7 +137,9 @@ def recommend(words: Sequence[str]) -> int:
     who.add_argument("--all-users", action="store_true", help="every user of the run's dataset")
     who.add_argument("--history", nargs="+", help="raw item ids, the latest last")
     parser.add_argument("--k", type=int, default=10, help="length of a list (default 10)")
-    parser.add_argument("--seen-items", choices=("kept", "excluded"), default="kept", help="items of the history")
+    parser.add_argument(
+        "--seen-items", choices=("kept", "excluded"), default="kept", help="whether items of the history may be listed"
+    )
     parser.add_argument("--output", help="a .parquet or .csv file instead of the terminal")
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
@@ -150,16 +155,14 @@ def recommend(words: Sequence[str]) -> int:
         history = pipeline.user_histories(options.checkpoint, None if options.all_users else options.users)
     result = recommender.recommend(history, options.k, seen_items=options.seen_items, reranking=reranking)
     if result.unknown_items:
-        print(
-            f"skipped    items that the catalogue does not have: {', '.join(result.unknown_items)}",
-            file=sys.stderr,
-        )
+        skipped = ", ".join(result.unknown_items)
+        print(f"skipped    items that the catalogue does not have: {skipped}", file=sys.stderr)
     if result.without_history:
-        shown = ", ".join(result.without_history[:5]) + (" …" if len(result.without_history) > 5 else "")
-        print(
-            f"fallback   the most popular items for {len(result.without_history)} without history: {shown}",
-            file=sys.stderr,
-        )
+        count, shown = len(result.without_history), ", ".join(result.without_history[:5])
+        whom = "a history without a known item"
+        if options.history is None:
+            whom = f"{count:,} users without a known history: {shown}" + (", …" if count > 5 else "")
+        print(f"fallback   the most popular items for {whom}", file=sys.stderr)
     if options.output is None:
         print(recommendation_table(result.table, recommender.items))
     else:

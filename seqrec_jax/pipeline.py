@@ -147,15 +147,8 @@ def train_run(
         dataset_directory=config.dataset_directory,
         overwrite=overwrite,
     )
-    recommender = Recommender(
-        model,
-        params,
-        item_table,
-        items=dataset.items,
-        behaviors=dataset.behaviors,
-        length=config.model.encoder.max_length,
-        first_timestamp=dataset.first_timestamp,
-    )
+    length = config.model.encoder.max_length
+    recommender = Recommender.for_dataset(dataset, model, params, item_table, length=length, name=config.name)
 
     def validate(params: Any) -> dict[str, float]:
         judged = judge(recommender.with_params(params), cases, config=config.evaluation)
@@ -172,7 +165,7 @@ def train_run(
         ),
         item_table,
         config=config.training,
-        length=config.model.encoder.max_length,
+        length=length,
         directory=directory,
         validate=validate,
         metric=config.evaluation.metric,
@@ -383,7 +376,8 @@ def _ceiling(dataset: Dataset, config: EvaluationConfig) -> Ranker | None:
     """The simulated shop's own optimum, where it is exact: the next event of any behaviour, from all before it."""
     if dataset.source.get("reader") != "simulator" or not config.first_target_only:
         return None
-    if dataset.split.config.rule in ("item_holdout", "random_ratio"):
+    # a timeline tells besides that no event came between the history and the cut, which the filter does not use
+    if dataset.split.config.rule not in ("leave_one_out", "user_holdout"):
         return None
     if dataset.split.config.target_behaviors or sum((dataset.cleaning or {}).get("dropped", {}).values()):
         return None

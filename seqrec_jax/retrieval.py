@@ -15,6 +15,7 @@ import pandas as pd
 from jaxtyping import Array, Float
 
 from seqrec_jax.data.batches import Batch, history_batch
+from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.features import AttributeVocabulary
 from seqrec_jax.data.files import as_text
 from seqrec_jax.data.sequences import Sequences, pad_sequences
@@ -22,10 +23,9 @@ from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.items import ItemTable
 from seqrec_jax.items.table import make_item_table
 from seqrec_jax.model import ModelConfig, SequenceModel, last_states, make_sequence_model
-from seqrec_jax.parallel import make_mesh, replicated
 from seqrec_jax.reranking import RerankConfig, make_reranker
-from seqrec_jax.scoring import catalogue_order, top_k_in_scores
-from seqrec_jax.training.checkpoints import CheckpointStore
+from seqrec_jax.scoring import bilinear_scores, catalogue_order, top_k_in_scores
+from seqrec_jax.training.checkpoints import load_params
 from seqrec_jax.training.config import parse_config
 from seqrec_jax.training.run import read_run
 
@@ -97,7 +97,7 @@ class Recommender:
             queries = model.project(params, last_states(model.encode(params, item_table, batch), batch))
             empty = jnp.all(batch.segment_ids == 0, axis=1)
             v_y = model.item_vectors(params, item_table)
-            scored = jnp.where(empty[:, None], popularity[None, :], queries @ v_y.T)
+            scored = jnp.where(empty[:, None], popularity[None, :], bilinear_scores(queries, None, v_y))
             # a vector of zeros is an item without training and without content: it cannot be ranked
             return jnp.where(jnp.any(v_y != 0, axis=1)[None, :], scored, -jnp.inf)
 
@@ -121,12 +121,7 @@ class Recommender:
         model = make_sequence_model(
             model_config, num_items=len(items), num_behaviors=len(facts["behaviors"]), item_table=item_table
         )
-        store = CheckpointStore(Path(run) / "checkpoints", read_only=True)
-        shapes = jax.eval_shape(model.init, jax.random.key(0))
-        try:
-            params, _ = store.restore_params(shapes, step=step, sharding=replicated(make_mesh(1)))
-        finally:
-            store.close()
+        params, _ = load_params(model, run, step=step)
         return cls(
             model,
             params,
@@ -136,6 +131,22 @@ class Recommender:
             length=model_config.encoder.max_length,
             first_timestamp=facts["first_timestamp"],
             name=model_config.encoder.kind,
+        )
+
+    @classmethod
+    def for_dataset(
+        cls, dataset: Dataset, model: SequenceModel, params: Any, item_table: ItemTable, *, length: int, name: str
+    ) -> Recommender:
+        """The recommender of a model over the items and behaviours of a prepared dataset."""
+        return cls(
+            model,
+            params,
+            item_table,
+            items=dataset.items,
+            behaviors=dataset.behaviors,
+            length=length,
+            first_timestamp=dataset.first_timestamp,
+            name=name,
         )
 
     def with_params(self, params: Any) -> Recommender:

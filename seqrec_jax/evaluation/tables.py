@@ -57,8 +57,8 @@ def _protocol(result: dict[str, Any]) -> Iterator[str]:
         "split": protocol["split"],
         "users": f"{protocol['users']:,} with {protocol['targets']:,} targets ({protocol['targets_per_user']})",
         "candidates": f"{protocol['candidates']}; seen items {protocol['seen_items']}",
-        "misses": f"{unreachable:,} of these targets cannot be in a list of {_name(model)} and count as misses; {primary} "
-        f"over the users without such targets: {reachable}",
+        "misses": f"{unreachable:,} of these targets cannot be in a list of {_name(model)} and count as misses; "
+        f"{primary} over the users without such targets: {reachable}",
         "tie rule": protocol["tie_rule"],
         "figures": f"mean over users [{protocol['intervals']}]",
         "speed": f"{_name(model)} ranked all candidates for {model['users_per_second']:,.0f} users a second",

@@ -8,6 +8,7 @@ checkpoint by the validation metric and the last one are kept.
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from jax.sharding import Sharding
 from orbax.checkpoint import checkpoint_managers
 
 from seqrec_jax.errors import CheckpointError
+from seqrec_jax.model import SequenceModel
+from seqrec_jax.parallel import make_mesh, replicated
 from seqrec_jax.training.state import TrainState, evaluated_params
 
 SCHEMA_VERSION = 1
@@ -203,15 +206,17 @@ class CheckpointStore:
         return step
 
     def _restore(self, step: int, **items: Any) -> Any:
-        misfit = self._misfit(step, items["params"].item) if "params" in items else ""
-        try:
-            if misfit:  # found out beforehand, since Orbax stops in the middle of reading and names no parameter
-                raise ValueError(misfit)
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"checkpoint {step} in {self.directory} does not fit this model, or is damaged: {_short(error)}"
-            ) from error
+        # checked beforehand, since Orbax would stop in the middle of reading and name no parameter
+        reason = self._misfit(step, items["params"].item) if "params" in items else ""
+        cause: Exception | None = None
+        if not reason:
+            try:
+                return self._manager.restore(step, args=ocp.args.Composite(**items))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                reason, cause = _short(error), error
+        raise CheckpointError(
+            f"checkpoint {step} in {self.directory} does not fit this model, or is damaged: {reason}"
+        ) from cause
 
     def _misfit(self, step: int, expected: Any) -> str:
         """Which parameters differ from those expected, empty where none does or the checkpoint cannot tell."""
@@ -239,6 +244,17 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """Shapes by dotted name."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def load_params(model: SequenceModel, run: str | Path, *, step: int | None = None) -> tuple[Any, int]:
+    """The evaluated parameters of a run's checkpoint, the best one by default, and its step.
+
+    Raises:
+      CheckpointError: no whole checkpoint there, or one of another model or schema version.
+    """
+    with closing(CheckpointStore(Path(run) / "checkpoints", read_only=True)) as store:
+        like = jax.eval_shape(model.init, jax.random.key(0))
+        return store.restore_params(like, step=step, sharding=replicated(make_mesh(1)))
 
 
 def _training_tree(state: TrainState) -> dict[str, Any]:

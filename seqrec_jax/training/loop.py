@@ -37,7 +37,7 @@ from seqrec_jax.model import SequenceModel
 from seqrec_jax.parallel import DATA_AXIS, data_size, is_simulated, make_mesh, replicate, replicated
 from seqrec_jax.training.checkpoints import CheckpointStore
 from seqrec_jax.training.config import TrainingConfig
-from seqrec_jax.training.objective import make_objective
+from seqrec_jax.training.objective import Objective, make_objective
 from seqrec_jax.training.run import RunLog
 from seqrec_jax.training.state import (
     Params,
@@ -105,6 +105,7 @@ def train(
     directory: Path,
     validate: Validate | None = None,
     metric: str = "ndcg@10",
+    objective: Objective | None = None,
     show_progress: bool = True,
 ) -> Progress:
     """Train a model, or continue its run from the last checkpoint, to the same parameters either way.
@@ -119,6 +120,7 @@ def train(
       directory: the run's directory; checkpoints, log and TensorBoard go there.
       validate: parameters to named figures; None for no validation.
       metric: the figure, higher is better, that decides what is best and when to stop.
+      objective: one's own, with the call that `make_objective` gives, instead of the one that `config.loss` names.
       show_progress: draw a progress bar on the terminal.
 
     Returns:
@@ -142,13 +144,12 @@ def train(
     total_steps = config.max_epochs * steps_per_epoch
     optimizer = make_optimizer(config.optimizer, total_steps=total_steps)
     rates = make_schedule(config.optimizer, total_steps=total_steps)
+    if objective is None:
+        counts = np.bincount(data.sequences.item_ids, minlength=data.num_items + 1)
+        objective = make_objective(config.loss, item_counts=counts, axis_name=DATA_AXIS)
     run_steps = make_run_steps(
         model,
-        make_objective(
-            config.loss,
-            item_counts=np.bincount(data.sequences.item_ids, minlength=data.num_items + 1),
-            axis_name=DATA_AXIS,
-        ),
+        objective,
         optimizer,
         config=config,
         length=length,

@@ -54,7 +54,8 @@ def open_run(
       overwrite: remove an existing run first.
 
     Raises:
-      CheckpointError: the directory holds a run with another configuration or dataset, or cannot be written.
+      CheckpointError: the directory holds a run with another configuration or dataset, or checkpoints of unknown
+        origin, or cannot be written.
     """
     try:
         if overwrite and (directory / "config.yaml").is_file():
@@ -62,6 +63,11 @@ def open_run(
         if (directory / "config.yaml").is_file():
             _check_same(directory, config, dataset)
             return
+        if any((directory / "checkpoints").glob("*")):
+            raise CheckpointError(
+                f"{directory} has checkpoints but no config.yaml, so it cannot be told what they are of; choose "
+                "another --name, or remove the directory"
+            )
         directory.mkdir(parents=True, exist_ok=True)
         facts = {**describe_dataset(dataset), "directory": str(Path(dataset_directory).absolute())}
         _write_whole(directory / "dataset.json", json.dumps(facts, indent=1, ensure_ascii=False))
@@ -76,14 +82,17 @@ def read_run(directory: str | Path) -> tuple[dict[str, Any], dict[str, Any], pd.
     """The configuration, dataset facts and items of a run.
 
     Raises:
-      CheckpointError: the directory is missing or not a run.
+      CheckpointError: the directory is missing, not a run, or its configuration is damaged.
       DataError: its dataset facts or items are damaged.
     """
     directory = Path(directory)
     if not (directory / "config.yaml").is_file():
         found = "is empty or something else" if directory.is_dir() else "does not exist"
         raise CheckpointError(f"{directory} is not a run: it {found}; give the directory that `seqrec train` wrote")
-    config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+    try:
+        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{directory / 'config.yaml'} is damaged: {' '.join(str(error).split())}") from error
     return config, read_facts(directory), read_items(directory)
 
 

@@ -133,6 +133,7 @@ def train_tiny(
     validate: Validate | None = None,
     config: TrainingConfig = CONFIG,
     num_users: int = 60,
+    show_progress: bool = False,
     **changes: Any,
 ) -> Progress:
     """`train` on the tiny data, deciding by the figure "score"."""
@@ -146,7 +147,7 @@ def train_tiny(
         directory=directory,
         validate=validate,
         metric="score",
-        show_progress=False,
+        show_progress=show_progress,
     )
 
 

@@ -1,0 +1,144 @@
+"""Processes that are killed at random moments, continued, and compared with one that was left alone."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_training import CONFIG, same_bits, tiny_params
+from train_in_process import MAX_EPOCHS
+
+from seqrec_jax.config import ExperimentConfig
+from seqrec_jax.data.dataset import prepare_dataset, write_dataset
+from seqrec_jax.data.splits import SplitConfig
+from seqrec_jax.parallel import make_mesh, replicated
+from seqrec_jax.training.checkpoints import CheckpointStore
+from seqrec_jax.training.config import config_yaml, parse_config
+from seqrec_jax.training.run import read_log
+from seqrec_jax.training.state import init_state, make_optimizer
+
+SCRIPT = Path(__file__).with_name("train_in_process.py")
+PATIENCE_SECONDS = 120.0
+
+
+def environment():
+    """One device, and quick compilation, which is most of what a short process does."""
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+
+def start(words, directory, **options):
+    with (directory / "output.txt").open("a") as output:
+        return subprocess.Popen(
+            [sys.executable, *map(str, words)], env=environment(), stdout=output, stderr=output, **options
+        )
+
+
+def output_of(directory):
+    return (directory / "output.txt").read_text()
+
+
+def wait_for(condition, process, directory):
+    """Wait until a condition holds while the process runs."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert process.poll() is None, f"ended by itself with {process.returncode}: {output_of(directory)}"
+        assert time.monotonic() < deadline, f"nothing happened: {output_of(directory)}"
+        time.sleep(0.005)
+
+
+def steps_on_disk(directory):
+    checkpoints = directory / "checkpoints"
+    names = os.listdir(checkpoints) if checkpoints.is_dir() else []
+    return {int(name) for name in names if name.isdigit()}
+
+
+def last_state(directory):
+    optimizer = make_optimizer(CONFIG.optimizer, total_steps=100)
+    like = jax.eval_shape(lambda: init_state(tiny_params(), optimizer, with_average=True))
+    store = CheckpointStore(directory / "checkpoints", read_only=True)
+    state, progress = store.restore(like, sharding=replicated(make_mesh(1)))
+    best, best_step = store.restore_params(tiny_params(), sharding=replicated(make_mesh(1)))
+    store.close()
+    return state, {name: value for name, value in progress.items() if name != "seconds"}, best, best_step
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    undisturbed = start([SCRIPT, whole], whole)
+    delays = random.Random(7)  # what the process is doing at that moment is random anyhow
+    moments = []
+    for _ in range(2):
+        process = start([SCRIPT, killed], killed)
+        before = steps_on_disk(killed)
+        wait_for(lambda: steps_on_disk(killed) - before, process, killed)  # noqa: B023
+        time.sleep(delays.uniform(0.0, 0.5))
+        assert process.poll() is None, f"it was over before it could be killed: {output_of(killed)}"
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+        moments.append(max(steps_on_disk(killed)))
+    assert moments[0] < moments[1]
+    for process, directory in ((start([SCRIPT, killed], killed), killed), (undisturbed, whole)):
+        assert process.wait(PATIENCE_SECONDS) == 0, output_of(directory)
+    expected, found = last_state(whole), last_state(killed)
+    assert moments[1] < int(found[0].step)
+    assert found[1]["finished"] and found[1]["epoch"] == MAX_EPOCHS
+    assert found[1] == expected[1] and found[3] == expected[3]
+    assert same_bits(found[0], expected[0]), f"killed at {moments}"
+    assert same_bits(found[2], expected[2])
+    rows, whole_rows = read_log(killed), read_log(whole)
+    for kind in ("validation", "end"):
+        here, there = ([row for row in log if row["kind"] == kind] for log in (rows, whole_rows))
+        assert [{k: v for k, v in row.items() if "seconds" not in k} for row in here] == [
+            {k: v for k, v in row.items() if "seconds" not in k} for row in there
+        ]
+    steps = [row["step"] for row in rows if row["kind"] == "train"]
+    assert steps == sorted(set(steps)) and steps[-1] == int(found[0].step)
+    assert set(moments) <= set(steps), "every checkpoint lies at the end of a line of the log"
+    assert not [name for name in os.listdir(killed / "checkpoints") if not name.isdigit()]
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """A prepared dataset and the configuration of a run that would take hours."""
+    rng = np.random.default_rng(0)
+    events = pd.DataFrame(
+        {
+            "user_id": [f"u{number}" for number in np.repeat(np.arange(40), 8)],
+            "item_id": [f"i{number}" for number in rng.integers(0, 15, 320)],
+            "timestamp": np.tile(np.arange(8), 40),
+        }
+    )
+    write_dataset(prepare_dataset(events, name="small", split=SplitConfig("leave_one_out")), tmp_path / "small")
+    config = parse_config(
+        ExperimentConfig,
+        values={
+            "name": "long",
+            "data": {"directory": str(tmp_path / "small")},
+            "model": {"encoder": {"kind": "mean", "width": 8, "max_length": 6}, "items": {"width": 8}},
+            "training": {"max_epochs": 1_000_000, "batch_size": 8, "patience": None},
+        },
+    )
+    (tmp_path / "long.yaml").write_text(config_yaml(config))
+    return tmp_path
+
+
+def test_ctrl_c_on_the_command_line_saves_and_exits_with_130(experiment):
+    words = ["-m", "seqrec_jax.cli", "train", "--config", experiment / "long.yaml"]
+    process = start(words, experiment, cwd=experiment)
+    run = experiment / "runs" / "long"
+    wait_for(lambda: any(row["kind"] == "validation" for row in read_log(run)), process, experiment)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE_SECONDS) == 130, output_of(experiment)
+    assert "everything is saved; the same command continues" in output_of(experiment)
+    assert "Traceback" not in output_of(experiment)
+    last = [row["step"] for row in read_log(run)][-1]
+    assert max(steps_on_disk(run)) == last
