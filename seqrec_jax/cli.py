@@ -64,6 +64,7 @@ def prepare(words: Sequence[str]) -> int:
     from seqrec_jax import pipeline
     from seqrec_jax.data.cleaning import CleaningReport
     from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
+    from seqrec_jax.evaluation.tables import labelled
 
     started = time.monotonic()
     config = _experiment(options, overrides)
@@ -72,7 +73,7 @@ def prepare(words: Sequence[str]) -> int:
         print(CleaningReport.from_dict(dataset.cleaning))
     parts = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
     counts = ", ".join(f"{int((dataset.split.parts == part).sum()):,} {name}" for name, part in parts)
-    print(f"split      {dataset.split.describe()}\n           {counts} events")
+    print("\n".join([*labelled("split", dataset.split.describe()), *labelled("", f"{counts} events")]))
     seconds = time.monotonic() - started
     print(f"prepared   {config.dataset_directory} (fingerprint {dataset.fingerprint}) in {seconds:.1f} s")
     return 0
@@ -86,6 +87,7 @@ def train(words: Sequence[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
+    from seqrec_jax.training.run import read_log
 
     config = _experiment(options, overrides)
     run, progress = pipeline.train_run(config, overwrite=options.overwrite, show_progress=not options.quiet)
@@ -96,6 +98,9 @@ def train(words: Sequence[str]) -> int:
         f"trained    {progress.epoch} epochs in {progress.seconds:.0f} s; best {config.evaluation.metric} "
         f"on the validation part {progress.best_score:.4f}, at step {progress.best_step}"
     )
+    speed = pipeline.median_speed(read_log(run))
+    if speed is not None:
+        print(f"speed      {speed:,.0f} target positions a second")
     print(f"run        {run}")
     return 0
 

@@ -389,11 +389,6 @@ def _ceiling(dataset: Dataset, config: EvaluationConfig) -> Ranker | None:
 def _model_facts(recommender: Recommender, settings: dict[str, Any], log: list[dict[str, Any]]) -> dict[str, Any]:
     leaves = jax.tree.leaves(recommender.params)
     end: dict[str, Any] = next((row for row in reversed(log) if row["kind"] == "end"), {})
-    chunks = [row for row in log if row["kind"] == "train"]
-
-    def median(name: str) -> float | None:
-        return float(np.median([row[name] for row in chunks])) if chunks else None
-
     return {
         "encoder": settings["model"]["encoder"]["kind"],
         "loss": settings["training"]["loss"]["kind"],
@@ -402,9 +397,15 @@ def _model_facts(recommender: Recommender, settings: dict[str, Any], log: list[d
         "steps": end.get("step"),
         "epochs": end.get("epoch"),
         "training_seconds": end.get("seconds"),
-        "targets_per_second": median("targets_per_second"),
-        "sequences_per_second": median("sequences_per_second"),
+        "targets_per_second": median_speed(log, "targets_per_second"),
+        "sequences_per_second": median_speed(log, "sequences_per_second"),
     }
+
+
+def median_speed(log: list[dict[str, Any]], name: str = "targets_per_second") -> float | None:
+    """The median over the logged pieces of a training run, of which the first compiles; None without any."""
+    speeds = [row[name] for row in log if row["kind"] == "train"]
+    return float(np.median(speeds)) if speeds else None
 
 
 def user_histories(run: str | Path, users: list[str] | None) -> Sequences:

@@ -7,6 +7,8 @@ import os
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,8 @@ import pytest
 
 if TYPE_CHECKING:
     from tiny import TinyRun
+
+    from seqrec_jax.retrieval import Recommender
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -45,3 +49,44 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
         run, _ = pipeline.train_run(config, show_progress=False, runs=folder / "runs")
     pipeline.evaluate_run(run, config.evaluation)
     return TinyRun(folder, config)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder as the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(tiny_run: TinyRun, home: Path) -> Path:
+    """A copy of the tiny run as runs/tiny under the current folder."""
+    shutil.copytree(tiny_run.run, home / "runs" / "tiny")
+    return Path("runs/tiny")
+
+
+@pytest.fixture(scope="session")
+def loaded(tiny_run: TinyRun) -> Recommender:
+    """The tiny run's recommender, to be looked at only."""
+    from seqrec_jax.retrieval import Recommender
+
+    return Recommender.load(tiny_run.run)
+
+
+@pytest.fixture
+def quick_load(monkeypatch: pytest.MonkeyPatch, loaded: Recommender) -> None:
+    """The tiny run's recommender, compiled once, in place of a fresh one a call."""
+    monkeypatch.setattr(type(loaded), "load", lambda *_, **__: loaded)
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, list[str], str]]:
+    """Runs the command line and gives the exit code, the lines of stdout, and stderr."""
+    from seqrec_jax import cli
+
+    def call(*words: object) -> tuple[int, list[str], str]:
+        code = cli.run([str(word) for word in words])
+        captured = capsys.readouterr()
+        return code, captured.out.splitlines(), captured.err
+
+    return call

@@ -333,13 +333,6 @@ def test_a_run_that_is_missing_or_damaged_is_refused(tiny_run, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(tiny_run.run, copy)
     for step in sorted((copy / "checkpoints").iterdir()):
-        for file in (step / "params" / "ocdbt.process_0" / "d").iterdir():
-            file.write_bytes(file.read_bytes()[:-5])
-        for file in (step / "params" / "d").iterdir():
-            file.write_bytes(b"x" + file.read_bytes()[1:-5])
-    with pytest.raises(CheckpointError, match="does not fit this model, or is damaged"):
-        Recommender.load(copy)
-    for step in sorted((copy / "checkpoints").iterdir()):
         (step / "params").rename(step / "gone")
     with pytest.raises(CheckpointError, match="does not fit this model, or is damaged"):
         Recommender.load(copy)
@@ -351,6 +344,20 @@ def test_a_run_that_is_missing_or_damaged_is_refused(tiny_run, tmp_path):
         Recommender.load(copy)
     (copy / "items.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"items\.parquet is missing or damaged"):
+        Recommender.load(copy)
+
+
+# Orbax leaves the reads that were under way behind when one of them fails
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_checkpoint_whose_bytes_are_wrong_is_refused(tiny_run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_run.run, copy)
+    for step in sorted((copy / "checkpoints").iterdir()):
+        for file in (step / "params" / "ocdbt.process_0" / "d").iterdir():
+            file.write_bytes(file.read_bytes()[:-5])
+        for file in (step / "params" / "d").iterdir():
+            file.write_bytes(b"x" + file.read_bytes()[1:-5])
+    with pytest.raises(CheckpointError, match="does not fit this model, or is damaged"):
         Recommender.load(copy)
 
 

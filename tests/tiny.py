@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.training.config import config_yaml, parse_config
 
@@ -25,6 +27,11 @@ VALUES: dict[str, Any] = {
     "training": {"batch_size": 32, "max_epochs": 2, "num_devices": 1, "optimizer": {"learning_rate": 0.01}},
     "evaluation": {"first_target_only": True, "num_resamples": 200},
 }
+
+SMALL_HEADER = "user_id,item_id,timestamp\n"
+_SMALL_ROWS = [f"u{user},i{(user + n) % 3},{1_700_000_000 + 60 * n + user}\n" for user in range(3) for n in range(4)]
+SMALL_LOG = SMALL_HEADER + "".join(_SMALL_ROWS)
+"""A log of three users and three items that can be prepared and no more."""
 
 
 class TinyRun(NamedTuple):
@@ -60,3 +67,12 @@ def tiny_config(folder: Path, *overrides: str) -> ExperimentConfig:
 def write_config(config: ExperimentConfig, path: Path) -> Path:
     path.write_text(config_yaml(config), encoding="utf-8")
     return path
+
+
+def write_small(folder: Path, *, log: str | None = SMALL_LOG) -> Path:
+    """A log.csv (None for none) and a c.yaml that prepares it into data, all in `folder`."""
+    if log is not None:
+        (folder / "log.csv").write_text(log, encoding="utf-8")
+    data = {"source": "log.csv", "directory": "data", "split": {"rule": "leave_one_out"}}
+    (folder / "c.yaml").write_text(yaml.safe_dump({"name": "small", "data": data}), encoding="utf-8")
+    return folder / "c.yaml"

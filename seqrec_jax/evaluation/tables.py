@@ -48,6 +48,17 @@ def recommendation_table(table: pd.DataFrame, items: pd.DataFrame, *, max_rows: 
     return text + (f"\n… {left:,} more rows; --output writes them all" if left else "")
 
 
+def labelled(name: str, text: str) -> list[str]:
+    """A word at the left and a text beside it, in as many lines as it takes.
+
+    >>> labelled("users", "468 with 468 targets")
+    ['users      468 with 468 targets']
+    """
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=f"{name:<{_LABEL}}", subsequent_indent=" " * _LABEL, break_on_hyphens=False
+    )
+
+
 def _protocol(result: dict[str, Any]) -> Iterator[str]:
     protocol, model, primary = result["protocol"], result["systems"][0], result["primary_metric"]
     unreachable = protocol["unreachable_targets"]
@@ -66,7 +77,7 @@ def _protocol(result: dict[str, Any]) -> Iterator[str]:
     if not unreachable:
         del rows["misses"]
     for name, text in rows.items():
-        yield from _wrapped(name, text)
+        yield from labelled(name, text)
 
 
 def _figures(result: dict[str, Any]) -> Iterator[str]:
@@ -93,7 +104,7 @@ def _ties(result: dict[str, Any]) -> Iterator[str]:
         if worst != best:
             share = system["ties"]["tied_targets"] / max(1, targets)
             text = f"{_name(system)}: {share:.0%} of the targets tie, {primary} {worst} if all were lost, {best} if won"
-            yield from _wrapped("ties", text)
+            yield from labelled("ties", text)
 
 
 def _comparisons(result: dict[str, Any]) -> Iterator[str]:
@@ -112,13 +123,7 @@ def _comparisons(result: dict[str, Any]) -> Iterator[str]:
 
 def _notes(result: dict[str, Any]) -> Iterator[str]:
     for warning in result["warnings"]:
-        yield from _wrapped("note", warning)
-
-
-def _wrapped(name: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=f"{name:<{_LABEL}}", subsequent_indent=" " * _LABEL, break_on_hyphens=False
-    )
+        yield from labelled("note", warning)
 
 
 def _name(system: dict[str, Any]) -> str:

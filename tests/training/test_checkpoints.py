@@ -116,7 +116,7 @@ def half_written(directory, whole, step):
 def test_half_written_checkpoints_are_ignored_and_cleared_by_the_next_training(store):
     store.save(state_of(2), {"epoch": 1})
     store.wait()
-    left = half_written(store.directory, 2, 3)
+    left = half_written(store.directory, 2, 9)
     reader = CheckpointStore(store.directory, read_only=True)
     assert reader.last_step == 2
     assert same_bits(restore(reader)[0], state_of(2))

@@ -260,16 +260,16 @@ def test_the_average_is_what_is_validated_and_saved(tmp_path):
     store.close()
 
 
-def test_a_rate_that_is_far_too_high_stops_with_an_explanation(tmp_path):
-    progress = train_tiny(tmp_path / "before", validate=distance_moved, max_epochs=1)
-    assert progress.finished
-    optimizer = OptimizerConfig(name="sgd", learning_rate=1e6)
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_rate_that_is_far_too_high_stops_with_an_explanation(tmp_path, name):
     with pytest.raises(DivergenceError) as error:
-        train_tiny(tmp_path / "run", optimizer=optimizer)
+        train_tiny(tmp_path, optimizer=OptimizerConfig(name=name, learning_rate=1e6))
     text = str(error.value)
     assert "training diverged at or before step " in text
     assert "the learning rate 1.00e+06; no checkpoint was made yet. Lower training.optimizer.learning_rate" in text
     assert "clip_norm" in text
+    # Adam's steps have a length, so its loss explodes and stays finite
+    assert name == "sgd" or "nan" not in text
 
 
 @pytest.mark.parametrize("what", ["loss", "parameters"])

@@ -1,0 +1,79 @@
+"""The simulated shop's own optimum in an evaluation: only where it is exact, and then above everything."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from seqrec_jax import pipeline
+from seqrec_jax.data.splits import evaluation_cases
+from seqrec_jax.evaluation.protocol import judge
+
+
+@pytest.mark.parametrize(
+    ("words", "exact"),
+    [
+        (("leave_one_out",), True),
+        (("user_holdout",), True),
+        (("global_timeline",), False),
+        (("item_holdout",), False),
+        (("random_ratio",), False),
+        (("leave_one_out", "--data.split.target_behaviors", "[purchase]"), False),
+        (("leave_one_out", "--data.cleaning.collapse_repeats_seconds", "3600"), False),
+        (("leave_one_out", "--evaluation.first_target_only", "false"), False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:random_ratio")
+def test_the_ceiling_is_shown_only_where_it_is_exact(tmp_path, words, exact):
+    config = tiny_config(tmp_path, "--data.split.rule", *words)
+    dataset = pipeline.prepare(config)
+    ceiling = pipeline._ceiling(dataset, config.evaluation)
+    assert (ceiling is not None) == exact
+    if ceiling is not None:
+        cases = evaluation_cases(
+            dataset.sequences, dataset.split, stage="test", **pipeline._case_options(config.evaluation, dataset)
+        )
+        scores = ceiling.scores(cases.histories)
+        assert scores.shape == (len(cases.users), 61)
+        np.testing.assert_allclose(scores.sum(axis=1), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["leave_one_out", "user_holdout"])
+def test_the_ceiling_knows_how_often_it_hits_and_no_baseline_is_above_it(tmp_path, rule):
+    config = tiny_config(tmp_path, "--data.shop.num_users", "3000", "--data.split.rule", rule)
+    dataset = pipeline.prepare(config)
+    options = pipeline._case_options(config.evaluation, dataset)
+    cases = evaluation_cases(dataset.sequences, dataset.split, stage="test", **options)
+    ceiling = pipeline._ceiling(dataset, config.evaluation)
+    assert ceiling.name == "Bayes filter (optimum)"
+    probabilities = np.asarray(ceiling.scores(cases.histories)).astype(float)
+    listed = np.argsort(-probabilities, axis=1)[:, :5]
+    expected = np.take_along_axis(probabilities, listed, axis=1).sum(axis=1)
+    hits = (listed == cases.target_items[:, None]).any(axis=1)
+    error = np.sqrt(np.sum(expected * (1 - expected))) / len(hits)
+    # an exact filter is right as often as it says, which only luck and not a better model can exceed
+    assert abs(hits.mean() - expected.mean()) < 3 * error < 0.09
+
+    best = judge(ceiling, cases, config=config.evaluation).per_user
+    known = pipeline._known_events(dataset, "test")
+    for baseline in pipeline.baseline_rankers(known, num_items=60, time_kind="seconds"):
+        difference = best - judge(baseline, cases, config=config.evaluation).per_user
+        for metric in ("ndcg@10", "hit_rate@5"):
+            error = difference[metric].std() / np.sqrt(len(difference))
+            assert difference[metric].mean() > 2 * error, (baseline.name, metric)
+
+
+def test_the_ceiling_stands_in_the_table_and_the_model_is_not_above_it(tiny_run, tmp_path):
+    pipeline.prepare(tiny_config(tmp_path, "--data.split.rule", "leave_one_out"))
+    run = shutil.copytree(tiny_run.run, tmp_path / "run")
+    evaluation, _ = pipeline.evaluate_run(
+        run, tiny_run.config.evaluation, dataset_directory=str(tmp_path / "data/tiny")
+    )
+    assert [system["kind"] for system in evaluation.result["systems"]] == ["model", *["baseline"] * 4, "ceiling"]
+    assert len(evaluation.result["comparisons"]) == 4
+    model, ceiling = (evaluation.judged[place].per_user["ndcg@10"] for place in (0, -1))
+    difference = ceiling - model
+    assert difference.mean() > 2 * difference.std() / np.sqrt(len(difference))
