@@ -326,9 +326,12 @@ def test_an_example_is_a_hit_only_if_the_list_is_long_enough_to_show_it(whole):
     dataset, cases, _ = whole
     config = EvaluationConfig(metric="ndcg@3", cutoffs=(3,), num_resamples=100)
     evaluation = evaluate(CONTENDERS[:1], dataset, cases, config=config)
+    shown = []
     for example in example_users(evaluation, dataset, cases, count=40):
         rank = example["target_ranks"][0]
-        assert any(row["hit"] for row in example["recommended"]) == (rank is not None and rank <= 3)
+        shown.append(any(row["hit"] for row in example["recommended"]))
+        assert shown[-1] == (rank is not None and rank <= 3)
+    assert sum(shown) == 20
 
 
 def test_events_without_item_and_logs_without_times_can_be_shown():

@@ -15,6 +15,7 @@ import pytest
 from tiny_training import CONFIG, same_bits, tiny_params
 from train_in_process import MAX_EPOCHS
 
+import seqrec_jax
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import prepare_dataset, write_dataset
 from seqrec_jax.data.splits import SplitConfig
@@ -30,14 +31,27 @@ PATIENCE_SECONDS = 120.0
 
 def environment():
     """One device, and quick compilation, which is most of what a short process does."""
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    places = [str(Path(seqrec_jax.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    return {**os.environ, **flags, "PYTHONPATH": os.pathsep.join(filter(None, places))}
 
 
-def start(words, directory, **options):
-    with (directory / "output.txt").open("a") as output:
-        return subprocess.Popen(
-            [sys.executable, *map(str, words)], env=environment(), stdout=output, stderr=output, **options
-        )
+@pytest.fixture
+def start():
+    """Starts processes, and ends those that a failing test leaves."""
+    started = []
+
+    def start(words, directory, **options):
+        with (directory / "output.txt").open("a") as output:
+            command = [sys.executable, *map(str, words)]
+            process = subprocess.Popen(command, env=environment(), stdout=output, stderr=output, **options)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def output_of(directory):
@@ -69,7 +83,7 @@ def last_state(directory):
     return state, {name: value for name, value in progress.items() if name != "seconds"}, best, best_step
 
 
-def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path, start):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
@@ -131,7 +145,7 @@ def experiment(tmp_path):
     return tmp_path
 
 
-def test_ctrl_c_on_the_command_line_saves_and_exits_with_130(experiment):
+def test_ctrl_c_on_the_command_line_saves_and_exits_with_130(experiment, start):
     words = ["-m", "seqrec_jax.cli", "train", "--config", experiment / "long.yaml"]
     process = start(words, experiment, cwd=experiment)
     run = experiment / "runs" / "long"

@@ -8,7 +8,7 @@ from tiny_training import train_tiny
 
 from seqrec_jax.training import loop
 
-NUM_USERS, MAX_EPOCHS = 3000, 6
+NUM_USERS, MAX_EPOCHS = 3000, 9
 
 
 def validate(params: dict) -> dict[str, float]:
