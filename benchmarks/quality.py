@@ -40,7 +40,7 @@ def run(config: str) -> dict:
         "prepare": ["--config", config, "--overwrite"],
         "train": ["--config", config, "--overwrite", "--quiet"],
         "evaluate": ["--checkpoint", f"runs/{name}"],
-        "recommend": ["--checkpoint", f"runs/{name}", "--all-users", "--output", f"runs/{name}/recommendations.parquet"],
+        "recommend": ["--checkpoint", f"runs/{name}", "--all-users", "--output", f"runs/{name}/lists.parquet"],
     }.items():
         print(f"$ python scripts/{verb}.py {' '.join(words)}", flush=True)
         started = time.monotonic()

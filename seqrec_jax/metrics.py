@@ -46,9 +46,7 @@ def num_relevant(ranks: Int[Array, "*B P"], *, where: Bool[Array, "*B P"] | None
     return _count(where)
 
 
-def accuracy_at_1(
-    ranks: Int[Array, "*B P"], *, where: Bool[Array, "*B P"] | None = None
-) -> Float[Array, "*B"]:
+def accuracy_at_1(ranks: Int[Array, "*B P"], *, where: Bool[Array, "*B P"] | None = None) -> Float[Array, "*B"]:
     """Whether the first place holds a relevant item.
 
     Args:
@@ -67,9 +65,7 @@ def accuracy_at_1(
     return hit_rate_at_k(ranks, k=1, where=where)
 
 
-def hit_rate_at_k(
-    ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None
-) -> Float[Array, "*B"]:
+def hit_rate_at_k(ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None) -> Float[Array, "*B"]:
     """Whether any relevant item is in the first k places.
 
     Args:
@@ -117,9 +113,7 @@ def precision_at_k(
     return _defined(hits.astype(jnp.float32) / float(k), _count(where))
 
 
-def recall_at_k(
-    ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None
-) -> Float[Array, "*B"]:
+def recall_at_k(ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None) -> Float[Array, "*B"]:
     """Share of a user's P relevant items found in the first k places: hits / P.
 
     Args:
@@ -140,9 +134,7 @@ def recall_at_k(
     return _mean(_count(_hits(ranks, where, k)).astype(jnp.float32), _count(where))
 
 
-def f1_at_k(
-    ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None
-) -> Float[Array, "*B"]:
+def f1_at_k(ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None) -> Float[Array, "*B"]:
     """Harmonic mean of precision and recall at k: 2 hits / (k + P).
 
     Args:
@@ -165,9 +157,7 @@ def f1_at_k(
     return _defined(2 * hits.astype(jnp.float32) / (count.astype(jnp.float32) + float(k)), count)
 
 
-def ndcg_at_k(
-    ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None
-) -> Float[Array, "*B"]:
+def ndcg_at_k(ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None) -> Float[Array, "*B"]:
     """Discounted gain of the first k places, over the best that min(P, k) relevant items can reach.
 
     `sum over hits of 1 / log2(1 + rank)`, divided by `sum for i = 1…min(P, k) of 1 / log2(1 + i)`.
@@ -228,9 +218,7 @@ def mrr_at_k(
     return _defined(reciprocal, _count(where))
 
 
-def map_at_k(
-    ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None
-) -> Float[Array, "*B"]:
+def map_at_k(ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None) -> Float[Array, "*B"]:
     """Average precision: precision at the place of each hit, summed and divided by min(P, k).
 
     The mean over users is what is called MAP.
@@ -467,9 +455,7 @@ def _checked_candidates(num_candidates: Any, ranks: Array) -> Array:
     """`num_candidates` as `[*B]`."""
     candidates = _integer_array(num_candidates, "num_candidates", min_axes=0)
     if candidates.shape not in ((), ranks.shape[:-1]):
-        raise ShapeError(
-            f"num_candidates has shape {candidates.shape}, expected () or one a user, {ranks.shape[:-1]}"
-        )
+        raise ShapeError(f"num_candidates has shape {candidates.shape}, expected () or one a user, {ranks.shape[:-1]}")
     if not isinstance(num_candidates, jax.Array) and np.any(np.asarray(num_candidates) < 1):
         raise ShapeError(f"num_candidates is {np.min(num_candidates)}, expected at least 1")
     return jnp.broadcast_to(candidates, ranks.shape[:-1])
@@ -490,7 +476,5 @@ def _checked_lists(recommended: Any, relevant: Any, where: Any) -> tuple[Array, 
         ordered = np.sort(np.where(True if where is None else where, relevant, 0), axis=-1)
         repeated = ordered[..., 1:][(ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] > 0)]
         if repeated.size:
-            raise DataError(
-                f"relevant has id {repeated[0]} twice for one user, counted twice; keep one of each"
-            )
+            raise DataError(f"relevant has id {repeated[0]} twice for one user, counted twice; keep one of each")
     return lists, items, mask

@@ -62,21 +62,20 @@ def prepare(config: ExperimentConfig, *, strict: bool = False, overwrite: bool =
     directory = Path(config.dataset_directory)
     if directory.exists() and not overwrite:
         raise DataError(f"{directory} exists; add --overwrite to prepare it anew, or set data.directory")
-    vocabulary, attribute_vocabulary = _earlier_vocabulary(data.vocabulary_from)
+    earlier, numbered = _earlier_vocabulary(data.vocabulary_from)
     raw, items, source = read_source(data)
     events, report = clean_events(raw, data.cleaning, strict=strict)
     dataset = prepare_dataset(
         events,
         name=config.name,
         split=data.split,
-        items=items,
+        items=_with_earlier_items(items, earlier),
         attributes=data.attributes,
         behaviors=list(report.behaviors),
         time_kind=raw.time_kind,
         cleaning=report.to_dict(),
         source=source,
-        vocabulary=vocabulary,
-        attribute_vocabulary=attribute_vocabulary,
+        **numbered,
     )
     _available_from(dataset)  # so that a wrong column shows now, and not after training
     write_dataset(dataset, directory, overwrite=overwrite)
@@ -329,11 +328,24 @@ def _check_behaviors(dataset: Dataset, facts: dict[str, Any], run: str | Path) -
         )
 
 
-def _earlier_vocabulary(directory: str | None) -> tuple[list[str], AttributeVocabulary | None]:
+def _earlier_vocabulary(directory: str | None) -> tuple[pd.DataFrame | None, dict[str, Any]]:
+    """The item table of an earlier dataset or run, and what it had numbered and trained."""
     if directory is None:
-        return [], None
-    facts = read_facts(Path(directory))
-    return list(read_items(Path(directory))["item_id"]), AttributeVocabulary.from_dict(facts["attributes"])
+        return None, {}
+    facts, items = read_facts(Path(directory)), read_items(Path(directory))
+    numbered = {
+        "vocabulary": list(items["item_id"]),
+        "known_items": list(items["item_id"][items["known"]]),
+        "attribute_vocabulary": AttributeVocabulary.from_dict(facts["attributes"]),
+    }
+    return items.drop(columns=["training_events", "known", "first_timestamp"]), numbered
+
+
+def _with_earlier_items(items: pd.DataFrame | None, earlier: pd.DataFrame | None) -> pd.DataFrame | None:
+    """The item table, with the earlier one's rows of items that it lacks."""
+    if items is None or earlier is None:
+        return earlier if items is None else items
+    return pd.concat([items, earlier[~earlier["item_id"].isin(items["item_id"])]], ignore_index=True)
 
 
 def _case_options(config: EvaluationConfig, dataset: Dataset) -> dict[str, Any]:
@@ -376,14 +388,17 @@ def _ceiling(dataset: Dataset, config: EvaluationConfig) -> Ranker | None:
     """The simulated shop's own optimum, where it is exact: the next event of any behaviour, from all before it."""
     if dataset.source.get("reader") != "simulator" or not config.first_target_only:
         return None
-    # a timeline tells besides that no event came between the history and the cut, which the filter does not use
-    if dataset.split.config.rule not in ("leave_one_out", "user_holdout"):
+    if dataset.split.config.rule in ("item_holdout", "random_ratio"):
         return None
+    # a timeline tells besides that no event came between the history and the cut
+    after = dataset.split.cuts.get(f"{config.stage}_start")
     if dataset.split.config.target_behaviors or sum((dataset.cleaning or {}).get("dropped", {}).values()):
         return None
     world, _ = init_shop(parse_config(ShopConfig, values=dataset.source["shop"]), dataset.source["seed"])
     bayes = BayesFilter(world, list(dataset.items["item_id"]))
-    return Ranker("Bayes filter (optimum)", lambda histories: bayes.scores(histories, behaviors=dataset.behaviors))
+    return Ranker(
+        "Bayes filter (optimum)", lambda histories: bayes.scores(histories, behaviors=dataset.behaviors, after=after)
+    )
 
 
 def _model_facts(recommender: Recommender, settings: dict[str, Any], log: list[dict[str, Any]]) -> dict[str, Any]:

@@ -141,9 +141,7 @@ def make_reranker(
     if items is None and (rules or config.attribute_affinity or attribute_names):
         raise ConfigError("rules, attribute_affinity and diversity_attributes need the item table")
     if items is not None and item_vectors is not None and len(item_vectors) != len(items) + 1:
-        raise ShapeError(
-            f"{len(items)} items and {len(item_vectors)} rows of item_vectors, expected one more"
-        )
+        raise ShapeError(f"{len(items)} items and {len(item_vectors)} rows of item_vectors, expected one more")
     table = pd.DataFrame() if items is None else items
     places = [f"{config.rules}: rule {number}" for number in range(1, len(rules) + 1)]
     masks = [matching_items(rule, table, place=place) for rule, place in zip(rules, places, strict=True)]
@@ -237,9 +235,7 @@ def load_rules(path: str | Path) -> tuple[Rule, ...]:
     if entries is None:
         return ()
     if not isinstance(entries, list):
-        raise ConfigError(
-            f"{path} must hold a list of rules, each starting with '- action:', got {entries!r}"
-        )
+        raise ConfigError(f"{path} must hold a list of rules, each starting with '- action:', got {entries!r}")
     return tuple(_rule(entry, place=f"{path}: rule {n}") for n, entry in enumerate(entries, start=1))
 
 

@@ -59,11 +59,7 @@ def brute_force_item_to_item(lists, histories, *, num_items, window, normalizati
         for candidate in range(num_items + 1):
             for age, item in enumerate(recent):
                 if counts[item, candidate]:
-                    norm = (
-                        math.sqrt(sizes[item] * sizes[candidate])
-                        if normalization == "cosine"
-                        else sizes[item]
-                    )
+                    norm = math.sqrt(sizes[item] * sizes[candidate]) if normalization == "cosine" else sizes[item]
                     scores[user, candidate] += decay**age * counts[item, candidate] / norm
             if scores[user, candidate] == 0:
                 scores[user, candidate] = popularity[candidate] / (popularity.max() + 1) - 1
@@ -185,11 +181,7 @@ def test_leave_one_out_on_movielens_is_sane(shared_data):
         scores = ranker.scores(train)
         scores[train.users_of_events, train.item_ids] = -np.inf
         of_target = np.take_along_axis(scores, targets[:, None], axis=1)
-        places = (
-            1
-            + np.sum(scores[:, 1:] > of_target, axis=1)
-            + (np.sum(scores[:, 1:] == of_target, axis=1) - 1) / 2
-        )
+        places = 1 + np.sum(scores[:, 1:] > of_target, axis=1) + (np.sum(scores[:, 1:] == of_target, axis=1) - 1) / 2
         rates[ranker.name] = np.mean(places <= 10)
     # chance is 10 of about 1,580 unseen films, 0.6 %; nobody rates a film twice, so a seen film never hits
     assert 0.06 < rates["most popular"] < 0.11

@@ -18,7 +18,7 @@ from seqrec_jax.evaluation.protocol import judge
     [
         (("leave_one_out",), True),
         (("user_holdout",), True),
-        (("global_timeline",), False),
+        (("global_timeline",), True),
         (("item_holdout",), False),
         (("random_ratio",), False),
         (("leave_one_out", "--data.split.target_behaviors", "[purchase]"), False),
@@ -41,7 +41,7 @@ def test_the_ceiling_is_shown_only_where_it_is_exact(tmp_path, words, exact):
         np.testing.assert_allclose(scores.sum(axis=1), 1.0, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["leave_one_out", "user_holdout"])
+@pytest.mark.parametrize("rule", ["leave_one_out", "user_holdout", "global_timeline"])
 def test_the_ceiling_knows_how_often_it_hits_and_no_baseline_is_above_it(tmp_path, rule):
     config = tiny_config(tmp_path, "--data.shop.num_users", "3000", "--data.split.rule", rule)
     dataset = pipeline.prepare(config)

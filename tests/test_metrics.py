@@ -85,9 +85,7 @@ def test_hand_worked_without_k():
     np.testing.assert_array_equal(metrics.mean_rank(HAND_RANKS, where=HAND_WHERE), [4, 2, 30, math.nan])
     # 30 candidates: 27 irrelevant, of which 0, 1 and 5 stand above the ranks 1, 3 and 8
     expected = [(27 + 26 + 22) / 27 / 3, 28 / 29, 0, math.nan]
-    np.testing.assert_allclose(
-        metrics.auc(HAND_RANKS, num_candidates=30, where=HAND_WHERE), expected, rtol=1e-6
-    )
+    np.testing.assert_allclose(metrics.auc(HAND_RANKS, num_candidates=30, where=HAND_WHERE), expected, rtol=1e-6)
 
 
 # computed with ranx 0.3.21, which takes over a minute to compile; MAP at full length, as it divides by P
@@ -172,8 +170,7 @@ def test_metrics_of_the_whole_ranking_match_the_oracle(cases):
         [oracles.precision(ranked, relevant, 1) for ranked, relevant in cases],
     )
     places = [
-        [ranked.index(item) + 1 if item in ranked else len(ranked) for item in relevant]
-        for ranked, relevant in cases
+        [ranked.index(item) + 1 if item in ranked else len(ranked) for item in relevant] for ranked, relevant in cases
     ]
     np.testing.assert_allclose(
         metrics.mean_rank(ranks, num_candidates=lengths, where=where),
@@ -204,14 +201,10 @@ def test_lists_from_elsewhere_get_the_same_figures(cases, length):
 def test_lists_ignore_padding_masked_entries_and_repeats():
     recommended = jnp.array([[5, 5, 0, 7, -1]])
     relevant = jnp.array([[7, 5, 0, -1]])
-    np.testing.assert_array_equal(
-        metrics.ranks_from_lists(recommended, relevant), [[4, 1, MISSING_RANK, MISSING_RANK]]
-    )
+    np.testing.assert_array_equal(metrics.ranks_from_lists(recommended, relevant), [[4, 1, MISSING_RANK, MISSING_RANK]])
     np.testing.assert_array_equal(metrics.hits_from_lists(recommended, relevant), [[1, 0, 0, 1, 0]])
     where = jnp.array([[False, True, True, True]])
-    np.testing.assert_array_equal(
-        metrics.hits_from_lists(recommended, relevant, where=where), [[1, 0, 0, 0, 0]]
-    )
+    np.testing.assert_array_equal(metrics.hits_from_lists(recommended, relevant, where=where), [[1, 0, 0, 0, 0]])
 
 
 @pytest.fixture(scope="module")
@@ -282,9 +275,7 @@ def test_same_under_every_transform_and_sharding(random_case):
     for transform, values in results.items():
         for name, value in values.items():
             assert value.dtype == eager[name].dtype, (transform, name)
-            np.testing.assert_allclose(
-                value.reshape(16), eager[name], rtol=1e-6, err_msg=f"{name} under {transform}"
-            )
+            np.testing.assert_allclose(value.reshape(16), eager[name], rtol=1e-6, err_msg=f"{name} under {transform}")
     one_user = all_metrics(ranks[3], where[3])
     for name, value in one_user.items():
         assert value.shape == ()

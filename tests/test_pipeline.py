@@ -178,7 +178,7 @@ def test_training_and_evaluation_leave_what_the_readme_promises(tiny_run: TinyRu
     kinds = [row["kind"] for row in read_log(tiny_run.run)]
     assert kinds.count("validation") == 2 and kinds[-1] == "end"
     result = json.loads((tiny_run.run / "metrics.json").read_text(encoding="utf-8"))
-    assert [system["kind"] for system in result["systems"]] == ["model", *["baseline"] * 4]
+    assert [system["kind"] for system in result["systems"]] == ["model", *["baseline"] * 4, "ceiling"]
     assert result["run"] == "tiny" and result["config"]["evaluation"]["num_resamples"] == 200
     assert result["model"]["parameters"] == sum(
         leaf.size for leaf in jax.tree.leaves(Recommender.load(tiny_run.run).params)

@@ -73,9 +73,7 @@ def brute_force(candidates, scores, history, *, config, k, rules=()):
         boost = 0.0
         if config.attribute_affinity and recent:
             own = values_of(config.affinity_attribute, item)
-            shares = [
-                sum(v in values_of(config.affinity_attribute, h) for h in recent) / len(recent) for v in own
-            ]
+            shares = [sum(v in values_of(config.affinity_attribute, h) for h in recent) / len(recent) for v in own]
             boost += config.attribute_affinity * (sum(shares) / len(shares) if shares else 0.0)
         if item in history:
             age = history[::-1].index(item)
@@ -103,12 +101,9 @@ def brute_force(candidates, scores, history, *, config, k, rules=()):
 
             def relevance(i):
                 penalty = max(
-                    [0.0]
-                    + [similarity(pool[i][0], pool[j][0], config.diversity_attributes) for j in chosen_order]
+                    [0.0] + [similarity(pool[i][0], pool[j][0], config.diversity_attributes) for j in chosen_order]
                 )
-                return (1 - config.diversity) * (
-                    pool[i][1] - pool[0][1]
-                ) / deviation - config.diversity * penalty
+                return (1 - config.diversity) * (pool[i][1] - pool[0][1]) / deviation - config.diversity * penalty
 
             best = max(free, key=relevance) if config.diversity else free[0]
             chosen_order.append(best)
@@ -127,17 +122,13 @@ def requests(draw):
     filled = rng.integers(0, width + 1, num_users)
     ids = np.where(np.arange(width) < filled[:, None], ids, 0).astype(np.int32)
     scores = -np.sort(-rng.normal(size=ids.shape) * 3, axis=1).astype(np.float32)
-    histories = draw(
-        st.lists(st.lists(st.integers(0, NUM_ITEMS), max_size=7), min_size=num_users, max_size=num_users)
-    )
+    histories = draw(st.lists(st.lists(st.integers(0, NUM_ITEMS), max_size=7), min_size=num_users, max_size=num_users))
     return ids, np.where(ids > 0, scores, -np.inf).astype(np.float32), histories
 
 
 def assert_same_lists(got, expected):
     np.testing.assert_array_equal(got.item_ids, [[item for item, _ in row] for row in expected])
-    np.testing.assert_allclose(
-        got.scores, [[score for _, score in row] for row in expected], rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(got.scores, [[score for _, score in row] for row in expected], rtol=1e-5, atol=1e-5)
     assert got.item_ids.dtype == np.int32
     assert got.scores.dtype == np.float32
 
@@ -190,8 +181,7 @@ def test_preferences_and_diversity_equal_brute_force(
         ids, scores, histories=make_sequences(histories), k=k
     )
     expected = [
-        brute_force(*user, config=config, k=k)
-        for user in zip(ids.tolist(), scores.tolist(), histories, strict=True)
+        brute_force(*user, config=config, k=k) for user in zip(ids.tolist(), scores.tolist(), histories, strict=True)
     ]
     assert_same_lists(got, expected)
 
@@ -247,9 +237,7 @@ def test_weights_mean_the_same_for_scores_of_another_scale():
     ids = np.stack([rng.permutation(np.arange(1, NUM_ITEMS + 1)) for _ in range(5)]).astype(np.int32)
     scores = -np.sort(-rng.normal(size=ids.shape), axis=1)
     histories = make_sequences([[1, 2], [3], [], [8, 7, 1], [5, 5]])
-    config = RerankConfig(
-        attribute_affinity=1.0, affinity_attribute="category", repeat_boost=0.5, diversity=0.4
-    )
+    config = RerankConfig(attribute_affinity=1.0, affinity_attribute="category", repeat_boost=0.5, diversity=0.4)
     rerank = make_reranker(config, items=ITEMS, item_vectors=VECTORS)
     plain = rerank(ids, scores, histories=histories, k=6)
     scaled = rerank(ids, 1000 * scores - 7, histories=histories, k=6)

@@ -32,7 +32,14 @@ import numpy as np
 import pandas as pd
 
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.data.shop_world import BEHAVIORS, DAY_SECONDS, SESSION_GAP_SECONDS, START, World
+from seqrec_jax.data.shop_world import (
+    BEHAVIORS,
+    DAY_SECONDS,
+    HOUR_PROBABILITIES,
+    SESSION_GAP_SECONDS,
+    START,
+    World,
+)
 from seqrec_jax.errors import DataError
 
 _CLICK, _PURCHASE = BEHAVIORS.index("click"), BEHAVIORS.index("purchase")
@@ -118,9 +125,7 @@ class BayesFilter:
         for position in range(int(lengths.max(initial=0))):
             users = np.flatnonzero(lengths > position)
             events = histories.offsets[users] + position
-            self._update(
-                belief, users, items[events], codes[events], histories.timestamps[events], epochs[events]
-            )
+            self._update(belief, users, items[events], codes[events], histories.timestamps[events], epochs[events])
         impossible = np.flatnonzero(np.isneginf(belief.log_likelihoods))
         if len(impossible):
             raise DataError(
@@ -130,12 +135,14 @@ class BayesFilter:
             )
         return belief
 
-    def scores(self, histories: Sequences, *, behaviors: tuple[str, ...]) -> np.ndarray:
+    def scores(self, histories: Sequences, *, behaviors: tuple[str, ...], after: int | None = None) -> np.ndarray:
         """Probability of each item to be that of the user's next event.
 
         Args:
           histories: U users from their first event on, item ids of the dataset.
           behaviors: the name of each behaviour code of `histories`.
+          after: seconds, not before the last event of any history, until which no further event came, as the cut
+            of a timeline tells; None where nothing is known of that.
 
         Returns:
           `[U, V+1]` float32; column 0 is 0. Rows sum to 1 less the share of items outside the vocabulary.
@@ -144,13 +151,11 @@ class BayesFilter:
           DataError: see `beliefs`.
         """
         world, belief = self.world, self.beliefs(histories, behaviors=behaviors)
-        same, new = _epoch_masses(world, belief.last_times, first=belief.last_items < 0)
+        same, new = _epoch_masses(world, belief.last_times, first=belief.last_items < 0, after=after)
         moved = np.where((belief.last_items < 0)[:, None], belief.tastes, belief.tastes @ world.transitions)
         stay = self._continuation(belief)
         funnel = np.sum(belief.tastes * stay, axis=1) * same.sum(axis=1)
-        weights = (
-            same[:, :, None] * (belief.tastes * (1.0 - stay))[:, None] + new[:, :, None] * moved[:, None]
-        )
+        weights = same[:, :, None] * (belief.tastes * (1.0 - stay))[:, None] + new[:, :, None] * moved[:, None]
         return self._mixture(belief, funnel, weights)
 
     def _update(
@@ -182,9 +187,7 @@ class BayesFilter:
         joint = tastes * likelihood
         total = joint.sum(axis=1)
         possible = total > 0
-        belief.tastes[users] = np.where(
-            possible[:, None], joint / np.where(possible, total, 1.0)[:, None], tastes
-        )
+        belief.tastes[users] = np.where(possible[:, None], joint / np.where(possible, total, 1.0)[:, None], tastes)
         belief.log_likelihoods[users] += np.log(total, where=possible, out=np.full(len(users), -np.inf))
         belief.last_items[users], belief.last_behaviors[users] = items, behaviors
         belief.last_times[users] = times
@@ -209,9 +212,7 @@ class BayesFilter:
         shares, returning = self._returns(belief.memory)
         count = len(funnel)
         scores = np.zeros((count, len(self.world_items) + 1))
-        np.matmul(
-            (weights * (1.0 - returning)[:, None, None]).reshape(count, -1), self._table, out=scores[:, 1:]
-        )
+        np.matmul((weights * (1.0 - returning)[:, None, None]).reshape(count, -1), self._table, out=scores[:, 1:])
         returned = (returning * weights.sum(axis=(1, 2)))[:, None] * shares
         rows = np.arange(count)[:, None]
         np.add.at(scores, (rows, np.where(belief.memory >= 0, self._dataset_ids[belief.memory], 0)), returned)
@@ -329,20 +330,29 @@ def _behavior_codes(behaviors: tuple[str, ...]) -> np.ndarray:
 
 
 def _epoch_masses(
-    world: World, last_times: np.ndarray, *, first: np.ndarray
+    world: World, last_times: np.ndarray, *, first: np.ndarray, after: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """`[U, E]` probability of the next event in each epoch, in the same and in a new session; sum 1 a user.
 
-    Both are given that it comes before the end of the run. `first` marks users without events.
+    Both are given that it comes before the end of the run, and not before `after`. `first` marks users without
+    events.
     """
     config = world.config
     bounds = np.append(world.epoch_starts, world.end)
+    if after is not None:
+        bounds = np.maximum(bounds, after)
     waits = np.maximum(bounds - last_times[:, None] - 1, 0)  # a gap of at most this ends before the bound
     cut = np.minimum(waits, SESSION_GAP_SECONDS)
     within = np.expm1(-cut / config.gap_seconds) / np.expm1(-SESSION_GAP_SECONDS / config.gap_seconds)
-    days = (bounds - START) // DAY_SECONDS - (last_times[:, None] - START) // DAY_SECONDS
-    between = 1.0 - (1.0 - config.return_per_day) ** (np.maximum(days, 1) - 1)
-    arrivals = np.append(0.0, np.cumsum(world.arrival_days))[(bounds - START) // DAY_SECONDS]
+    day, second = np.divmod(bounds - START, DAY_SECONDS)
+    share = np.interp(
+        second / 3600, np.arange(25), np.append(0.0, np.cumsum(HOUR_PROBABILITIES))
+    )  # of the day's sessions
+    days = day - (last_times[:, None] - START) // DAY_SECONDS
+    away = (1.0 - config.return_per_day) ** (np.maximum(days, 1) - 1)
+    between = 1.0 - away * (1.0 - config.return_per_day * share * (days >= 1))
+    arrived = np.append(0.0, np.cumsum(world.arrival_days))
+    arrivals = arrived[day] + share * (np.append(arrived, arrived[-1])[day + 1] - arrived[day])
 
     same = np.diff(within, axis=1) * (1.0 - config.session_end)
     new = np.diff(between, axis=1) * config.session_end * (1.0 - config.churn)

@@ -54,9 +54,7 @@ class CleaningConfig:
                 raise ConfigError(f"cleaning.{key} must be at least 1{off}, got {size}")
         for key in ("behaviors", "item_free_behaviors"):
             if isinstance(getattr(self, key), str):
-                raise ConfigError(
-                    f"cleaning.{key} must be a list of names, got the text {getattr(self, key)!r}"
-                )
+                raise ConfigError(f"cleaning.{key} must be a list of names, got the text {getattr(self, key)!r}")
         if self.behaviors is None:
             return
         if not self.behaviors or len(set(self.behaviors)) < len(self.behaviors):
@@ -130,19 +128,11 @@ class CleaningReport:
         if self.time_kind == "order":
             rows.append(("times", 0, "the log has an order only"))
         else:
-            rows.append(
-                ("tied timestamps", self.tied_timestamps, "same user, same second: kept in the log's order")
-            )
+            rows.append(("tied timestamps", self.tied_timestamps, "same user, same second: kept in the log's order"))
         width = max(len(name) for name, _, _ in rows)
         lines = [f"{name:<{width}}  {count:>13,}  {note}".rstrip() for name, count, note in rows]
-        if (
-            self.time_kind == "seconds"
-            and self.first_timestamp is not None
-            and self.last_timestamp is not None
-        ):
-            lines.append(
-                f"{'times':<{width}}  {_utc(self.first_timestamp)} to {_utc(self.last_timestamp)} UTC"
-            )
+        if self.time_kind == "seconds" and self.first_timestamp is not None and self.last_timestamp is not None:
+            lines.append(f"{'times':<{width}}  {_utc(self.first_timestamp)} to {_utc(self.last_timestamp)} UTC")
         return "\n".join([f"Cleaning of {self.source}", *lines])
 
 
@@ -195,9 +185,7 @@ def clean_events(
         drops.add("time in the future", times > limit)
         if config.drop_exact_duplicates:
             rows = np.flatnonzero(drops.kept)
-            same = (
-                frame.iloc[rows].drop(columns=["row", "timestamp_as_written"], errors="ignore").duplicated()
-            )
+            same = frame.iloc[rows].drop(columns=["row", "timestamp_as_written"], errors="ignore").duplicated()
             drops.add_rows("exact duplicate", rows[same.to_numpy()])
         if config.collapse_repeats_seconds is not None:
             what = [users, behavior_codes, items]
@@ -245,9 +233,7 @@ def _drop_malformed(
 ) -> None:
     frame = raw.frame
     no_item = frame["item_id"].isna().to_numpy()
-    item_free = np.isin(
-        behavior_codes, [allowed.index(name) for name in config.item_free_behaviors if name in allowed]
-    )
+    item_free = np.isin(behavior_codes, [allowed.index(name) for name in config.item_free_behaviors if name in allowed])
     drops.add("missing user id", frame["user_id"].isna().to_numpy())
     drops.add("missing behaviour", behavior.isna().to_numpy())
     drops.add("unknown behaviour", behavior_codes < 0)
@@ -270,9 +256,7 @@ def _repeats(kept: np.ndarray, what: list[np.ndarray], times: np.ndarray, *, sec
     return order[1:][same]
 
 
-def _drop_below_core(
-    drops: _Drops, users: np.ndarray, items: np.ndarray, *, user_k: int, item_k: int
-) -> None:
+def _drop_below_core(drops: _Drops, users: np.ndarray, items: np.ndarray, *, user_k: int, item_k: int) -> None:
     """Rounds of users, then items, until a round changes nothing; events without item do not count."""
     while user_k > 1 or item_k > 1:
         before = drops.kept.sum()
@@ -311,9 +295,7 @@ def _report(raw: RawEvents, clean: pd.DataFrame, drops: _Drops, allowed: tuple[s
         behaviors={name: int(counts.get(name, 0)) for name in allowed},
         users=int(clean["user_id"].nunique()),
         items=int(clean.loc[clean["item_id"] != "", "item_id"].nunique()),
-        tied_timestamps=int((np.append(together, False) | np.append(False, together)).sum())
-        if len(clean)
-        else 0,
+        tied_timestamps=int((np.append(together, False) | np.append(False, together)).sum()) if len(clean) else 0,
         first_timestamp=int(times.min()) if len(clean) else None,
         last_timestamp=int(times.max()) if len(clean) else None,
         unreadable=dict(raw.unreadable),
@@ -333,17 +315,11 @@ def _check_result(report: CleaningReport, config: CleaningConfig, *, strict: boo
             f"({report.dropped[worst]} rows){_way_out(worst, config)}\n{report}"
         )
     if strict and report.dropped:
-        raise DataError(
-            f"strict cleaning allows no dropped rows, {report.rows_read - report.rows_kept} were\n{report}"
-        )
+        raise DataError(f"strict cleaning allows no dropped rows, {report.rows_read - report.rows_kept} were\n{report}")
     if report.items < 2:
-        raise DataError(
-            f"{report.source}: only {report.items} item is left; a recommender needs at least 2\n{report}"
-        )
+        raise DataError(f"{report.source}: only {report.items} item is left; a recommender needs at least 2\n{report}")
     if report.users < 2:
-        raise DataError(
-            f"{report.source}: only 1 user is left; training and evaluation need at least 2\n{report}"
-        )
+        raise DataError(f"{report.source}: only 1 user is left; training and evaluation need at least 2\n{report}")
 
 
 def _way_out(reason: str, config: CleaningConfig) -> str:

@@ -1,7 +1,8 @@
 """The prepared dataset: sequences, items and split as a directory that training and evaluation read.
 
 - `sequences.parquet`, a row a user: user_id, and the lists item_ids, timestamps, behaviors, values, parts, targets
-- `items.parquet`, row j-1 is item id j: item_id (raw), the item table's columns, training_events, first_timestamp
+- `items.parquet`, row j-1 is item id j: item_id (raw), the item table's columns, training_events, known,
+  first_timestamp
 - `dataset.json`: schema version, counts, cleaning report, split rule, behaviours, attributes, fingerprint
 """
 
@@ -30,7 +31,7 @@ from seqrec_jax.errors import DataError
 
 SCHEMA_VERSION = 1
 _LISTS = ("item_ids", "timestamps", "behaviors", "values")
-_COUNTED = ("training_events", "first_timestamp")
+_COUNTED = ("training_events", "known", "first_timestamp")
 _MOST_BEHAVIORS = np.iinfo(np.int8).max + 1
 
 
@@ -42,7 +43,8 @@ class Dataset:
       name: for people.
       sequences: the events of U users in order, item ids in 0…V.
       items: V rows, row j-1 describes item id j: `item_id` (raw), the item table's columns, `training_events`
-        (their number) and `first_timestamp` (first event in the log, the largest int64 where it has none).
+        (their number), `known` (it has some, or an earlier run had) and `first_timestamp` (first event in the log,
+        the largest int64 where it has none).
       attributes: which columns of `items` describe items to a model, and their codes.
       behaviors: names behind the behaviour codes.
       split: the part of each event.
@@ -111,6 +113,7 @@ def prepare_dataset(
     cleaning: dict[str, Any] | None = None,
     source: dict[str, Any] | None = None,
     vocabulary: Sequence[str] = (),
+    known_items: Sequence[str] = (),
     attribute_vocabulary: AttributeVocabulary | None = None,
 ) -> Dataset:
     """Sequences, vocabulary and split from a clean log.
@@ -128,6 +131,7 @@ def prepare_dataset(
       cleaning: the cleaning report, kept with the dataset.
       source: where the log came from.
       vocabulary: raw item ids of an earlier dataset; they keep their numbers, new items follow.
+      known_items: raw item ids that an earlier run has trained; they stay known without events in this log.
       attribute_vocabulary: codes of an earlier dataset, kept likewise; None makes new ones.
 
     Returns:
@@ -170,7 +174,7 @@ def prepare_dataset(
     return Dataset(
         name=name,
         sequences=sequences,
-        items=_with_counts(table, sequences, parts),
+        items=_with_counts(table, sequences, parts, known_items),
         attributes=attribute_values,
         behaviors=tuple(behaviors),
         split=parts,
@@ -383,11 +387,12 @@ def _item_table(in_log: set[str], items: pd.DataFrame | None, vocabulary: Sequen
         ) from error
 
 
-def _with_counts(table: pd.DataFrame, sequences: Sequences, split: Split) -> pd.DataFrame:
+def _with_counts(table: pd.DataFrame, sequences: Sequences, split: Split, known_items: Sequence[str]) -> pd.DataFrame:
     train = np.bincount(sequences.item_ids[split.parts == TRAIN], minlength=len(table) + 1)[1:]
     first = np.full(len(table) + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, sequences.item_ids, sequences.timestamps)
-    return table.assign(training_events=train, first_timestamp=first[1:])
+    known = (train > 0) | table["item_id"].isin(known_items).to_numpy()
+    return table.assign(training_events=train, known=known, first_timestamp=first[1:])
 
 
 def _sequence_table(dataset: Dataset) -> pa.Table:

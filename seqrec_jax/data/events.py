@@ -161,9 +161,7 @@ def _contract_frame(
             readable = np.isfinite(numbers)
             if contract == "position":
                 readable &= (np.abs(numbers) < 2**31) & (np.floor(numbers) == numbers)
-                frame[contract] = pd.arrays.IntegerArray(
-                    np.where(readable, numbers, 0).astype(np.int32), ~readable
-                )
+                frame[contract] = pd.arrays.IntegerArray(np.where(readable, numbers, 0).astype(np.int32), ~readable)
             else:
                 numbers = np.where(readable, numbers, np.nan)
                 frame[contract] = numbers.astype(np.float32 if contract == "value" else np.float64)

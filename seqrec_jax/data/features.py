@@ -55,9 +55,7 @@ def time_features(timestamps: Int[np.ndarray, " N"]) -> TimeFeatures:
     """
     timestamps = np.asarray(timestamps)
     if not np.issubdtype(timestamps.dtype, np.integer):
-        raise DataError(
-            f"timestamps must be integer seconds UTC, got dtype {timestamps.dtype}; convert them first"
-        )
+        raise DataError(f"timestamps must be integer seconds UTC, got dtype {timestamps.dtype}; convert them first")
     moments = timestamps.astype(np.int64).astype("datetime64[s]")
     days = moments.astype("datetime64[D]")
     months = moments.astype("datetime64[M]")
@@ -251,9 +249,7 @@ class AttributeVocabulary:
         """
         expected = {"categorical", "multi_categorical", "numeric"}
         if set(values) != expected:
-            raise DataError(
-                f"an attribute vocabulary has the keys {sorted(expected)}, found {sorted(values)}"
-            )
+            raise DataError(f"an attribute vocabulary has the keys {sorted(expected)}, found {sorted(values)}")
         return cls(**{kind: {name: tuple(row) for name, row in values[kind].items()} for kind in expected})
 
 
@@ -333,9 +329,7 @@ def encode_attributes(
     return ItemAttributes(categorical, multi_categorical, numeric, unseen), vocabulary
 
 
-def attribute_vectors(
-    attributes: ItemAttributes, vocabulary: AttributeVocabulary
-) -> Float[np.ndarray, "V+1 A"]:
+def attribute_vectors(attributes: ItemAttributes, vocabulary: AttributeVocabulary) -> Float[np.ndarray, "V+1 A"]:
     """Dense v_y: one-hot, multi-hot and numeric columns side by side, in the order of `attribute_columns`.
 
     Args:
@@ -365,9 +359,7 @@ def attribute_vectors(
 def attribute_columns(vocabulary: AttributeVocabulary) -> list[str]:
     """Names of the A columns of `attribute_vectors`: `column=value` for categories, `column` for numbers."""
     values_of = vocabulary.categorical | vocabulary.multi_categorical
-    return [f"{name}={value}" for name, values in values_of.items() for value in values] + list(
-        vocabulary.numeric
-    )
+    return [f"{name}={value}" for name, values in values_of.items() for value in values] + list(vocabulary.numeric)
 
 
 class _Values(NamedTuple):
@@ -429,9 +421,7 @@ def _padded(rows: np.ndarray, codes: np.ndarray, num_items: int) -> np.ndarray:
 
 
 def _numbers(column: pd.Series) -> np.ndarray:
-    numbers = (
-        pd.to_numeric(column, errors="coerce").astype("float64").to_numpy(dtype=np.float64, na_value=np.nan)
-    )
+    numbers = pd.to_numeric(column, errors="coerce").astype("float64").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = (np.isnan(numbers) & column.notna().to_numpy()) | np.isinf(numbers)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])

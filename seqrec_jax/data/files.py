@@ -42,9 +42,7 @@ def read_file(path: Path, wanted: list[str] | None = None, *, separator: str | N
     """
     if not path.exists():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
-        raise DataError(
-            f"{path} does not exist" + (f"; did you mean {path.with_name(near[0])}?" if near else "")
-        )
+        raise DataError(f"{path} does not exist" + (f"; did you mean {path.with_name(near[0])}?" if near else ""))
     if path.is_dir():
         raise DataError(f"{path} is a folder; expected one file")
     if path.stat().st_size == 0:
@@ -82,9 +80,7 @@ def read_item_table(path: Path, *, item_id: str = "item_id", separator: str | No
     ids = as_text(table[item_id], name=item_id)
     if ids.isna().any():
         row = int(np.flatnonzero(ids.isna())[0])
-        raise DataError(
-            f"{path}: column {item_id!r} is empty in row {row} (and {int(ids.isna().sum())} in all)"
-        )
+        raise DataError(f"{path}: column {item_id!r} is empty in row {row} (and {int(ids.isna().sum())} in all)")
     return table.drop(columns=item_id).assign(item_id=ids)
 
 
@@ -93,9 +89,7 @@ def check_columns(available: Sequence[Any], wanted: Any, *, source: str) -> None
     counts = Counter(available)
     for name in wanted:
         if counts[name] > 1:
-            raise DataError(
-                f"{source}: {counts[name]} columns are named {name!r}; give each column its own name"
-            )
+            raise DataError(f"{source}: {counts[name]} columns are named {name!r}; give each column its own name")
         if not counts[name]:
             names = [str(column) for column in available]
             near = difflib.get_close_matches(name, names, n=1) or difflib.get_close_matches(
@@ -105,9 +99,7 @@ def check_columns(available: Sequence[Any], wanted: Any, *, source: str) -> None
             hint = f"; did you mean {near[0]!r}?" if near else ""
             if len(names) == 1 and (mark := next((mark for mark in ";\t|," if mark in names[0]), None)):
                 hint = f"; the fields seem to be separated by {mark!r}: pass separator={mark!r}"
-            raise DataError(
-                f"{source}: no column {name!r}{hint} (columns found: {', '.join(names) or 'none'})"
-            )
+            raise DataError(f"{source}: no column {name!r}{hint} (columns found: {', '.join(names) or 'none'})")
 
 
 def as_text(column: pd.Series, *, name: str) -> pd.Series:
@@ -195,9 +187,7 @@ def _json_records(text: str, path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             whole, problem = False, str(error)
         if not whole:
-            raise DataError(
-                f"{path}, line {number}: expected one JSON object a line, found {line[:80]!r} ({problem})"
-            )
+            raise DataError(f"{path}, line {number}: expected one JSON object a line, found {line[:80]!r} ({problem})")
     raise DataError(f"{path}: expected one JSON object a line")
 
 
@@ -220,7 +210,5 @@ def _cell_text(cell: Any, name: str) -> str:
     if isinstance(cell, bytes):
         return cell.decode()
     if isinstance(cell, list | dict | np.ndarray):
-        raise DataError(
-            f"column {name!r} holds {type(cell).__name__}s such as {cell!r}; expected one id or word a row"
-        )
+        raise DataError(f"column {name!r} holds {type(cell).__name__}s such as {cell!r}; expected one id or word a row")
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)

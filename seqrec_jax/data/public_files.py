@@ -38,9 +38,7 @@ def find_file(path: str | Path, *names: str) -> Path:
     path = Path(path)
     found = path if path.is_file() else beside(path, *names)
     if found is None:
-        what = (
-            "holds none of" if path.is_dir() else "does not exist; expected a file, or a folder with one of"
-        )
+        what = "holds none of" if path.is_dir() else "does not exist; expected a file, or a folder with one of"
         raise DataError(f"{path} {what} {', '.join(names)}")
     return found
 
@@ -49,9 +47,7 @@ def beside(path: str | Path, *names: str) -> Path | None:
     """The first of `names` (each also with .gz) in the folder `path`, or in the folder of the file `path`."""
     path = Path(path)
     folder = path if path.is_dir() else path.parent
-    return next(
-        (file for name in names for file in (folder / name, folder / f"{name}.gz") if file.is_file()), None
-    )
+    return next((file for name in names for file in (folder / name, folder / f"{name}.gz") if file.is_file()), None)
 
 
 def read_table(

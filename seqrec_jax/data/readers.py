@@ -89,9 +89,7 @@ def read_online_retail(path: str | Path) -> PublicDataset:
     )
     items = pd.DataFrame({"item_id": np.sort(lines["StockCode"].dropna().unique())})
     if "Description" in lines:
-        items["description"] = items["item_id"].map(
-            most_frequent(lines["Description"], by=lines["StockCode"])
-        )
+        items["description"] = items["item_id"].map(most_frequent(lines["Description"], by=lines["StockCode"]))
     items["price"] = items["item_id"].map(price.where(price > 0).groupby(lines["StockCode"]).median())
     users = None
     if "Country" in lines:
@@ -171,12 +169,8 @@ def read_yoochoose(path: str | Path) -> PublicDataset:
             behavior="click"
         )
         if buys_file := beside(file, "yoochoose-buys.dat"):
-            buys = read_table(
-                buys_file, separator=",", names=["SessionId", "Time", "ItemId", "price", "quantity"]
-            )
-            value = pd.to_numeric(buys["price"], errors="coerce") * pd.to_numeric(
-                buys["quantity"], errors="coerce"
-            )
+            buys = read_table(buys_file, separator=",", names=["SessionId", "Time", "ItemId", "price", "quantity"])
+            value = pd.to_numeric(buys["price"], errors="coerce") * pd.to_numeric(buys["quantity"], errors="coerce")
             log = pd.concat([log, buys.assign(behavior="purchase", value=value)], ignore_index=True)
     else:
         parts = [file]
@@ -209,9 +203,7 @@ def read_search_ubi(path: str | Path) -> PublicDataset:
     file = find_file(path, "ubi_queries_events.ndjson", "ubi_events.ndjson")
     files = [file, *filter(None, [beside(file, "ubi_queries.ndjson")])]
     records = [record for part in files for record in _json_lines(part) if "index" not in record]
-    texts = {
-        r["query_id"]: r.get("user_query") for r in records if "action_name" not in r and "query_id" in r
-    }
+    texts = {r["query_id"]: r.get("user_query") for r in records if "action_name" not in r and "query_id" in r}
     rows = []
     for event in (record for record in records if "action_name" in record):
         details = event.get("event_attributes") or {}
@@ -257,9 +249,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
             try:
                 records.append(json.loads(line))
             except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}, line {number}: expected one JSON object a line ({error})"
-                ) from error
+                raise DataError(f"{path}, line {number}: expected one JSON object a line ({error})") from error
     return records
 
 
@@ -284,9 +274,7 @@ def read_open_bandit(path: str | Path, *, policy: str = "random", campaign: str 
       Saito et al. (2021), Open Bandit Dataset and Pipeline.
     """
     nested = Path(path) / policy / campaign
-    file = find_file(
-        nested if nested.is_dir() else path, f"{campaign}.csv", "men.csv", "women.csv", "all.csv"
-    )
+    file = find_file(nested if nested.is_dir() else path, f"{campaign}.csv", "men.csv", "women.csv", "all.csv")
     log = read_table(file, separator=",")
     features = [f"user_feature_{i}" for i in range(4)]
     require(log, "click", *features, path=file)

@@ -55,9 +55,7 @@ def read_amazon_reviews(path: str | Path) -> PublicDataset:
             if user in _first_record(file):
                 raw = read_events(file, Columns(user, item, time, value=stars))
                 return PublicDataset(replace(raw, frame=raw.frame.assign(behavior="review")))
-        raise DataError(
-            f"{file}: the first record has none of the keys {[names[0] for names in _REVIEW_NAMES]}"
-        )
+        raise DataError(f"{file}: the first record has none of the keys {[names[0] for names in _REVIEW_NAMES]}")
     table = read_table(file, separator=",", names=["user_id", "item_id", "rating", "timestamp"])
     if "rating" in table["rating"].iloc[:1].tolist():
         table = table.iloc[1:].reset_index(drop=True)
@@ -82,16 +80,12 @@ def read_amazon_s3rec(path: str | Path) -> PublicDataset:
     Source:
       Zhou et al. (2020), S3-Rec.
     """
-    file = find_file(
-        path, "Beauty.txt", "Sports_and_Outdoors.txt", "Toys_and_Games.txt", "Yelp.txt", "LastFM.txt"
-    )
+    file = find_file(path, "Beauty.txt", "Sports_and_Outdoors.txt", "Toys_and_Games.txt", "Yelp.txt", "LastFM.txt")
     if file.suffix != ".txt":
         return read_amazon_reviews(file)
     lines = [line.split() for line in read_text(file).splitlines() if line.strip()]
     if short := next((number for number, line in enumerate(lines, start=1) if len(line) < 2), None):
-        raise DataError(
-            f"{file}, line {short}: expected a user and at least one item, got {lines[short - 1]}"
-        )
+        raise DataError(f"{file}, line {short}: expected a user and at least one item, got {lines[short - 1]}")
     users = np.repeat(np.array([line[0] for line in lines], dtype=object), [len(line) - 1 for line in lines])
     log = pd.DataFrame({"user_id": users, "item_id": [item for line in lines for item in line[1:]]})
     items = None
@@ -166,15 +160,11 @@ def read_amazon_office_titles(path: str | Path) -> PublicDataset:
     for part in parts:
         table = read_table(part, separator=",")
         require(table, "user_id", "history_item_id", "item_id", path=part)
-        for user, history, item in zip(
-            table["user_id"], table["history_item_id"], table["item_id"], strict=True
-        ):
+        for user, history, item in zip(table["user_id"], table["history_item_id"], table["item_id"], strict=True):
             earlier = [str(i) for i in ast.literal_eval(history)]
             sequences[user] = [*_joined(sequences.get(user, []), earlier), item]
     users = np.repeat(np.array(list(sequences), dtype=object), [len(items) for items in sequences.values()])
-    log = pd.DataFrame(
-        {"user_id": users, "item_id": [item for items in sequences.values() for item in items]}
-    )
+    log = pd.DataFrame({"user_id": users, "item_id": [item for items in sequences.values() for item in items]})
     texts = None
     if text_file := beside(file, "Office_Products.item.json"):
         content: dict[str, dict[str, Any]] = json.loads(read_text(text_file))
@@ -193,9 +183,7 @@ def _joined(sequence: list[str], earlier: list[str]) -> list[str]:
 
 
 def _ordered_events(log: pd.DataFrame, file: Path) -> RawEvents:
-    return public_events(
-        log.assign(behavior="review"), Columns(timestamp=None, behavior="behavior"), path=file
-    )
+    return public_events(log.assign(behavior="review"), Columns(timestamp=None, behavior="behavior"), path=file)
 
 
 def _first_record(file: Path) -> dict[str, Any]:

@@ -46,9 +46,7 @@ def read_movielens_100k(path: str | Path) -> PublicDataset:
             table = read_table(item_file, separator="|", names=names, encoding="latin-1", quoted=False)
             flags = (table[_GENRES] == "1").to_numpy(dtype=bool)
             items = table[["item_id", "title"]].assign(release_year=table["release_date"].str[-4:])
-            items["genres"] = [
-                [genre for genre, flag in zip(_GENRES, row, strict=True) if flag] for row in flags
-            ]
+            items["genres"] = [[genre for genre, flag in zip(_GENRES, row, strict=True) if flag] for row in flags]
         if user_file := beside(file, "u.user"):
             users = read_table(user_file, separator="|", names=_USER_NAMES, encoding="latin-1")
     columns = Columns(behavior="behavior", value="rating")

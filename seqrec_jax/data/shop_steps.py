@@ -176,9 +176,7 @@ def logging_policy(world: World, state: State, rng: np.random.Generator) -> Expo
     return Exposures(users, items, world.shelf_probabilities[epochs[:, None], items] / num_slots)
 
 
-def step(
-    world: World, state: State, exposures: Exposures, rng: np.random.Generator
-) -> tuple[State, Responses]:
+def step(world: World, state: State, exposures: Exposures, rng: np.random.Generator) -> tuple[State, Responses]:
     """One event of every user who is due.
 
     Args:
@@ -284,9 +282,7 @@ def _draw_memory(world: World, memory: np.ndarray, rng: np.random.Generator) -> 
     filled = np.sum(memory >= 0, axis=1)
     decay = world.config.memory_decay
     # the inverse of the distribution function of the geometric distribution cut at `filled`
-    ages = np.floor(np.log1p(-rng.random(len(memory)) * (1.0 - decay**filled)) / np.log(decay)).astype(
-        np.int64
-    )
+    ages = np.floor(np.log1p(-rng.random(len(memory)) * (1.0 - decay**filled)) / np.log(decay)).astype(np.int64)
     return memory[np.arange(len(memory)), np.clip(ages, 0, filled - 1)]
 
 
@@ -315,9 +311,7 @@ def _check_exposures(world: World, state: State, exposures: Exposures) -> None:
         raise DataError(f"exposures need integer world items, got {exposures.items.dtype}")
     wrong = (exposures.items < 0) | (exposures.items >= num_items)
     if wrong.any():
-        raise DataError(
-            f"exposures name world item {exposures.items[wrong][0]}; items are 0 to {num_items - 1}"
-        )
+        raise DataError(f"exposures name world item {exposures.items[wrong][0]}; items are 0 to {num_items - 1}")
     early = world.item_epochs[exposures.items] > world.epochs(state.next_times[users])[:, None]
     if early.any():
         raise DataError(

@@ -20,9 +20,7 @@ START = 1_704_067_200  # 2024-01-01 00:00 UTC
 
 # Relative number of sessions that start in each hour; none before six, so that the gap between the last event
 # of one day and the first session of a later day always exceeds SESSION_GAP_SECONDS.
-_HOURS = np.array(
-    [0, 0, 0, 0, 0, 0, 2, 3, 4, 5, 5, 6, 7, 6, 5, 5, 6, 7, 9, 11, 12, 10, 7, 4], dtype=np.float64
-)
+_HOURS = np.array([0, 0, 0, 0, 0, 0, 2, 3, 4, 5, 5, 6, 7, 6, 5, 5, 6, 7, 9, 11, 12, 10, 7, 4], dtype=np.float64)
 HOUR_PROBABILITIES = _HOURS / _HOURS.sum()
 
 _CATALOGUE = {
@@ -132,15 +130,11 @@ class ShopConfig:
                 raise ConfigError(f"ShopConfig.{name} must be between 0 and 1, got {getattr(self, name)!r}")
         for name in ("session_end", "return_per_day", "memory_decay"):
             if not 0 < getattr(self, name) < 1:
-                raise ConfigError(
-                    f"ShopConfig.{name} must lie strictly between 0 and 1, got {getattr(self, name)!r}"
-                )
+                raise ConfigError(f"ShopConfig.{name} must lie strictly between 0 and 1, got {getattr(self, name)!r}")
         if self.gap_seconds < 1:
             raise ConfigError(f"ShopConfig.gap_seconds must be at least 1, got {self.gap_seconds!r}")
         if self.num_categories > len(_CATALOGUE):
-            raise ConfigError(
-                f"ShopConfig.num_categories must be at most {len(_CATALOGUE)}, got {self.num_categories}"
-            )
+            raise ConfigError(f"ShopConfig.num_categories must be at most {len(_CATALOGUE)}, got {self.num_categories}")
         if self.num_items - int(self.num_items * self.new_item_share) < self.num_slots:
             raise ConfigError(
                 f"ShopConfig: {self.num_items} items, of which a share of {self.new_item_share} comes later, "
@@ -213,9 +207,7 @@ class World:
     def shelf_cumulative(self) -> np.ndarray:
         """`[E·K, V]` the logging policy's distribution over each shelf, made ready for `draw_rows`."""
         on_shelf = self.shelves == np.arange(self.config.num_slots)[:, None]
-        return cumulative_rows(
-            (self.shelf_probabilities[:, None, :] * on_shelf).reshape(-1, len(self.item_ids))
-        )
+        return cumulative_rows((self.shelf_probabilities[:, None, :] * on_shelf).reshape(-1, len(self.item_ids)))
 
     @property
     def num_epochs(self) -> int:
@@ -367,13 +359,9 @@ def _titles(rng: np.random.Generator, categories: list[str]) -> np.ndarray:
         )
         return " ".join((*words, _COLORS[color % len(_COLORS)]))
 
-    return np.array(
-        [title(category, *pick) for category, pick in zip(categories, picks, strict=True)], dtype=object
-    )
+    return np.array([title(category, *pick) for category, pick in zip(categories, picks, strict=True)], dtype=object)
 
 
 def _raw_ids(prefix: str, count: int, digits: int) -> np.ndarray:
-    digits = max(
-        digits, len(str(count - 1))
-    )  # equal lengths, so that the order of strings is that of numbers
+    digits = max(digits, len(str(count - 1)))  # equal lengths, so that the order of strings is that of numbers
     return np.array([f"{prefix}-{number:0{digits}d}" for number in range(count)], dtype=object)

@@ -122,9 +122,7 @@ def user_histories(world: World, state: State) -> Sequences:
 
     For policies that learn; a prepared dataset has its own, smaller vocabulary.
     """
-    users, times, items, behaviors = (
-        _joined(state.log, name) for name in ("users", "times", "items", "behaviors")
-    )
+    users, times, items, behaviors = (_joined(state.log, name) for name in ("users", "times", "items", "behaviors"))
     order = np.lexsort((times, users))
     counts = np.bincount(users, minlength=len(world.user_ids))
     return Sequences(

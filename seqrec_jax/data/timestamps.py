@@ -55,9 +55,7 @@ def parse_timestamps(
         # read again without the others: all integers then stay exact instead of becoming floats
         exact = pd.to_numeric(written[numeric]).to_numpy()
         rows = np.flatnonzero(numeric)
-        per_second = (
-            _PER_SECOND[unit] if unit != "auto" else _guessed_unit(exact, rows, name=name, source=source)
-        )
+        per_second = _PER_SECOND[unit] if unit != "auto" else _guessed_unit(exact, rows, name=name, source=source)
         seconds[numeric] = exact // per_second
     texts = np.flatnonzero(~numeric & written.notna().to_numpy())
     if len(texts):

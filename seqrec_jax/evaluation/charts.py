@@ -140,9 +140,7 @@ def load_extra(module: str) -> ModuleType:
         ) from error
 
 
-def interval_chart(
-    rows: Sequence[Interval], *, name: str, title: str, label: str, signed: bool = False
-) -> str:
+def interval_chart(rows: Sequence[Interval], *, name: str, title: str, label: str, signed: bool = False) -> str:
     """Dots with interval whiskers, one row each with its value, on an axis that always holds zero.
 
     Args:
@@ -173,9 +171,7 @@ def interval_chart(
         return _to_svg(figure, name=name, title=title, description=_in_words(rows))
 
 
-def grouped_chart(
-    groups: Sequence[tuple[str, Sequence[Interval]]], *, name: str, title: str, label: str
-) -> str:
+def grouped_chart(groups: Sequence[tuple[str, Sequence[Interval]]], *, name: str, title: str, label: str) -> str:
     """Dots with interval whiskers for several series within each group, such as systems within a slice.
 
     Args:
@@ -279,9 +275,7 @@ def training_curve(
 def _style() -> AbstractContextManager[None]:
     """A context with the charts' own settings, whatever the user's matplotlibrc says."""
     matplotlib = load_extra("matplotlib")
-    return matplotlib.rc_context(
-        {**matplotlib.rcParamsDefault, **_STYLE, "backend": matplotlib.rcParams["backend"]}
-    )
+    return matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, "backend": matplotlib.rcParams["backend"]})
 
 
 def _figure(*, height: float) -> tuple[Figure, Axes]:

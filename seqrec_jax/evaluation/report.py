@@ -205,8 +205,7 @@ def _check(result: Mapping[str, Any]) -> None:
     version = result.get("schema_version")
     if version != SCHEMA_VERSION:
         raise DataError(
-            f"metrics.json: schema_version is {version!r}, this library reads {SCHEMA_VERSION}; "
-            "evaluate the run again"
+            f"metrics.json: schema_version is {version!r}, this library reads {SCHEMA_VERSION}; evaluate the run again"
         )
     for key in ("run", "primary_metric", "systems"):
         if not result.get(key):
@@ -340,8 +339,7 @@ def _warnings(result: Mapping[str, Any]) -> list[str]:
     notes = []
     if result.get("stage") == "validation":
         notes.append(
-            "These are validation figures, by which training chose its checkpoint; "
-            "expect less on the test part."
+            "These are validation figures, by which training chose its checkpoint; expect less on the test part."
         )
     protocol = result.get("protocol") or {}
     unreachable, targets = protocol.get("unreachable_targets") or 0, protocol.get("targets") or 0
@@ -374,9 +372,7 @@ def _charts(result: Mapping[str, Any], curves: Mapping[str, Curve]) -> dict[str,
         label += " *" if kind == "ceiling" else ""
         rows.append(_interval(label, system["metrics"].get(primary), series=series.get(kind)))
     if any(is_finite(row.mean) for row in rows):
-        charts["primary"] = interval_chart(
-            rows, name="chart-primary", title=f"{primary} by system", label=primary
-        )
+        charts["primary"] = interval_chart(rows, name="chart-primary", title=f"{primary} by system", label=primary)
     comparisons = [row for row in result.get("comparisons") or [] if row["metric"] == primary][:_MAX_ROWS]
     if comparisons:
         rows = [_interval(str(row["baseline"]), row, key="difference", series=0) for row in comparisons]
@@ -387,9 +383,7 @@ def _charts(result: Mapping[str, Any], curves: Mapping[str, Curve]) -> dict[str,
         for group in slice["bins"]:
             systems = group["systems"]
             rows = [
-                _interval(name, systems.get(name), series=place)
-                for place, name in _chosen(result)
-                if name in systems
+                _interval(name, systems.get(name), series=place) for place, name in _chosen(result) if name in systems
             ]
             label = f"{_shorten(group['label'], 14)} {slice['unit']}"
             groups.append((f"{label}\n{_format_count(group.get('users'))} users", rows))
@@ -417,9 +411,7 @@ def _curves(log: Sequence[Mapping], primary: str) -> dict[str, Curve]:
     best: Literal["highest", "lowest"] = "lowest" if _lower_is_better(primary) else "highest"
     curves = {
         "loss": training_curve(points("train", "loss"), name="Training loss"),
-        "validation": training_curve(
-            points("validation", primary), name=f"{primary} on validation users", best=best
-        ),
+        "validation": training_curve(points("validation", primary), name=f"{primary} on validation users", best=best),
     }
     return {key: curve for key, curve in curves.items() if curve is not None}
 

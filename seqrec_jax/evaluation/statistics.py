@@ -162,9 +162,7 @@ def paired_differences(
                 )
     first, second = _table(a, "a"), _table(b, "b")
     if first.shape != second.shape:
-        raise ShapeError(
-            f"a has shape {first.shape} and b {second.shape}, expected the same users and metrics"
-        )
+        raise ShapeError(f"a has shape {first.shape} and b {second.shape}, expected the same users and metrics")
     differences = first - second
     interval = bootstrap_means(differences, num_resamples=num_resamples, seed=seed, confidence=confidence)
     p_values = _sign_flip_p_values(differences, num_permutations, np.random.default_rng((seed, 1)))
@@ -194,9 +192,7 @@ def holm_correction(p_values: ArrayLike) -> np.ndarray:
     """
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1:
-        raise ShapeError(
-            f"p_values has shape {p.shape}, expected [M]; pass p_values.ravel() to correct over all"
-        )
+        raise ShapeError(f"p_values has shape {p.shape}, expected [M]; pass p_values.ravel() to correct over all")
     outside = (p < 0) | (p > 1)
     if outside.any():
         raise DataError(f"p_values has {p[outside][0]}, expected values in [0, 1]")
@@ -219,9 +215,7 @@ def _resample_counts(users: int, resamples: int, generator: np.random.Generator)
         yield block
 
 
-def _sign_flip_p_values(
-    differences: np.ndarray, permutations: int, generator: np.random.Generator
-) -> np.ndarray:
+def _sign_flip_p_values(differences: np.ndarray, permutations: int, generator: np.random.Generator) -> np.ndarray:
     known = ~np.isnan(differences).all(axis=0)
     moves = np.nan_to_num(differences, nan=0.0)
     moves = moves[moves.any(axis=1)]  # a user without any difference is the same either way
@@ -260,21 +254,15 @@ def _table(values: ArrayLike | pd.DataFrame, name: str) -> np.ndarray:
         else:
             table = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{name} is not a table of numbers ({error}); keep only columns of metrics"
-        ) from error
+        raise DataError(f"{name} is not a table of numbers ({error}); keep only columns of metrics") from error
     if table.ndim != 2:
-        raise ShapeError(
-            f"{name} has shape {table.shape}, expected [U, M]; pass {name}[:, None] for one metric"
-        )
+        raise ShapeError(f"{name} has shape {table.shape}, expected [U, M]; pass {name}[:, None] for one metric")
     if not len(table):
         raise DataError(f"{name} has no users, expected at least one row")
     infinite = np.isinf(table)
     if infinite.any():
         row, column = np.argwhere(infinite)[0]
-        raise DataError(
-            f"{name}[{row}, {column}] is {table[row, column]}, expected finite values or nan = undefined"
-        )
+        raise DataError(f"{name}[{row}, {column}] is {table[row, column]}, expected finite values or nan = undefined")
     return table
 
 

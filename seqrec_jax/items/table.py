@@ -14,11 +14,11 @@ def make_item_table(items: pd.DataFrame, vocabulary: AttributeVocabulary) -> Ite
     """The table of V items, encoded by a dataset's own vocabulary.
 
     Args:
-      items: V rows in vocabulary order with `training_events` and the columns that the vocabulary names.
+      items: V rows in vocabulary order with `known` and the columns that the vocabulary names.
       vocabulary: the columns and their codes.
 
     Returns:
-      Arrays of V+1 rows; an item counts as known when it has a training event.
+      Arrays of V+1 rows.
 
     Raises:
       DataError: a column that `items` lacks.
@@ -29,7 +29,7 @@ def make_item_table(items: pd.DataFrame, vocabulary: AttributeVocabulary) -> Ite
         numeric=tuple(vocabulary.numeric),
     )
     encoded, _ = encode_attributes(items, config, vocabulary=vocabulary)
-    known = np.concatenate([[False], items["training_events"].to_numpy() > 0])
+    known = np.concatenate([[False], items["known"].to_numpy()])
     return ItemTable(
         known=jnp.asarray(known),
         categorical={name: jnp.asarray(codes) for name, codes in encoded.categorical.items()},

@@ -91,6 +91,8 @@ def read_run(directory: str | Path) -> tuple[dict[str, Any], dict[str, Any], pd.
         raise CheckpointError(f"{directory} is not a run: it {found}; give the directory that `seqrec train` wrote")
     try:
         config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{directory / 'config.yaml'} is empty or damaged; train again, or bring the file back")
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{directory / 'config.yaml'} is damaged: {' '.join(str(error).split())}") from error
     return config, read_facts(directory), read_items(directory)
@@ -179,12 +181,12 @@ def _check_same(directory: Path, config: dict[str, Any], dataset: Dataset) -> No
     if differences:
         raise CheckpointError(
             f"{directory} is a run with another configuration ({'; '.join(differences[:5])}); choose another --name, "
-            "or --overwrite true to start over"
+            "or --overwrite to start over"
         )
     if facts["fingerprint"] != dataset.fingerprint:
         raise CheckpointError(
             f"{directory} was trained on a dataset with fingerprint {facts['fingerprint']}, this one has "
-            f"{dataset.fingerprint}; choose another --name, or --overwrite true to start over"
+            f"{dataset.fingerprint}; choose another --name, or --overwrite to start over"
         )
 
 

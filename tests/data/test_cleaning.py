@@ -58,9 +58,7 @@ def test_each_reason_is_counted_once_with_examples():
         "time in the future": 1,
         "exact duplicate": 1,
     }
-    rows_of = {
-        reason: [example["row"] for example in examples] for reason, examples in report.examples.items()
-    }
+    rows_of = {reason: [example["row"] for example in examples] for reason, examples in report.examples.items()}
     assert rows_of["missing user id"] == [1, 10] and rows_of["exact duplicate"] == [9]
     assert report.examples["unparsable time"][0]["timestamp_as_written"] == "soon"
     assert report.examples["unknown behaviour"][0]["behavior"] == "hover"
@@ -71,9 +69,7 @@ def test_each_reason_is_counted_once_with_examples():
 
 def test_the_clean_frame_has_the_contract_s_columns_and_types():
     names = ("user_id", "item_id", "timestamp", "behavior", "value", "session_id", "position", "propensity")
-    frame, _ = clean(
-        [("u", "a", 2, "view", 1.5, "s", 3, 0.1), ("v", "b", 1, "view", None, None, None, None)], names
-    )
+    frame, _ = clean([("u", "a", 2, "view", 1.5, "s", 3, 0.1), ("v", "b", 1, "view", None, None, None, None)], names)
     assert list(frame.columns) == ["user_id", "item_id", "timestamp", "behavior", "value", *names[5:], "row"]
     assert frame["timestamp"].dtype == np.int64 and frame["row"].dtype == np.int64
     assert frame["value"].dtype == np.float32 and np.isnan(frame["value"][1])
@@ -140,9 +136,7 @@ def test_a_log_with_an_order_only_has_no_duplicates_and_no_seconds():
     assert report.dropped == {} and frame["timestamp"].tolist() == [0, 1, 2] and report.time_kind == "order"
     assert "the log has an order only" in str(report)
     for key in ("collapse_repeats_seconds", "max_events_per_user_per_day"):
-        with pytest.raises(
-            DataError, match=rf"cleaning.{key} needs times, but the dataframe has only an order"
-        ):
+        with pytest.raises(DataError, match=rf"cleaning.{key} needs times, but the dataframe has only an order"):
             clean(rows, ("user_id", "item_id"), **{key: 5})
 
 
@@ -298,9 +292,7 @@ def test_the_core_is_the_largest_set_that_holds(edges, k):
     """Peeling one event at a time, in any order, ends at the same core."""
     rows = [(f"u{u}", f"i{i}", n) for n, (u, i) in enumerate(edges)]
     alive = set(range(len(rows)))
-    while worst := [
-        n for n in alive if any(sum(rows[m][side] == rows[n][side] for m in alive) < k for side in (0, 1))
-    ]:
+    while worst := [n for n in alive if any(sum(rows[m][side] == rows[n][side] for m in alive) < k for side in (0, 1))]:
         alive.discard(worst[-1])
     raw = raw_events(rows, ("user_id", "item_id", "timestamp"))
     config = CleaningConfig(user_k_core=k, item_k_core=k)
@@ -321,9 +313,7 @@ def test_nothing_left_says_why_and_shows_the_report():
     ) in str(caught.value)
     with pytest.raises(DataError, match=r"'unknown behaviour' \(2 rows\); check cleaning.behaviors"):
         clean(rows, behaviors=("buy",))
-    with pytest.raises(
-        DataError, match=r"'unparsable time' \(1 rows\); check the column names and the unit of time"
-    ):
+    with pytest.raises(DataError, match=r"'unparsable time' \(1 rows\); check the column names and the unit of time"):
         clean([("u", "a", "12/1/2010 8:26", "view")])
 
 

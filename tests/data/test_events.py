@@ -64,9 +64,7 @@ def test_every_format_keeps_ids_as_written(tmp_path, ending):
     elif ending == "list.json":
         path.write_text(json.dumps(log.to_dict("records"), indent=1))
     else:
-        write(
-            tmp_path, path.name, "\n".join(json.dumps(record) for record in log.to_dict("records")) + "\n\n"
-        )
+        write(tmp_path, path.name, "\n".join(json.dumps(record) for record in log.to_dict("records")) + "\n\n")
     raw = read_events(path, Columns("who", "what", "when"))
     assert raw.frame["user_id"].tolist() == ODD_IDS
     assert raw.frame["item_id"].tolist() == ODD_IDS[::-1]
@@ -112,17 +110,13 @@ def test_ids_of_a_dataframe_become_text(column, expected):
 
 
 def test_long_integer_ids_beside_missing_ones_keep_their_digits(tmp_path):
-    log = pd.DataFrame(
-        {"user_id": pd.array([2**60 + 1, None], dtype="Int64"), "item_id": [1, 2], "timestamp": [1, 2]}
-    )
+    log = pd.DataFrame({"user_id": pd.array([2**60 + 1, None], dtype="Int64"), "item_id": [1, 2], "timestamp": [1, 2]})
     log.to_parquet(tmp_path / "log.parquet")
     assert read_events(tmp_path / "log.parquet").frame["user_id"].tolist()[0] == "1152921504606846977"
 
 
 def test_float_ids_that_lost_digits_are_refused():
-    with pytest.raises(
-        DataError, match=r"'id' holds ids as floats up to 10000000000000000, which have lost digits"
-    ):
+    with pytest.raises(DataError, match=r"'id' holds ids as floats up to 10000000000000000, which have lost digits"):
         as_text(pd.Series([1e16]), name="id")
 
 
@@ -152,11 +146,7 @@ def test_separator_opens_other_endings(tmp_path):
 def test_the_fingerprint_of_a_dataframe_is_its_content():
     log = pd.DataFrame({"user_id": ["a", "b"], "item_id": [1, 2], "timestamp": [1, 2], "unused": [1, 2]})
     same = log.assign(item_id=["1", "2"], unused=0).set_index(pd.Index([5, 9]))
-    assert (
-        read_events(log).fingerprint
-        == read_events(same).fingerprint
-        == frame_fingerprint(read_events(log).frame)
-    )
+    assert read_events(log).fingerprint == read_events(same).fingerprint == frame_fingerprint(read_events(log).frame)
     for changed in (log.iloc[::-1], log.assign(user_id=["ab", ""]), log.assign(timestamp=[1, 3])):
         assert read_events(changed).fingerprint != read_events(log).fingerprint
 
@@ -301,9 +291,7 @@ def test_unparsable_times_keep_their_text(tmp_path):
 
 
 def test_mixed_units_are_refused_with_both_ranges(tmp_path):
-    path = write(
-        tmp_path, "log.csv", HEADER + "u,i,0\nu,i,1396437466\nu,i,\nu,j,1396437466940\nu,k,1396437999\n"
-    )
+    path = write(tmp_path, "log.csv", HEADER + "u,i,0\nu,i,1396437466\nu,i,\nu,j,1396437466940\nu,k,1396437999\n")
     with pytest.raises(DataError) as caught:
         read_events(path)
     assert (
@@ -324,7 +312,5 @@ def test_dates_without_dashes_are_not_taken_for_seconds():
 
 
 def test_an_unknown_unit_is_refused():
-    with pytest.raises(
-        ConfigError, match=r"timestamp_unit must be one of auto, s, ms, us, ns, got 'minutes'"
-    ):
+    with pytest.raises(ConfigError, match=r"timestamp_unit must be one of auto, s, ms, us, ns, got 'minutes'"):
         parse_timestamps(pd.Series([1]), unit="minutes")

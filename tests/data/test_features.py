@@ -123,9 +123,7 @@ ITEMS = pd.DataFrame(
     },
     index=[9, 9, 9, 9, 9],
 )
-CONFIG = AttributeConfig(
-    categorical=("brand", "size"), multi_categorical=("tags", "genres"), numeric=("price", "flat")
-)
+CONFIG = AttributeConfig(categorical=("brand", "size"), multi_categorical=("tags", "genres"), numeric=("price", "flat"))
 
 
 def test_attributes_by_hand():
@@ -138,9 +136,7 @@ def test_attributes_by_hand():
     assert attributes.categorical["size"].tolist() == [0, 3, 0, 1, 3, 2]
     assert attributes.multi_categorical["tags"].tolist() == [[0, 0], [2, 1], [0, 0], [1, 0], [0, 0], [2, 0]]
     assert attributes.multi_categorical["genres"].tolist() == [[0, 0], [3, 2], [2, 0], [0, 0], [0, 0], [3, 1]]
-    np.testing.assert_allclose(
-        attributes.numeric["price"], [0, -math.sqrt(2), 0, 0, math.sqrt(2), 0], rtol=1e-6
-    )
+    np.testing.assert_allclose(attributes.numeric["price"], [0, -math.sqrt(2), 0, 0, math.sqrt(2), 0], rtol=1e-6)
     assert not attributes.numeric["flat"].any()
     assert set(attributes.unseen.values()) == {0}
     for codes in (*attributes.categorical.values(), *attributes.multi_categorical.values()):
@@ -194,9 +190,7 @@ def test_rows_without_any_item():
 
 
 def test_bad_attributes_are_refused():
-    with pytest.raises(
-        DataError, match=r"no column 'brnd' \(categorical attribute\), only \['brand'.*mean 'brand'"
-    ):
+    with pytest.raises(DataError, match=r"no column 'brnd' \(categorical attribute\), only \['brand'.*mean 'brand'"):
         encode_attributes(ITEMS, AttributeConfig(categorical=("brnd",)))
     with pytest.raises(DataError, match=r"'brand' holds 'zeta' in row 0 \(4 such rows\)"):
         encode_attributes(ITEMS, AttributeConfig(numeric=("brand",)))

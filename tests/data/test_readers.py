@@ -39,8 +39,7 @@ def real(shared_data: Path, folder: str):
 def rows(dataset, *names: str) -> list[list[object]]:
     names = names or ("user_id", "item_id", "timestamp", "behavior", "value")
     return [
-        [None if pd.isna(cell) else cell for cell in row]
-        for row in dataset.events.frame[list(names)].to_numpy(object)
+        [None if pd.isna(cell) else cell for cell in row] for row in dataset.events.frame[list(names)].to_numpy(object)
     ]
 
 
@@ -190,25 +189,19 @@ def test_online_retail_as_others_export_it(tmp_path):
         ["D", "Discount", 27.5],
     ]
     second = (
-        RETAIL_HEADER.replace("InvoiceNo", "Invoice")
-        .replace("UnitPrice", "Price")
-        .replace("CustomerID", "Customer ID")
+        RETAIL_HEADER.replace("InvoiceNo", "Invoice").replace("UnitPrice", "Price").replace("CustomerID", "Customer ID")
     )
     write(tmp_path / "II.csv.gz", second + "489434,85048,A,12,2009-12-01 07:45:00,6.95,13085.0,UK\n")
     assert rows(READERS["online_retail"](tmp_path / "II.csv.gz"))[0][:2] == ["13085", "85048"]
     with pytest.raises(DataError, match=r"lacks the columns \['UnitPrice', 'CustomerID'\]"):
-        READERS["online_retail"](
-            write(tmp_path / "x.csv", "InvoiceNo,StockCode,Quantity,InvoiceDate\n1,2,3,4\n")
-        )
+        READERS["online_retail"](write(tmp_path / "x.csv", "InvoiceNo,StockCode,Quantity,InvoiceDate\n1,2,3,4\n"))
 
 
 def test_online_retail_s_own_spreadsheet(tmp_path):
     path = tmp_path / "Online Retail.xlsx"
     if importlib.util.find_spec("openpyxl") is None:
         path.write_bytes(b"PK\x03\x04")
-        with pytest.raises(
-            MissingExtraError, match=r"needs openpyxl: pip install openpyxl, or save the sheet as CSV"
-        ):
+        with pytest.raises(MissingExtraError, match=r"needs openpyxl: pip install openpyxl, or save the sheet as CSV"):
             READERS["online_retail"](path)
         return
     sheet = {
@@ -230,9 +223,7 @@ def test_online_retail_s_own_spreadsheet(tmp_path):
 
 
 def test_complete_journey_as_dunnhumby_ships_it(tmp_path):
-    names = (
-        "household_key,BASKET_ID,DAY,PRODUCT_ID,QUANTITY,SALES_VALUE,STORE_ID,RETAIL_DISC,TRANS_TIME,WEEK_NO"
-    )
+    names = "household_key,BASKET_ID,DAY,PRODUCT_ID,QUANTITY,SALES_VALUE,STORE_ID,RETAIL_DISC,TRANS_TIME,WEEK_NO"
     write(
         tmp_path / "transaction_data.csv",
         names + "\n2375,26984851472,1,1004906,1,1.39,364,-0.6,1631,1\n8,9,3,7,1,2,3,0,5,1\n",
@@ -248,9 +239,7 @@ def test_complete_journey_as_dunnhumby_ships_it(tmp_path):
     ]
     assert rows(dataset)[1][2] == int(pd.Timestamp("2020-03-01 00:05").timestamp())
     assert dataset.events.frame["session_id"].tolist() == ["26984851472", "9"]
-    assert dataset.items.to_dict("records") == [
-        {"item_id": "7", "manufacturer": "2", "department": "GROCERY"}
-    ]
+    assert dataset.items.to_dict("records") == [{"item_id": "7", "manufacturer": "2", "department": "GROCERY"}]
     assert dataset.users.to_dict("records") == [{"user_id": "8", "age_desc": "65+"}]
 
 

@@ -178,12 +178,8 @@ def test_inverse_propensity_estimate_agrees_with_a_run_of_the_other_policy():
         noise[world.item_epochs > world.epochs(state.next_times[users])[:, None]] = 2.0
         return Exposures(users, np.argsort(noise, axis=1)[:, :3], np.full((len(users), 3), 1 / 24))
 
-    _, logged = step(
-        world, state, logging_policy(world, state, np.random.default_rng(1)), np.random.default_rng(2)
-    )
-    _, truth = step(
-        world, state, uniform_policy(world, state, np.random.default_rng(3)), np.random.default_rng(4)
-    )
+    _, logged = step(world, state, logging_policy(world, state, np.random.default_rng(1)), np.random.default_rng(2))
+    _, truth = step(world, state, uniform_policy(world, state, np.random.default_rng(3)), np.random.default_rng(4))
     weighted = logged.page_views * (1 / 24) / logged.page_propensities
     estimate, error = weighted.sum(1).mean(), weighted.sum(1).std() / np.sqrt(len(weighted))
     actual = truth.page_views.sum(1)
@@ -356,9 +352,7 @@ def test_first_event_is_predicted_from_the_arrivals():
     nothing = user_histories(world, state)
     scores = BayesFilter(world).scores(nothing.select_users(np.array([0, 1])), behaviors=BEHAVIORS)
     np.testing.assert_array_equal(scores[0], scores[1])
-    _, responses = step(
-        world, state, logging_policy(world, state, np.random.default_rng(0)), np.random.default_rng(1)
-    )
+    _, responses = step(world, state, logging_policy(world, state, np.random.default_rng(0)), np.random.default_rng(1))
     shares = np.bincount(responses.items, minlength=40) / 40_000
     np.testing.assert_allclose(shares, scores[0, 1:], atol=4 * np.sqrt(0.25 / 40_000))
 

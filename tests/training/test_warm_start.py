@@ -39,9 +39,11 @@ NEW_ITEMS = ["a brand new one", "i05b"]
 TODAY = pd.concat([YESTERDAY, log_of(["u00", "u01", "a new user"], [*NEW_ITEMS, "i03"], 1, seed=1)])
 
 
-def experiment(folder, name, events, *, vocabulary=(), **training):
+def experiment(folder, name, events, *, vocabulary=(), known_items=(), **training):
     """A prepared dataset and its configuration."""
-    dataset = prepare_dataset(events, name=name, split=SplitConfig("leave_one_out"), vocabulary=vocabulary)
+    dataset = prepare_dataset(
+        events, name=name, split=SplitConfig("leave_one_out"), vocabulary=vocabulary, known_items=known_items
+    )
     write_dataset(dataset, folder / name)
     values = {
         "name": name,
@@ -132,3 +134,18 @@ def test_what_does_not_fit_is_refused_with_a_way_out(yesterday):
     with pytest.raises(CheckpointError, match=r"items\.ids\.embedding is \(13, 8\) there, \(13, 9\) here"):
         store.restore_params(wider, sharding=replicated(make_mesh(1)))
     store.close()
+
+
+def test_items_without_events_today_stay_known(yesterday):
+    """A log of the new events alone must not forget what was learnt."""
+    folder, run, before = yesterday
+    old = list(before.items["item_id"])
+    only_new = log_of([f"n{n:02}" for n in range(30)], ["i00", "i01", "i02", "fresh"], 1, seed=2)
+    params, _, model, table, dataset = warm_params(folder, run, "only new", only_new, vocabulary=old, known_items=old)
+    absent = ~dataset.items["item_id"].isin(["i00", "i01", "i02", "fresh"]).to_numpy()
+    assert absent.sum() == 9
+    assert (dataset.items["training_events"][absent] == 0).all()
+    v_y = np.asarray(model.item_vectors(params, table))[1:]
+    trained = Recommender.load(run).item_vectors()[1:]
+    np.testing.assert_array_equal(v_y[: len(old)], trained)
+    assert np.abs(v_y[:12][absent[:12]]).max() > 0
