@@ -91,10 +91,10 @@ def read_run(directory: str | Path) -> tuple[dict[str, Any], dict[str, Any], pd.
         raise CheckpointError(f"{directory} is not a run: it {found}; give the directory that `seqrec train` wrote")
     try:
         config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{directory / 'config.yaml'} is empty or damaged; train again, or bring the file back")
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{directory / 'config.yaml'} is damaged: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{directory / 'config.yaml'} is empty or damaged; train again, or bring the file back")
     return config, read_facts(directory), read_items(directory)
 
 
