@@ -1,6 +1,7 @@
 """Published-figure runs: `python benchmarks/quality.py [config …]` sends each through the four scripts.
 
-Writes a row a run to benchmarks/results/quality.json, replacing an earlier row of the same configuration file.
+Writes a row a run to benchmarks/results/quality.json, replacing an earlier row of the same configuration file. A run
+that was stopped is continued, a finished one is not trained again: remove runs/<name> to start over.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def run(config: str) -> dict:
     seconds = {}
     for verb, words in {
         "prepare": ["--config", config, "--overwrite"],
-        "train": ["--config", config, "--overwrite", "--quiet"],
+        "train": ["--config", config, "--quiet"],
         "evaluate": ["--checkpoint", f"runs/{name}"],
         "recommend": ["--checkpoint", f"runs/{name}", "--all-users", "--output", f"runs/{name}/lists.parquet"],
     }.items():
@@ -64,7 +65,7 @@ def run(config: str) -> dict:
         "comparisons": result["comparisons"],
         "training": result["model"],
         "users_per_second": round(model["users_per_second"]),
-        "seconds": seconds,
+        "seconds": {**seconds, "train": result["model"]["training_seconds"]},
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {device.platform} ({device.device_kind}), shared",
         "versions": {"python": platform.python_version(), "jax": jax.__version__},

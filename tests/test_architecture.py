@@ -103,12 +103,13 @@ def test_scripts_only_call_the_library():
         assert "jnp" not in text and "jax" not in imported_by(script), script.name
 
 
-def test_the_page_of_the_configuration_is_true():
-    spec = importlib.util.spec_from_file_location("make_configuration", ROOT / "docs" / "make_configuration.py")
+@pytest.mark.parametrize("name", ["configuration", "api"])
+def test_the_pages_made_from_the_code_are_true(name):
+    spec = importlib.util.spec_from_file_location(f"make_{name}", ROOT / "docs" / f"make_{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    written = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    assert written == module.page(), "run python docs/make_configuration.py"
+    written = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert written == module.page(), f"run python docs/make_{name}.py"
 
 
 def test_lint_and_format():
