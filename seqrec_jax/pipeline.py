@@ -278,7 +278,9 @@ def build_model(config: ExperimentConfig, dataset: Dataset) -> tuple[SequenceMod
 
 
 def behavior_weights(config: ExperimentConfig, dataset: Dataset) -> np.ndarray:
-    """`[H]` float32 weight of a training target by its behaviour; 0 for behaviours that the split does not predict.
+    """`[H]` float32 weight of a training target by its behaviour, 1 where none is named.
+
+    Behaviours that the split does not predict are trained on too: a shop has many views for each purchase.
 
     Raises:
       ConfigError: a weight for a behaviour that the log does not have.
@@ -286,11 +288,8 @@ def behavior_weights(config: ExperimentConfig, dataset: Dataset) -> np.ndarray:
     unknown = set(config.training.behavior_weights) - set(dataset.behaviors)
     if unknown:
         raise ConfigError(f"training.behavior_weights names {sorted(unknown)}, the log has {list(dataset.behaviors)}")
-    targets = dataset.split.config.target_behaviors or dataset.behaviors
-    return np.array(
-        [config.training.behavior_weights.get(name, 1.0) * (name in targets) for name in dataset.behaviors],
-        dtype=np.float32,
-    )
+    weights = config.training.behavior_weights
+    return np.array([weights.get(name, 1.0) for name in dataset.behaviors], dtype=np.float32)
 
 
 def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int) -> Any:

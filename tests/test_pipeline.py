@@ -287,14 +287,14 @@ def test_training_on_nothing_prepared_or_on_unknown_behaviours_is_refused(tiny_r
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_of_targets_follow_the_split(tmp_path):
+def test_weights_of_targets_are_those_of_the_configuration(tmp_path):
     config = tiny_config(
         tmp_path,
         "--data.split.target_behaviors", "[purchase, cart]",
         "--training.behavior_weights", "{purchase: 3.0, view: 2.0}",
     )  # fmt: skip
     dataset = pipeline.prepare(config)
-    assert pipeline.behavior_weights(config, dataset).tolist() == [0.0, 0.0, 1.0, 3.0]
+    assert pipeline.behavior_weights(config, dataset).tolist() == [2.0, 1.0, 1.0, 3.0]
 
 
 # -- tomorrow's log --

@@ -99,7 +99,8 @@ class TrainingConfig:
       max_epochs: passes over the training windows.
       packing: put several users in a row, so that few positions are padding.
       stride: events between the ends of a long user's windows; None means windows that do not overlap.
-      behavior_weights: weight of a target by its behaviour; behaviours not named weigh 1.
+      behavior_weights: weight of a target by its behaviour; those not named weigh 1, and 0 leaves one out. What is
+        predicted in an evaluation is split.target_behaviors.
       precision: float32, or bfloat16 for the encoder's arithmetic (parameters stay float32).
       ema_decay: decay of the running average of the parameters, which is then what is evaluated; None for none.
       validate_every: epochs between validations.
