@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import textwrap
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from seqrec_jax.config import ExperimentConfig
-from seqrec_jax.reranking import RerankConfig
+from seqrec_jax.reranking import RerankConfig, load_rules
 
 HEADER = """# Configuration
 
@@ -22,14 +24,10 @@ This page is made from the code by `python docs/make_configuration.py`; a test k
 
 def page() -> str:
     """The whole page."""
-    parts = [
-        HEADER,
-        *_sections(ExperimentConfig, ""),
-        "## reranking\n",
-        "Fields of `seqrec recommend`.\n",
-        _table(RerankConfig),
-    ]
-    return "\n".join(parts)
+    rules = inspect.cleandoc(load_rules.__doc__ or "").split("\n", 2)[2].split("\nRaises:")[0]
+    rules = re.sub(r"((?:^    .*\n?)+)", lambda block: f"```yaml\n{textwrap.dedent(block[1])}```\n", rules, flags=re.M)
+    reranking = ["## reranking\n", "Fields of `seqrec recommend`.\n", _table(RerankConfig)]
+    return "\n".join([HEADER, *_sections(ExperimentConfig, ""), *reranking, "### The file of shop rules\n", rules])
 
 
 def _sections(cls: type, prefix: str) -> list[str]:
