@@ -5,27 +5,14 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from builders import make_sequences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqrec_jax.baselines import baseline_rankers, item_to_item, last_item, most_popular, recently_popular
-from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError
 
 DAY = 86_400
-
-
-def make_sequences(lists, *, timestamps=None, behaviors=None):
-    lengths = [len(items) for items in lists]
-    num_events = sum(lengths)
-    return Sequences(
-        user_ids=np.array([f"u{u}" for u in range(len(lists))]),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        item_ids=np.array([item for items in lists for item in items], dtype=np.int32),
-        timestamps=np.arange(num_events) if timestamps is None else np.array(timestamps, dtype=np.int64),
-        behaviors=np.array(behaviors if behaviors is not None else [0] * num_events, dtype=np.int8),
-        values=np.full(num_events, np.nan, dtype=np.float32),
-    )
 
 
 logs = st.lists(st.lists(st.integers(0, 6), max_size=9), min_size=1, max_size=6)

@@ -6,26 +6,12 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pytest
+from builders import make_sequences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.reranking import RerankConfig, load_rules, make_reranker, matching_items
-
-
-def make_sequences(lists):
-    lengths = [len(items) for items in lists]
-    num_events = sum(lengths)
-    return Sequences(
-        user_ids=np.array([f"u{u}" for u in range(len(lists))]),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        item_ids=np.array([item for items in lists for item in items], dtype=np.int32),
-        timestamps=np.arange(num_events),
-        behaviors=np.zeros(num_events, dtype=np.int8),
-        values=np.full(num_events, np.nan, dtype=np.float32),
-    )
-
 
 ITEMS = pd.DataFrame(
     {

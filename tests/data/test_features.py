@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pytest
+from builders import make_sequences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,21 +27,7 @@ from seqrec_jax.data.features import (
     time_features,
     time_gaps,
 )
-from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError
-
-
-def make_sequences(lists, *, timestamps=None, behaviors=None):
-    lengths = [len(items) for items in lists]
-    num_events = sum(lengths)
-    return Sequences(
-        user_ids=np.array([f"u{u}" for u in range(len(lists))]),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        item_ids=np.array([item for items in lists for item in items], dtype=np.int32),
-        timestamps=np.arange(num_events) if timestamps is None else np.array(timestamps, dtype=np.int64),
-        behaviors=np.array(behaviors if behaviors is not None else [0] * num_events, dtype=np.int8),
-        values=np.full(num_events, np.nan, dtype=np.float32),
-    )
 
 
 @settings(max_examples=60, deadline=None)
