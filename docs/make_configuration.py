@@ -60,10 +60,10 @@ def _table(cls: type) -> str:
 
 def _attribute_texts(cls: type) -> dict[str, str]:
     """The sentences of a docstring's Attributes section; for an undocumented field of `Columns`, its role."""
-    body = re.search(r"Attributes:\n(.*)", cls.__doc__ or "", re.S)
+    body = re.search(r"Attributes:\n(.*)", inspect.cleandoc(cls.__doc__ or ""), re.S)
     texts = dict.fromkeys((entry.name for entry in fields(cls)), "the log's column for it")
     if body:
-        for name, text in re.findall(r"^      (\w+): (.*?)(?=^      \w+: |\Z)", body[1], re.S | re.M):
+        for name, text in re.findall(r"^  (\w+): (.*?)(?=^  \w+: |\Z)", body[1], re.S | re.M):
             texts[name] = " ".join(text.split())
     return texts
 
