@@ -200,7 +200,7 @@ def test_ones_own_encoder_and_tower() -> None:
 
     config = ModelConfig(
         encoder=EncoderConfig(kind="mean", width=NUM_ITEMS),
-        events=EventInputConfig(position=False),
+        events=EventInputConfig(position=False, scale_item=False),
         items=ItemTowerConfig(width=NUM_ITEMS),
     )
     model = make_sequence_model(

@@ -28,20 +28,19 @@ class EventInputConfig:
       behavior: an embedding of the behaviour type.
       time_gap: an embedding of the time since the user's previous event, in powers of two of a second.
       position: an embedding of the event's number in the user's sequence.
-      scale_item: multiply the item's vector by the square root of D, as SASRec's authors do.
+      scale_item: multiply the item's vector by the square root of D, as SASRec's authors do; without it training
+        takes about twice as many epochs.
     """
 
     item: bool = True
     behavior: bool = False
     time_gap: bool = False
     position: bool = True
-    scale_item: bool = False
+    scale_item: bool = True
 
     def __post_init__(self) -> None:
         if not (self.item or self.behavior or self.time_gap):
             raise ConfigError("events: switch on at least one of item, behavior and time_gap; all are false")
-        if self.scale_item and not self.item:
-            raise ConfigError("events.scale_item is true but events.item is false; set either the other way")
 
 
 class EventInputs(NamedTuple):

@@ -18,7 +18,7 @@ BATCH = Batch(
     targets=jnp.zeros((1, 6), jnp.int32),
     weights=jnp.zeros((1, 6), jnp.float32),
 )
-EVERYTHING = EventInputConfig(behavior=True, time_gap=True)
+EVERYTHING = EventInputConfig(behavior=True, time_gap=True, scale_item=False)
 
 
 def test_vector_is_the_sum_of_the_inputs() -> None:
@@ -70,7 +70,12 @@ def test_gap_buckets_are_powers_of_two(gap: int, bucket: int) -> None:
 
 def test_dropout_is_on_with_a_key_only_and_spares_the_mean() -> None:
     inputs = make_event_inputs(
-        EventInputConfig(position=False), item_width=400, width=400, max_length=2, num_behaviors=1, dropout_rate=0.5
+        EventInputConfig(position=False, scale_item=False),
+        item_width=400,
+        width=400,
+        max_length=2,
+        num_behaviors=1,
+        dropout_rate=0.5,
     )
     items = jnp.ones((1, 6, 400))
     plain = inputs.event_vectors({}, items, BATCH)
@@ -90,5 +95,3 @@ def test_without_items_no_item_vectors_are_needed() -> None:
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least one"):
         EventInputConfig(item=False)
-    with pytest.raises(ConfigError, match="scale_item"):
-        EventInputConfig(item=False, behavior=True, scale_item=True)
