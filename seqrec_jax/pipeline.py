@@ -17,6 +17,7 @@ from seqrec_jax.config import DataConfig, ExperimentConfig
 from seqrec_jax.data.bayes_filter import BayesFilter
 from seqrec_jax.data.cleaning import clean_events
 from seqrec_jax.data.dataset import (
+    COUNTED_COLUMNS,
     Dataset,
     prepare_dataset,
     read_dataset,
@@ -24,7 +25,7 @@ from seqrec_jax.data.dataset import (
     read_items,
     write_dataset,
 )
-from seqrec_jax.data.events import RawEvents, read_events
+from seqrec_jax.data.events import Columns, RawEvents, read_events
 from seqrec_jax.data.features import AttributeVocabulary
 from seqrec_jax.data.files import read_item_table
 from seqrec_jax.data.readers import READERS
@@ -92,8 +93,8 @@ def read_source(data: DataConfig) -> tuple[RawEvents, pd.DataFrame | None, dict[
     if data.reader == "simulator":
         shop = simulate(data.shop, data.shop_seed)
         source = {"reader": "simulator", "shop": config_dict(data.shop), "seed": data.shop_seed}
-        columns = {"behavior": "behavior", "session_id": "session_id", "value": "value"}
-        raw = read_events(shop.events, type(data.columns)(**columns), timestamp_unit="s")
+        columns = Columns(behavior="behavior", session_id="session_id", value="value")
+        raw = read_events(shop.events, columns, timestamp_unit="s")
         return raw, shop.items, source
     if data.reader is not None and data.reader not in READERS:
         raise ConfigError(f"data.reader {data.reader!r} is unknown; there are {', '.join([*READERS, 'simulator'])}")
@@ -248,8 +249,7 @@ def embed_run(run: str | Path, output: str | Path, *, step: int | None = None) -
       CheckpointError: as `Recommender.load`.
       DataError: the dataset is missing or was changed, or the output cannot be written.
     """
-    _, facts, _ = read_run(run)
-    dataset = read_dataset(facts["directory"], fingerprint=facts["fingerprint"])
+    dataset = _dataset_of_run(run)
     recommender = Recommender.load(run, step=step)
     output = Path(output)
     paths = output / "user_vectors.parquet", output / "item_vectors.parquet", output / "bilinear_weight.npy"
@@ -327,6 +327,12 @@ def _check_behaviors(dataset: Dataset, facts: dict[str, Any], run: str | Path) -
         )
 
 
+def _dataset_of_run(run: str | Path) -> Dataset:
+    """The prepared dataset that a run was trained on, unchanged since."""
+    _, facts, _ = read_run(run)
+    return read_dataset(facts["directory"], fingerprint=facts["fingerprint"])
+
+
 def _earlier_vocabulary(directory: str | None) -> tuple[pd.DataFrame | None, dict[str, Any]]:
     """The item table of an earlier dataset or run, and what it had numbered and trained."""
     if directory is None:
@@ -337,7 +343,7 @@ def _earlier_vocabulary(directory: str | None) -> tuple[pd.DataFrame | None, dic
         "known_items": list(items["item_id"][items["known"]]),
         "attribute_vocabulary": AttributeVocabulary.from_dict(facts["attributes"]),
     }
-    return items.drop(columns=["training_events", "known", "first_timestamp"]), numbered
+    return items.drop(columns=list(COUNTED_COLUMNS)), numbered
 
 
 def _with_earlier_items(items: pd.DataFrame | None, earlier: pd.DataFrame | None) -> pd.DataFrame | None:
@@ -428,11 +434,11 @@ def user_histories(run: str | Path, users: list[str] | None) -> Sequences:
     Raises:
       DataError: the dataset is missing or was changed.
     """
-    _, facts, _ = read_run(run)
-    sequences = read_dataset(facts["directory"], fingerprint=facts["fingerprint"]).sequences
+    dataset = _dataset_of_run(run)
+    sequences = dataset.sequences
     if users is None:
         return sequences
-    rows = pd.Index(sequences.user_ids).get_indexer(pd.Index(users, dtype=object))
+    rows = dataset.user_index(users)
     found = sequences.select_users(np.maximum(rows, 0))
     known = found.select_events((rows >= 0)[found.users_of_events])
     return replace(known, user_ids=np.asarray(users, dtype=object))

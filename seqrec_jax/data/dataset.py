@@ -31,7 +31,8 @@ from seqrec_jax.errors import DataError
 
 SCHEMA_VERSION = 1
 _LISTS = ("item_ids", "timestamps", "behaviors", "values")
-_COUNTED = ("training_events", "known", "first_timestamp")
+COUNTED_COLUMNS = ("training_events", "known", "first_timestamp")
+"""Columns of `items` that the dataset makes from its events; an item table may not bring them."""
 _MOST_BEHAVIORS = np.iinfo(np.int8).max + 1
 
 
@@ -367,7 +368,7 @@ def _item_table(in_log: set[str], items: pd.DataFrame | None, vocabulary: Sequen
     if items is None:
         items = pd.DataFrame({"item_id": []}, dtype=object)
     check_columns(list(items.columns), ["item_id", *items.columns], source="the item table")
-    reserved = [name for name in _COUNTED if name in items]
+    reserved = [name for name in COUNTED_COLUMNS if name in items]
     if reserved:
         raise DataError(f"the item table has the columns {reserved}, which the dataset makes itself; rename them")
     ids = as_text(items["item_id"], name="item_id").to_numpy(dtype=object)
