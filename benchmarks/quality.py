@@ -1,55 +1,89 @@
-"""Published-figure runs: `python benchmarks/quality.py [config …]` sends each through the four scripts.
+"""Published-figure runs: `python benchmarks/quality.py [config …] [--seeds 0 1 2]` sends each through the four scripts.
 
-Writes a row a run to benchmarks/results/quality.json, replacing an earlier row of the same configuration file. A run
-that was stopped is continued, a finished one is not trained again: remove runs/<name> to start over.
+Writes a row a run to benchmarks/results/quality.json, replacing an earlier row of the same configuration file and seed.
+A run that was stopped is continued, a finished one is not trained again: remove runs/<name> to start over. Seed 0 goes
+to runs/<name>, seed 1 to runs/<name>_seed1, and so on. At the end stand the means over all seeds that have a row,
+beside the published figures on the same file.
 """
 
 from __future__ import annotations
 
-import datetime
+import argparse
 import json
+import math
 import os
-import platform
-import resource
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import jax
+from records import Row, circumstances, read_rows, write_rows
+from scipy.stats import t as student
+
+from seqrec_jax.config import ExperimentConfig
+from seqrec_jax.training.config import parse_config
 
 CONFIGS = ("configs/amazon_beauty.yaml", "configs/movielens_1m.yaml", "configs/online_retail.yaml")
 RESULTS = Path("benchmarks/results/quality.json")
+KEYS = ("configuration", "seed")
+SEED: Row = {"seed": 0}  # of rows that do not say it
+METRICS = ("hit_rate@10", "ndcg@10")
+PUBLISHED = {
+    "configs/amazon_beauty.yaml": {
+        "SASRec + sampled softmax": (0.0921, 0.0531),
+        "eSASRec": (0.0928, 0.0523),
+        "HSTU": (0.0788, 0.0439),
+        "TIGER": (0.0648, 0.0384),
+    },
+    "configs/amazon_sports.yaml": {"best": (0.0569, 0.0314), "eSASRec": (0.0560, 0.0323)},
+    "configs/amazon_beauty_bert4rec.yaml": {
+        "SASRec + cross entropy": (0.0533, 0.0327),
+        "SASRec of RecTools": (0.0595, 0.0359),
+    },
+    "configs/movielens_1m.yaml": {
+        "SASRec + cross entropy": (0.3152, 0.1821),
+        "FuXi-α, another preparation": (0.3164, 0.1813),
+        "HSTU-large, another preparation": (0.3294, 0.1893),
+        "HSTU-large of RecTools, another preparation": (0.3642, 0.2164),
+    },
+}
+"""HR@10 and NDCG@10 as published, all items ranked, leave one out."""
 
 
 def main() -> None:
-    """Run every configuration named on the command line, all by default."""
-    for config in sys.argv[1:] or CONFIGS:
-        row = run(config)
-        rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-        rows = [old for old in rows if old["configuration"] != config] + [row]
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps(sorted(rows, key=lambda row: row["configuration"]), indent=1) + "\n")
-        print(json.dumps(row["figures"], indent=1))
+    """Run every configuration named on the command line, all by default, with every seed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("configurations", nargs="*", metavar="config", help=f"default: {' '.join(CONFIGS)}")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of training (default: 0)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help=f"default {RESULTS}")
+    options = parser.parse_args()
+    configurations = options.configurations or CONFIGS
+    for configuration in configurations:
+        prepared = {"prepare": run_script("prepare", "--config", configuration, "--overwrite")}
+        for seed in options.seeds:
+            row = run(configuration, seed, prepared)
+            write_rows(options.results, [row], keys=KEYS, defaults=SEED)
+    for configuration in configurations:
+        print_summary(
+            configuration, [row for row in read_rows(options.results) if row["configuration"] == configuration]
+        )
 
 
-def run(config: str) -> dict:
-    """One configuration from its log to its lists; the row that describes it."""
-    name = Path(config).stem
-    seconds = {}
+def run(configuration: str, seed: int, prepared: dict[str, tuple[float, int]]) -> Row:
+    """One configuration and seed from its prepared dataset to its lists; the row that describes it."""
+    config = parse_config(ExperimentConfig, path=configuration)
+    name = config.name if seed == 0 else f"{config.name}_seed{seed}"
+    seeded = ["--name", name, "--data.directory", config.dataset_directory, "--training.seed", str(seed)]
+    usage = dict(prepared)
     for verb, words in {
-        "prepare": ["--config", config, "--overwrite"],
-        "train": ["--config", config, "--quiet"],
+        "train": ["--config", configuration, "--quiet", *(seeded if seed else [])],
         "evaluate": ["--checkpoint", f"runs/{name}"],
         "recommend": ["--checkpoint", f"runs/{name}", "--all-users", "--output", f"runs/{name}/lists.parquet"],
     }.items():
-        print(f"$ python scripts/{verb}.py {' '.join(words)}", flush=True)
-        started = time.monotonic()
-        subprocess.run([sys.executable, f"scripts/{verb}.py", *words], check=True)
-        seconds[verb] = round(time.monotonic() - started, 1)
-    result = json.loads(Path(f"runs/{name}/metrics.json").read_text())
+        usage[verb] = run_script(verb, *words)
+    result = json.loads(Path(f"runs/{name}/metrics.json").read_text(encoding="utf-8"))
     model = result["systems"][0]
-    device = jax.devices()[0]
     return {
         "data": result["protocol"]["dataset"],
         "fingerprint": result["protocol"]["fingerprint"],
@@ -57,21 +91,56 @@ def run(config: str) -> dict:
         "seen_items": result["protocol"]["seen_items"],
         "users": result["protocol"]["users"],
         "model": model["name"],
-        "configuration": config,
+        "configuration": configuration,
+        "seed": seed,
+        "settings": {section: result["config"][section] for section in ("model", "training")},
         "figures": {
-            system["name"]: {metric: system["metrics"][metric] for metric in ("hit_rate@10", "ndcg@10")}
-            for system in result["systems"]
+            system["name"]: {metric: system["metrics"][metric] for metric in METRICS} for system in result["systems"]
         },
         "comparisons": result["comparisons"],
         "training": result["model"],
         "users_per_second": round(model["users_per_second"]),
-        "seconds": {**seconds, "train": result["model"]["training_seconds"]},
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {device.platform} ({device.device_kind}), shared",
-        "versions": {"python": platform.python_version(), "jax": jax.__version__},
-        "date": datetime.date.today().isoformat(),
-        "command": f"python benchmarks/quality.py {config}",
+        "seconds": {
+            **{verb: round(seconds, 1) for verb, (seconds, _) in usage.items()},
+            "train": result["model"]["training_seconds"],
+        },
+        "peak_memory_bytes": max(peak for _, peak in usage.values()),
+        **circumstances(f"python benchmarks/quality.py {configuration}" + (f" --seeds {seed}" if seed else "")),
     }
+
+
+def run_script(verb: str, *words: str) -> tuple[float, int]:
+    """Run a script; its wall time in seconds and its peak of memory in bytes."""
+    command = [sys.executable, f"scripts/{verb}.py", *words]
+    print(f"$ python {' '.join(command[1:])}", flush=True)
+    started = time.monotonic()
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return time.monotonic() - started, usage.ru_maxrss * unit
+
+
+def print_summary(configuration: str, rows: list[Row]) -> None:
+    """Means over seeds with 95 % intervals, and the published figures."""
+    print(f"\n{configuration}, test, seeds {', '.join(str(row['seed']) for row in rows)}")
+    print(f"{'':<56} {METRICS[0]:<26} {METRICS[1]}")
+    values = {metric: [row["figures"][row["model"]][metric]["mean"] for row in rows] for metric in METRICS}
+    cells = [mean_over_seeds(values[metric]) for metric in METRICS]
+    print(f"{rows[0]['model']:<56} {cells[0]:<26} {cells[1]}")
+    for name, (hit_rate, ndcg) in PUBLISHED.get(configuration, {}).items():
+        print(f"{'published: ' + name:<56} {hit_rate:<26.4f} {ndcg:.4f}")
+
+
+def mean_over_seeds(values: list[float]) -> str:
+    """Mean with its interval by Student's t; one seed has none."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:.4f} (one seed)"
+    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:.4f} [{mean - half:.4f}, {mean + half:.4f}]"
 
 
 if __name__ == "__main__":

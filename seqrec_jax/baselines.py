@@ -11,11 +11,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import sparse
+from scipy.linalg import lapack
 
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError
 
 SECONDS_PER_DAY = 86_400
+MAX_EASE_ITEMS = 15_000
+"""Largest catalogue that EASE's dense weights are made for by default: 0.9 GB, a minute or two on two CPU cores."""
 
 
 class Ranker(NamedTuple):
@@ -208,8 +211,66 @@ def item_to_item(
     return Ranker("item to item", scores)
 
 
+def ease(
+    train: Sequences,
+    *,
+    num_items: int,
+    regularization: float = 100.0,
+    max_items: int = MAX_EASE_ITEMS,
+) -> Ranker:
+    """The linear item-item model that rebuilds best, of every user, each item from the user's other items.
+
+    With X `[U, V]`, 1 where the user has an event on the item, B minimises `|X - XB|² + λ|B|²` with a diagonal of
+    zeros: `P = (XᵀX + λI)⁻¹`, `B_ij = -P_ij / P_jj`. A history scores `x B`, whatever its order and repeats. A
+    history without any item of a known event is given the items by popularity.
+
+    Of 25, 50, 100, 250, 400 and 1,000 the default λ did best on the second last events of every fourth user of Amazon
+    Beauty, where 25 and 50 are within 1 % of it; on those of MovieLens-1M the best, 200, gains about 2 % over it.
+
+    Args:
+      train: training events.
+      num_items: V.
+      regularization: λ; a larger one trusts rare pairs less.
+      max_items: the most items that a dense `[V+1, V+1]` float32 table is made for.
+
+    Returns:
+      The ranker "EASE". Its scores raise DataError for an item id outside 0…V.
+
+    Raises:
+      ConfigError: regularization not positive, num_items < 1 or above max_items.
+      DataError: an item id outside 0…V.
+
+    Source:
+      Steck (2019), Embarrassingly Shallow Autoencoders for Sparse Data.
+    """
+    _check_items(train, num_items, what="train")
+    _check_positive(regularization=regularization, max_items=max_items)
+    if num_items > max_items:
+        gigabytes = 4e-9 * (num_items + 1) ** 2
+        raise ConfigError(
+            f"EASE for num_items = {num_items:,} needs a dense float32 table of {gigabytes:.1f} GB, more than the "
+            f"{max_items:,} items of max_items allow; raise max_items, or use item_to_item, whose table is sparse"
+        )
+    weights = _ease_weights(_binary(train, num_items), regularization)
+    popularity = _popularity(train.item_ids, num_items)
+    fallback = (popularity / (popularity.max() + 1.0)).astype(np.float32)
+    trained = popularity > 0
+
+    def scores(histories: Sequences) -> np.ndarray:
+        _check_items(histories, num_items, what="histories")
+        table = _binary(histories, num_items) @ weights
+        known = np.bincount(histories.users_of_events[trained[histories.item_ids]], minlength=histories.num_users) > 0
+        table[~known] = fallback
+        return table
+
+    return Ranker("EASE", scores)
+
+
 def baseline_rankers(train: Sequences, *, num_items: int, time_kind: str) -> list[Ranker]:
-    """The four rankers that any honest report shows, with their default settings.
+    """The rankers that any honest report shows, with their default settings.
+
+    EASE is one of them for catalogues of up to `MAX_EASE_ITEMS` items, since its memory grows with V² and its time
+    with V³.
 
     Args:
       train: training events.
@@ -217,7 +278,7 @@ def baseline_rankers(train: Sequences, *, num_items: int, time_kind: str) -> lis
       time_kind: "seconds", or "order" for a log whose timestamps are only a running index.
 
     Returns:
-      Most popular, recently popular, last item again, item to item.
+      Most popular, recently popular, last item again, item to item and, where V allows it, EASE.
 
     Raises:
       ConfigError: another time_kind, or num_items < 1.
@@ -225,12 +286,53 @@ def baseline_rankers(train: Sequences, *, num_items: int, time_kind: str) -> lis
     """
     if time_kind not in ("seconds", "order"):
         raise ConfigError(f"time_kind must be 'seconds' or 'order', got {time_kind!r}")
-    return [
+    rankers = [
         most_popular(train, num_items=num_items),
         recently_popular(train, num_items=num_items, num_events=5 if time_kind == "order" else None),
         last_item(num_items=num_items),
         item_to_item(train, num_items=num_items),
     ]
+    if num_items <= MAX_EASE_ITEMS:
+        rankers.append(ease(train, num_items=num_items))
+    return rankers
+
+
+def _ease_weights(has: sparse.csr_array, regularization: float) -> np.ndarray:
+    """B `[V+1, V+1]` float32 from X `[U, V+1]`; the table of XᵀX is inverted and rescaled in its place."""
+    size = has.shape[1]
+    table = np.empty((size, size), dtype=np.float32)
+    users_of_items = has.T.tocsr()
+    for start in range(0, size, 1024):  # a sparse table of all pairs could be larger than the dense one
+        table[start : start + 1024] = (users_of_items[start : start + 1024] @ has).toarray()
+    table[np.diag_indices(size)] += np.float32(regularization)
+    # LAPACK works by columns; the transpose of a symmetric table is the same table, without a copy
+    factor, failed = lapack.spotrf(table.T, lower=1, overwrite_a=1)
+    if failed:
+        raise ConfigError(
+            f"EASE's matrix is not positive definite in float32 with regularization {regularization:g}; raise it"
+        )
+    inverse, _ = lapack.spotri(factor, lower=1, overwrite_c=1)
+    for start in range(0, size, 1024):  # only the lower triangle was written
+        stop = min(start + 1024, size)
+        inverse[start:stop, start:stop] = np.tril(inverse[start:stop, start:stop])
+        inverse[start:stop, start:stop] += np.tril(inverse[start:stop, start:stop], -1).T
+        inverse[start:stop, stop:] = inverse[stop:, start:stop].T
+    weights = inverse.T  # rows in memory order again; symmetric as before
+    weights /= -np.diag(weights).copy()
+    np.fill_diagonal(weights, 0.0)
+    return weights
+
+
+def _binary(sequences: Sequences, num_items: int) -> sparse.csr_array:
+    """`[U, V+1]` float32, 1 where the user has an event on the item; column 0 is empty."""
+    real = sequences.item_ids > 0
+    has = sparse.csr_array(
+        (np.ones(int(real.sum()), dtype=np.float32), (sequences.users_of_events[real], sequences.item_ids[real])),
+        shape=(sequences.num_users, num_items + 1),
+    )
+    has.sum_duplicates()
+    has.data[:] = 1.0
+    return has
 
 
 def _popularity(item_ids: np.ndarray, num_items: int, *, weights: np.ndarray | None = None) -> np.ndarray:
@@ -252,11 +354,7 @@ def _pair_counts(train: Sequences, num_items: int, window: int | None) -> tuple[
     """c `[V+1, V+1]` without its diagonal and n `[V+1]`, of events that all have an item."""
     users, items = train.users_of_events, train.item_ids
     if window is None:
-        has = sparse.csr_array(
-            (np.ones(len(items), dtype=np.float32), (users, items)), shape=(train.num_users, num_items + 1)
-        )
-        has.sum_duplicates()
-        has.data[:] = 1.0
+        has = _binary(train, num_items)
         counts = sparse.csr_array(has.T @ has)
         sizes = counts.diagonal().astype(np.float64)
         counts = counts - sparse.diags_array(counts.diagonal(), format="csr")

@@ -145,6 +145,9 @@ def recommend(words: Sequence[str]) -> int:
     parser.add_argument(
         "--seen-items", choices=("kept", "excluded"), default="kept", help="whether items of the history may be listed"
     )
+    parser.add_argument(
+        "--target-behavior", help="what is predicted, such as purchase, for a model of several (default: as trained)"
+    )
     parser.add_argument("--output", help="a .parquet or .csv file instead of the terminal")
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
@@ -155,6 +158,8 @@ def recommend(words: Sequence[str]) -> int:
 
     reranking = parse_config(RerankConfig, overrides=[_without_section(word) for word in overrides])
     recommender = Recommender.load(options.checkpoint, step=options.step)
+    if options.target_behavior is not None:
+        recommender = recommender.predicting(options.target_behavior)
     history: Any = options.history
     if history is None:
         history = pipeline.user_histories(options.checkpoint, None if options.all_users else options.users)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders import Encoder, EncoderConfig, make_encoder
@@ -34,6 +34,8 @@ class ModelConfig:
       bilinear: W is the identity, diagonal, full, or of low rank.
       bilinear_rank: rank of a low-rank W.
       share_item_vectors: items are read by the encoder and scored with one set of weights; false makes two.
+      target_behavior: v_x depends on the behaviour to be predicted, such as what the user will purchase next, not
+        merely view: each behaviour scales and shifts the encoder's state.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -42,6 +44,7 @@ class ModelConfig:
     bilinear: BilinearKind = "identity"
     bilinear_rank: int = 16
     share_item_vectors: bool = True
+    target_behavior: bool = False
 
     def __post_init__(self) -> None:
         if self.bilinear not in ("identity", "diagonal", "full", "low_rank"):
@@ -55,23 +58,64 @@ class ModelConfig:
             raise ConfigError(f"model.bilinear_rank must be at least 1, got {self.bilinear_rank}")
 
 
+class Event(NamedTuple):
+    """One more event of each of B users: `[B]` each.
+
+    Attributes:
+      item_ids: int32, 0 = an event without item.
+      behaviors: int32 codes.
+      timestamps: int32 seconds, counted as in `Batch`.
+      where: bool, True for users who have an event; None means all. The others' memory does not change.
+      target_behaviors: int32 code of the behaviour to be predicted next; None where it is not said.
+    """
+
+    item_ids: Int[Array, " B"]
+    behaviors: Int[Array, " B"]
+    timestamps: Int[Array, " B"]
+    where: Bool[Array, " B"] | None = None
+    target_behaviors: Int[Array, " B"] | None = None
+
+
+class Memory(NamedTuple):
+    """What a model knows of B users after some events, so that one more costs no more than that one.
+
+    Attributes:
+      encoder: the encoder's memory.
+      num_events: `[B]` int32 events so far.
+      last_timestamps: `[B]` int32 time of the last one.
+    """
+
+    encoder: Any
+    num_events: Int[Array, " B"]
+    last_timestamps: Int[Array, " B"]
+
+
 class SequenceModel(NamedTuple):
     """Pure functions over one parameter pytree.
 
     Attributes:
       init: `init(key) -> params` with the keys items, events, encoder, bilinear and, where input and output
-        do not share weights, output_items.
-      encode: `encode(params, item_table, batch, *, key=None) -> states [B, L, D]`; a key, or `[B]` keys,
-        switch dropout on.
+        do not share weights, output_items, and target_behaviors where v_x depends on them.
+      encode: `encode(params, item_table, batch, *, key=None) -> states [B, L, D]`, each the v_x of its user after
+        the events so far; a key, or `[B]` keys, switch dropout on.
       item_vectors: `item_vectors(params, item_table, ids=None) -> v_y [V+1, E]` on the scored side, or
         `[*ids, E]`.
       project: `project(params, states [..., D]) -> [..., E]`, v_xᵀ W; scores are its product with v_yᵀ.
+      start: `start(num_users, dtype=float32) -> Memory` of users without events.
+      append: `append(params, item_table, memory, event) -> (v_x [B, D], memory)`, the last state of `encode` over
+        all events so far; v_x is of no use for users without any. Attention reaches back to the last `max_length`
+        events; a recurrence forgets none and costs the same for each. ConfigError where the model is not causal or
+        counts positions from the end.
+      causal: False where the model predicts masked events, see `Encoder`.
     """
 
     init: Callable[[jax.Array], Params]
     encode: Callable[..., jax.Array]
     item_vectors: Callable[..., jax.Array]
     project: Callable[[Params, jax.Array], jax.Array]
+    start: Callable[..., Memory]
+    append: Callable[..., tuple[jax.Array, Memory]]
+    causal: bool = True
 
 
 def make_sequence_model(
@@ -110,6 +154,7 @@ def make_sequence_model(
         max_length=config.encoder.max_length,
         num_behaviors=num_behaviors,
         dropout_rate=config.encoder.dropout,
+        with_mask=not encoder.causal,
     )
     ids_only = item_tower is None and not config.items.attributes and config.items.fusion == "sum"
     output_items = "items" if config.share_item_vectors else "output_items"
@@ -124,6 +169,9 @@ def make_sequence_model(
         }
         if not config.share_item_vectors:
             params["output_items"] = tower.init(keys[4])
+        if config.target_behavior:
+            rows = jnp.zeros((num_behaviors, config.encoder.width))
+            params["target_behaviors"] = {"scale": rows, "shift": rows}
         return params
 
     def input_vectors(params: Params, item_table: ItemTable, ids: Int[Array, "B L"]) -> Array | None:
@@ -139,7 +187,50 @@ def make_sequence_model(
     ) -> Float[Array, "B L D"]:
         vectors = input_vectors(params, item_table, batch.item_ids)
         event_vectors = events.event_vectors(params["events"], vectors, batch, key=key)
-        return encoder.encode(params["encoder"], event_vectors, batch, key=key)
+        states = encoder.encode(params["encoder"], event_vectors, batch, key=key)
+        return towards_behaviors(params, states, batch.target_behaviors)
+
+    def towards_behaviors(params: Params, states: Array, behaviors: Array | None) -> Array:
+        if not config.target_behavior:
+            return states
+        if behaviors is None:
+            raise ConfigError("model.target_behavior is on, so the behaviour to be predicted must be said")
+        rows = params["target_behaviors"]
+        return states * (1.0 + rows["scale"][behaviors]) + rows["shift"][behaviors]
+
+    def start(num_users: int, dtype: Any = jnp.float32) -> Memory:
+        zeros = jnp.zeros(num_users, jnp.int32)
+        return Memory(appendable().start(num_users, dtype), zeros, zeros)
+
+    def append(params: Params, item_table: ItemTable, memory: Memory, event: Event) -> tuple[Array, Memory]:
+        where = jnp.ones_like(memory.num_events, dtype=bool) if event.where is None else event.where
+        zeros = jnp.zeros_like(memory.num_events)[:, None]
+        batch = Batch(
+            item_ids=event.item_ids[:, None],
+            behaviors=event.behaviors[:, None],
+            timestamps=event.timestamps[:, None],
+            positions=memory.num_events[:, None],
+            segment_ids=where.astype(jnp.int32)[:, None],
+            targets=zeros,
+            weights=zeros.astype(jnp.float32),
+        )
+        vectors = input_vectors(params, item_table, batch.item_ids)
+        event_vectors = events.event_vectors(
+            params["events"], vectors, batch, previous_timestamps=memory.last_timestamps
+        )
+        states, encoder_memory = appendable().append(params["encoder"], memory.encoder, event_vectors[:, 0], batch)
+        v_x = towards_behaviors(params, states, event.target_behaviors)
+        last_timestamps = jnp.where(where, event.timestamps, memory.last_timestamps)
+        return v_x, Memory(encoder_memory, memory.num_events + where.astype(jnp.int32), last_timestamps)
+
+    def appendable() -> Any:
+        if encoder.append is None or encoder.start is None:
+            raise ConfigError(f"events cannot be appended with encoder {config.encoder.kind}; encode whole sequences")
+        if config.events.position_from_end:
+            raise ConfigError(
+                "events cannot be appended with events.position_from_end, since each would move the others"
+            )
+        return encoder
 
     def item_vectors(
         params: Params, item_table: ItemTable, ids: Int[Array, "*N"] | None = None
@@ -149,7 +240,7 @@ def make_sequence_model(
     def project(params: Params, states: Float[Array, "*B D"]) -> Float[Array, "*B E"]:
         return project_vectors(states, _bilinear_weight(config, params["bilinear"]))
 
-    return SequenceModel(init, encode, item_vectors, project)
+    return SequenceModel(init, encode, item_vectors, project, start, append, encoder.causal)
 
 
 def user_vectors(
@@ -217,14 +308,14 @@ def extend_item_rows(params: Params, *, old_num_items: int, new_num_items: int, 
 def weight_decay_mask(params: Params) -> Params:
     """Which parameters weight decay is for: a pytree like `params` of bool.
 
-    Matrices are; vectors (biases, normalisation, a diagonal W) and the embeddings of position, behaviour and
-    time gap are not.
+    Matrices are; vectors (biases, normalisation, a diagonal W) and what is looked up by position, behaviour or time
+    are not.
     """
 
     def decays(path: tuple, leaf: Array) -> bool:
         names = [entry.key for entry in path]
-        event_embedding = names[0] == "events" and names[-1] in ("positions", "behaviors", "time_gaps")
-        return leaf.ndim >= 2 and not event_embedding
+        looked_up = names[0] in ("events", "target_behaviors") and names[-1] != "kernel"
+        return leaf.ndim >= 2 and not looked_up and not names[-1].endswith("bias")
 
     return jax.tree_util.tree_map_with_path(decays, params)
 

@@ -25,10 +25,15 @@ class Sampler(NamedTuple):
 
 
 class Negatives(NamedTuple):
-    """Drawn items: `ids` int32 in 1…V and `log_q` float32, both in the shape asked for."""
+    """Drawn items and the distribution that they come from.
+
+    Attributes:
+      ids: `[*S]` int32 items; 0 = none, where a batch has fewer targets than were asked for.
+      log_q: `[V+1]` float32 log probability by which each item is drawn, -inf for those that never are.
+    """
 
     ids: Int[Array, "*S"]
-    log_q: Float[Array, "*S"]
+    log_q: Float[Array, " V+1"]
 
 
 def uniform_sampler(num_items: int) -> Sampler:
@@ -96,11 +101,11 @@ def sample_negatives(sampler: Sampler, shape: tuple[int, ...], key: jax.Array) -
 
     Args:
       sampler: from `uniform_sampler` or `popularity_sampler`.
-      shape: `[*S]`, such as `(N,)` for negatives that all targets share or `(T, N)`; static.
+      shape: `*S`, such as `(N,)` for negatives that all targets share or `(T, N)`; static.
       key: PRNG key, consumed.
 
     Returns:
-      Negatives `[*S]`.
+      Negatives `[*S]`, each an item.
 
     >>> import jax
     >>> sample_negatives(uniform_sampler(1), (3,), jax.random.key(0)).ids
@@ -112,4 +117,84 @@ def sample_negatives(sampler: Sampler, shape: tuple[int, ...], key: jax.Array) -
         # the largest draw is left out: a bound of 2³² is kept as 2³² - 1, and no item after it may be drawn
         draws = jnp.minimum(jax.random.bits(key, shape, dtype=jnp.uint32), jnp.uint32(2**32 - 2))
         ids = 1 + jnp.searchsorted(sampler.bounds, draws, side="right").astype(jnp.int32)
-    return Negatives(ids, sampler.log_q[ids])
+    return Negatives(ids, sampler.log_q)
+
+
+def in_batch_negatives(
+    targets: Int[Array, "*T"],
+    log_q: Float[Array, " V+1"],
+    *,
+    num_negatives: int,
+    axis_name: str | tuple[str, ...] | None = None,
+    key: jax.Array,
+) -> Negatives:
+    """Targets of the batch as negatives of each other, chosen without replacement and shared by all of them.
+
+    They come by their popularity as a target, so a loss needs log q; a target's own place among them is a hit like
+    any other.
+
+    Args:
+      targets: `[*T]` item ids of the batch, or of this device's part of it; 0 = none.
+      log_q: `[V+1]` log share of each item in the targets of training, as in `popularity_sampler(counts).log_q`.
+      num_negatives: N; static.
+      axis_name: mesh axis or axes that share the batch, inside `shard_map` or `pmap`; with the same key on every
+        device the negatives are those of the whole batch, and the same on any number of devices.
+      key: PRNG key, consumed.
+
+    Returns:
+      Negatives `[N]`, or as many as the batch has places; 0 where the batch has fewer targets.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> log_q = popularity_sampler(np.array([0, 1, 1])).log_q
+    >>> in_batch_negatives(jnp.array([[0, 2], [2, 0]]), log_q, num_negatives=3, key=jax.random.key(0)).ids
+    Array([2, 2, 0], dtype=int32)
+    """
+    flat = jnp.asarray(targets).reshape(-1)
+    if axis_name is not None:
+        flat = jax.lax.all_gather(flat, axis_name, tiled=True)
+    lots = jnp.where(flat > 0, jax.random.uniform(key, flat.shape), -1.0)
+    _, chosen = jax.lax.top_k(lots, min(num_negatives, len(flat)))
+    return Negatives(flat[chosen], jnp.asarray(log_q))
+
+
+def mixed_negatives(
+    targets: Int[Array, "*T"],
+    log_q: Float[Array, " V+1"],
+    sampler: Sampler,
+    *,
+    num_negatives: int,
+    axis_name: str | tuple[str, ...] | None = None,
+    key: jax.Array,
+) -> Negatives:
+    """Half of the negatives from the batch and half from a sampler, with the log q of the mixture.
+
+    The batch brings popular items as hard negatives, the sampler those that are rarely or never a target.
+
+    Args:
+      targets, log_q, axis_name, key: as for `in_batch_negatives`.
+      sampler: from `uniform_sampler` or `popularity_sampler`.
+      num_negatives: N, at least 2; static. The batch gives N // 2, or as many as it has.
+
+    Returns:
+      Negatives `[N]`, or fewer where the batch has fewer places than N // 2.
+
+    Source:
+      Yang et al. (2020), Mixed Negative Sampling for Learning Two-tower Neural Networks in Recommendations.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> log_q, sampler = popularity_sampler(np.array([0, 3, 1])).log_q, uniform_sampler(2)
+    >>> drawn = mixed_negatives(jnp.array([1, 1]), log_q, sampler, num_negatives=4, key=jax.random.key(0))
+    >>> drawn.ids[:2], jnp.exp(drawn.log_q)
+    (Array([1, 1], dtype=int32), Array([0.   , 0.625, 0.375], dtype=float32))
+    """
+    batch_key, sampler_key = jax.random.split(key)
+    from_batch = in_batch_negatives(
+        targets, log_q, num_negatives=num_negatives // 2, axis_name=axis_name, key=batch_key
+    ).ids
+    drawn = sample_negatives(sampler, (num_negatives - num_negatives // 2,), sampler_key).ids
+    ids = jnp.concatenate([from_batch, drawn])
+    # a batch of few targets gives fewer than its half
+    share = jnp.sum(from_batch > 0, dtype=jnp.float32) / jnp.sum(ids > 0, dtype=jnp.float32)
+    return Negatives(ids, jnp.logaddexp(jnp.log(share) + log_q, jnp.log1p(-share) + sampler.log_q))

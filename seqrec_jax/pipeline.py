@@ -266,7 +266,22 @@ def embed_run(run: str | Path, output: str | Path, *, step: int | None = None) -
 
 
 def build_model(config: ExperimentConfig, dataset: Dataset) -> tuple[SequenceModel, Any]:
-    """The model of a configuration for a dataset, and its item table."""
+    """The model of a configuration for a dataset, and its item table.
+
+    Raises:
+      ConfigError: a model that depends on what the dataset does not have: one behaviour to predict, or real times.
+    """
+    events, behaviors = config.model.events, dataset.split.config.target_behaviors
+    if config.model.target_behavior and len(behaviors) != 1:
+        raise ConfigError(
+            f"model.target_behavior needs one behaviour to predict, but split.target_behaviors of {dataset.name} is "
+            f"{list(behaviors)}; the log has {list(dataset.behaviors)}"
+        )
+    if (events.hour or events.weekday) and dataset.time_kind != "seconds":
+        raise ConfigError(
+            f"model.events.hour and weekday need real times, but the log of {dataset.name} has only an order; switch "
+            "them off"
+        )
     item_table = make_item_table(dataset.items, dataset.attributes)
     model = make_sequence_model(
         config.model,

@@ -61,6 +61,7 @@ class Recommender:
         behaviors: Sequence[str],
         length: int,
         first_timestamp: int,
+        target_behavior: str | None = None,
         name: str = "model",
     ):
         """A recommender from parts.
@@ -72,8 +73,12 @@ class Recommender:
           items: V rows in vocabulary order with `item_id` (raw) and `training_events`.
           behaviors: names behind the behaviour codes.
           length: L, how many events of a history the model looks at.
-          first_timestamp: seconds that times on the device count from.
+          first_timestamp: the dataset's first event in seconds.
+          target_behavior: what is predicted, for a model whose v_x depends on it; see `predicting`.
           name: for tables.
+
+        Raises:
+          ConfigError: a behaviour that the model was not trained with.
         """
         self.name = name
         self.items = items
@@ -81,6 +86,8 @@ class Recommender:
         self.params = params
         self.length = length
         self._first_timestamp = first_timestamp
+        self._masked_end = not model.causal
+        self._target_behavior = None if target_behavior is None else self._behavior_code(target_behavior)
         counts = np.concatenate([[0], items["training_events"].to_numpy()]).astype(np.float32)
         popularity = jnp.asarray(counts)
 
@@ -130,6 +137,7 @@ class Recommender:
             behaviors=facts["behaviors"],
             length=model_config.encoder.max_length,
             first_timestamp=facts["first_timestamp"],
+            target_behavior=_only(facts["split"]["target_behaviors"]),
             name=model_config.encoder.kind,
         )
 
@@ -146,6 +154,7 @@ class Recommender:
             behaviors=dataset.behaviors,
             length=length,
             first_timestamp=dataset.first_timestamp,
+            target_behavior=_only(dataset.split.config.target_behaviors),
             name=name,
         )
 
@@ -153,6 +162,24 @@ class Recommender:
         """The same recommender over other parameters of the same model; nothing is compiled anew."""
         other = copy.copy(self)
         other.params = params
+        return other
+
+    def predicting(self, behavior: str) -> Recommender:
+        """The same recommender, asked for another behaviour: what will the user purchase, not merely view.
+
+        Without this call, the behaviour that the dataset's split predicts is asked for.
+
+        Raises:
+          ConfigError: a model for which it makes no difference, since `model.target_behavior` is off, or a behaviour
+            that it was not trained with.
+        """
+        if "target_behaviors" not in self.params:
+            raise ConfigError(
+                f"the model predicts the same whatever behaviour is asked for; train one with model.target_behavior "
+                f"on to ask for {behavior!r}"
+            )
+        other = copy.copy(self)
+        other._target_behavior = self._behavior_code(behavior)
         return other
 
     def scores(self, histories: Sequences) -> Float[Array, "U V1"]:
@@ -302,7 +329,18 @@ class Recommender:
         )
 
     def _batch(self, histories: Sequences) -> Batch:
-        return history_batch(histories, length=self.length, first_timestamp=self._first_timestamp)
+        return history_batch(
+            histories,
+            length=self.length,
+            first_timestamp=self._first_timestamp,
+            masked_end=self._masked_end,
+            target_behavior=self._target_behavior,
+        )
+
+    def _behavior_code(self, behavior: str) -> int:
+        if behavior not in self.behaviors:
+            raise ConfigError(f"behaviour {behavior!r} is unknown to the model; it knows {list(self.behaviors)}")
+        return self.behaviors.index(behavior)
 
     def _table(self, user_ids: np.ndarray, item_ids: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
         listed = item_ids > 0
@@ -314,6 +352,11 @@ class Recommender:
                 "score": scores[listed].astype(np.float32),
             }
         )
+
+
+def _only(behaviors: Sequence[str]) -> str | None:
+    """The behaviour that a split predicts, None where it is not one alone."""
+    return behaviors[0] if len(behaviors) == 1 else None
 
 
 _top_k = jax.jit(top_k_in_scores, static_argnames="k")

@@ -9,7 +9,15 @@ from builders import make_sequences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqrec_jax.baselines import baseline_rankers, item_to_item, last_item, most_popular, recently_popular
+from seqrec_jax.baselines import (
+    MAX_EASE_ITEMS,
+    baseline_rankers,
+    ease,
+    item_to_item,
+    last_item,
+    most_popular,
+    recently_popular,
+)
 from seqrec_jax.errors import ConfigError, DataError
 
 DAY = 86_400
@@ -115,6 +123,73 @@ def test_item_to_item_equals_brute_force(train, histories, window, normalization
     assert got.dtype == np.float32
 
 
+def brute_force_ease(lists, histories, *, num_items, regularization):
+    """Scores by NumPy's inverse in float64, straight from the definition, and B."""
+
+    def binary(users):
+        table = np.zeros((len(users), num_items + 1))
+        for user, items in enumerate(users):
+            table[user, [item for item in items if item]] = 1
+        return table[:, 1:]
+
+    has = binary(lists)
+    inverse = np.linalg.inv(has.T @ has + regularization * np.eye(num_items))
+    weights = np.eye(num_items) - inverse / np.diag(inverse)
+    scores = np.pad(binary(histories) @ weights, ((0, 0), (1, 0)))
+    popularity = np.bincount([item for items in lists for item in items if item], minlength=num_items + 1)
+    for user, items in enumerate(histories):
+        if not any(item and popularity[item] for item in items):
+            scores[user] = popularity / (popularity.max() + 1)
+    return scores, weights
+
+
+@settings(max_examples=60, deadline=None)
+@given(train=logs, histories=logs, regularization=st.sampled_from([0.5, 3.0, 100.0]))
+def test_ease_equals_brute_force(train, histories, regularization):
+    got = ease(make_sequences(train), num_items=6, regularization=regularization).scores(make_sequences(histories))
+    expected, _ = brute_force_ease(train, histories, num_items=6, regularization=regularization)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_ease_is_the_best_rebuilding_without_an_item_itself():
+    # more items than one block of the table
+    rng = np.random.default_rng(0)
+    num_items, regularization = 1500, 20.0
+    lists = [rng.choice(num_items, size=30, replace=False) + 1 for _ in range(400)]
+    each = make_sequences([[item] for item in range(1, num_items + 1)])
+    ranker = ease(make_sequences([items.tolist() for items in lists]), num_items=num_items, regularization=20.0)
+    has = np.zeros((len(lists), num_items))
+    for user, items in enumerate(lists):
+        has[user, items - 1] = 1
+    trained = has.any(axis=0)
+    weights = np.where(trained[:, None], ranker.scores(each)[:, 1:].astype(np.float64), 0)  # row i is B_i of trained i
+    assert (np.diag(weights) == 0).all()
+    # where the squared error plus λ|B|² is smallest, its slope is 0 everywhere but on the diagonal, held at 0
+    slope = has.T @ (has @ weights - has) + regularization * weights
+    np.fill_diagonal(slope, 0)
+    assert np.abs(slope).max() < 1e-3 < np.abs(has.T @ has).max()
+
+
+def test_ease_by_hand():
+    # XᵀX + I = [[2, 1], [1, 2]] for one user with both items: P = [[2, -1], [-1, 2]] / 3, so B_12 = 1/2
+    scores = ease(make_sequences([[2, 0, 1, 1]]), num_items=3, regularization=1).scores(
+        make_sequences([[1], [1, 2, 2], [3], []])
+    )
+    np.testing.assert_allclose(
+        scores, [[0, 0, 1 / 2, 0], [0, 1 / 2, 1 / 2, 0], [0, 2 / 3, 1 / 3, 0], [0, 2 / 3, 1 / 3, 0]], rtol=1e-6
+    )
+
+
+def test_ease_takes_no_catalogue_that_its_memory_is_too_small_for():
+    train = make_sequences([[1, 2]])
+    with pytest.raises(ConfigError, match=r"num_items = 50,000 needs a dense float32 table of 10\.0 GB.*max_items"):
+        ease(train, num_items=50_000)
+    with pytest.raises(ConfigError, match="regularization must be positive"):
+        ease(train, num_items=2, regularization=0)
+    names = [ranker.name for ranker in baseline_rankers(train, num_items=MAX_EASE_ITEMS + 1, time_kind="order")]
+    assert len(names) == 4 and "EASE" not in names
+
+
 @settings(max_examples=40, deadline=None)
 @given(train=logs, histories=logs)
 def test_every_baseline_has_the_shape_of_a_model_and_scores_users_independently(train, histories):
@@ -122,7 +197,7 @@ def test_every_baseline_has_the_shape_of_a_model_and_scores_users_independently(
     users = np.arange(histories.num_users)[::-1]
     for time_kind in ("seconds", "order"):
         rankers = baseline_rankers(make_sequences(train), num_items=6, time_kind=time_kind)
-        assert len({ranker.name for ranker in rankers}) == 4
+        assert len({ranker.name for ranker in rankers}) == 5
         for ranker in rankers:
             scores = ranker.scores(histories)
             assert scores.shape == (histories.num_users, 7)
@@ -133,12 +208,12 @@ def test_every_baseline_has_the_shape_of_a_model_and_scores_users_independently(
 
 def test_bad_input_is_refused():
     train = make_sequences([[1, 7]])
-    for make in (most_popular, recently_popular, item_to_item):
+    for make in (most_popular, recently_popular, item_to_item, ease):
         with pytest.raises(DataError, match="item ids of train run from 1 to 7, expected 0 to num_items = 6"):
             make(train, num_items=6)
         with pytest.raises(ConfigError, match="num_items must be positive"):
             make(train, num_items=0)
-    fitted = [item_to_item(make_sequences([[1, 2]]), num_items=6), last_item(num_items=6)]
+    fitted = [make(make_sequences([[1, 2]]), num_items=6) for make in (item_to_item, ease)] + [last_item(num_items=6)]
     for ranker in fitted:
         with pytest.raises(DataError, match="histories"):
             ranker.scores(train)
@@ -174,3 +249,4 @@ def test_leave_one_out_on_movielens_is_sane(shared_data):
     assert 0.06 < rates["most popular"] < 0.11
     assert rates["last item again"] < 0.02
     assert rates["item to item"] > 2 * rates["most popular"]
+    assert rates["EASE"] > 1.3 * rates["most popular"]

@@ -72,8 +72,8 @@ def test_the_ceiling_stands_in_the_table_and_the_model_is_not_above_it(tiny_run,
     evaluation, _ = pipeline.evaluate_run(
         run, tiny_run.config.evaluation, dataset_directory=str(tmp_path / "data/tiny")
     )
-    assert [system["kind"] for system in evaluation.result["systems"]] == ["model", *["baseline"] * 4, "ceiling"]
-    assert len(evaluation.result["comparisons"]) == 4
+    assert [system["kind"] for system in evaluation.result["systems"]] == ["model", *["baseline"] * 5, "ceiling"]
+    assert len(evaluation.result["comparisons"]) == 5
     model, ceiling = (evaluation.judged[place].per_user["ndcg@10"] for place in (0, -1))
     difference = ceiling - model
     assert difference.mean() > 2 * difference.std() / np.sqrt(len(difference))

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from seqrec_jax.data.batches import Batch
-from seqrec_jax.encoders import Encoder, EncoderConfig
+from seqrec_jax.encoders import ENCODERS, Encoder, EncoderConfig, make_encoder
 from seqrec_jax.encoders.events import EventInputConfig
 from seqrec_jax.errors import ConfigError, ShapeError
 from seqrec_jax.items import ItemTable, ItemTower, ItemTowerConfig, id_table
 from seqrec_jax.model import (
+    Event,
     ModelConfig,
     SequenceModel,
     extend_item_rows,
@@ -99,6 +100,81 @@ def test_sharing_item_vectors_is_one_table() -> None:
     read, scored = input_and_output(model, params, "output_items")
     assert scored > 0 == read
     assert not np.allclose(params["items"]["ids"]["embedding"], params["output_items"]["ids"]["embedding"])
+
+
+def one_by_one(model: SequenceModel, params: dict, batch: Batch) -> jax.Array:
+    """States `[B, L, D]` by appending every real event of rows that hold one user each, padding left out."""
+    append = jax.jit(model.append)
+    memory, columns = model.start(len(batch.item_ids)), []
+    for column in range(batch.item_ids.shape[1]):
+        event = Event(
+            batch.item_ids[:, column],
+            batch.behaviors[:, column],
+            batch.timestamps[:, column],
+            where=batch.segment_ids[:, column] > 0,
+            target_behaviors=None if batch.target_behaviors is None else batch.target_behaviors[:, column],
+        )
+        v_x, memory = append(params, TABLE, memory, event)
+        columns.append(v_x)
+    np.testing.assert_array_equal(memory.num_events, jnp.sum(batch.segment_ids > 0, axis=1))
+    return jnp.stack(columns, axis=1)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ENCODERS if make_encoder(EncoderConfig(kind=kind)).append])
+def test_events_one_by_one_give_the_states_of_the_whole_sequence(kind: str) -> None:
+    """With gaps, hours, behaviours and the behaviour to be predicted, of users who start and end at different times."""
+    config = ModelConfig(
+        encoder=EncoderConfig(kind=kind, width=8, max_length=6),
+        events=EventInputConfig(behavior=True, time_gap=True, hour=True, weekday=True),
+        items=ItemTowerConfig(width=8),
+        target_behavior=True,
+    )
+    model = make_sequence_model(config, num_items=NUM_ITEMS, num_behaviors=3, item_table=TABLE)
+    params = model.init(jax.random.key(0))
+    leaves, structure = jax.tree.flatten(params)
+    noise = [leaf + 0.3 * jax.random.normal(jax.random.key(9 + n), leaf.shape) for n, leaf in enumerate(leaves)]
+    params = jax.tree.unflatten(structure, noise)
+    real = jnp.array([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]], jnp.int32)
+    ids, behaviors, targets = jax.random.randint(jax.random.key(1), (3, *real.shape), 0, 3)
+    times = jnp.cumsum(jax.random.randint(jax.random.key(2), real.shape, 0, 90_000), axis=1)
+    batch = Batch(
+        item_ids=real * (1 + ids),
+        behaviors=real * behaviors,
+        timestamps=real * times,
+        positions=real * (jnp.cumsum(real, axis=1) - 1),
+        segment_ids=real,
+        targets=jnp.zeros_like(real),
+        weights=jnp.zeros(real.shape),
+        target_behaviors=targets,
+    )
+    whole = np.asarray(model.encode(params, TABLE, batch))
+    appended = np.asarray(one_by_one(model, params, batch))
+    np.testing.assert_allclose(appended[real > 0], whole[real > 0], rtol=2e-4, atol=2e-5)
+
+
+def test_what_cannot_be_appended_is_refused() -> None:
+    for settings, text in (
+        ({"encoder": EncoderConfig(kind="bert4rec", width=8)}, "with encoder bert4rec; encode whole"),
+        ({"encoder": EncoderConfig(width=8), "events": EventInputConfig(position_from_end=True)}, "position_from_end"),
+    ):
+        config = ModelConfig(**settings, items=ItemTowerConfig(width=8))
+        model = make_sequence_model(config, num_items=NUM_ITEMS, num_behaviors=1, item_table=TABLE)
+        with pytest.raises(ConfigError, match=text):
+            model.start(2)
+
+
+def test_the_behaviour_to_be_predicted_scales_and_shifts_the_state() -> None:
+    model, params = build(target_behavior=True)
+    plain, _ = build()
+    asked = BATCH._replace(target_behaviors=jnp.full((4, 4), 2, jnp.int32))
+    states = plain.encode({k: v for k, v in params.items() if k != "target_behaviors"}, TABLE, BATCH)
+    np.testing.assert_array_equal(model.encode(params, TABLE, asked), states)  # until it is trained
+    rows = jax.random.normal(jax.random.key(3), (2, 3, 8))
+    params["target_behaviors"] = {"scale": rows[0], "shift": rows[1]}
+    expected = np.asarray(states) * (1 + np.asarray(rows[0, 2])) + np.asarray(rows[1, 2])
+    np.testing.assert_allclose(model.encode(params, TABLE, asked), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ConfigError, match="the behaviour to be predicted must be said"):
+        model.encode(params, TABLE, BATCH)
 
 
 def test_gathering_by_id_and_from_the_table_agree() -> None:

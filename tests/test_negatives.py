@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from seqrec_jax import losses, negatives
+from seqrec_jax import negatives
 from seqrec_jax.errors import DataError
 
 
@@ -27,7 +27,7 @@ def test_frequencies_match_q(power):
     assert found[0] == 0 and found[1:][expected == 0].sum() == 0
     real = expected > 0
     assert stats.chisquare(found[1:][real], expected[real] * 100_000).pvalue > 1e-3
-    np.testing.assert_array_equal(drawn.log_q, sampler.log_q[drawn.ids])
+    np.testing.assert_array_equal(drawn.log_q, sampler.log_q)
 
 
 def test_rare_items_of_a_large_catalogue_are_drawn():
@@ -61,35 +61,55 @@ def test_shapes_keys_and_transforms():
     assert not np.array_equal(one_by_one[0].ids, one_by_one[1].ids)
 
 
-def test_the_correction_brings_sampled_softmax_to_the_full_one():
-    rng = np.random.default_rng(0)
-    v, v_y = (jnp.asarray(0.7 * rng.normal(size=shape), dtype=jnp.float32) for shape in ((4, 6), (31, 6)))
-    targets = jnp.array([1, 5, 9, 30], dtype=jnp.int32)
-    sampler = negatives.popularity_sampler(np.arange(31) + 1.0)
-    drawn = negatives.sample_negatives(sampler, (20_000,), jax.random.key(2))
+def many_batches(draw, num_batches, seed=4):
+    """Negatives of many batches whose 32 places hold 24 targets, drawn by popularity."""
+    counts = np.array([0, 40, 20, 10, 5, 5])
+    targets = negatives.sample_negatives(negatives.popularity_sampler(counts), (num_batches, 24), jax.random.key(seed))
+    padded = jnp.pad(targets.ids, ((0, 0), (4, 4)))
+    keys = jax.random.split(jax.random.key(seed + 1), num_batches)
+    log_q = negatives.popularity_sampler(counts).log_q
+    return padded, jax.jit(jax.vmap(lambda targets, key: draw(targets, log_q, key)))(padded, keys)
 
-    def gradient(corrected):
-        log_q = (drawn.log_q, sampler.log_q[targets]) if corrected else (None, None)
 
-        def total(v):
-            return jnp.sum(
-                losses.sampled_softmax_loss(
-                    v, v_y, targets, negative_ids=drawn.ids, negative_log_q=log_q[0], target_log_q=log_q[1]
-                )
-            )
+@pytest.mark.parametrize("num_negatives", [8, 24, 64])
+def test_in_batch_negatives_are_targets_in_their_frequencies(num_negatives):
+    def draw(targets, log_q, key):
+        return negatives.in_batch_negatives(targets, log_q, num_negatives=num_negatives, key=key)
 
-        return jax.jit(jax.grad(total))(v)
+    targets, drawn = many_batches(draw, 3000)
+    found = np.bincount(np.asarray(drawn.ids).ravel(), minlength=6)
+    assert drawn.ids.shape == (3000, min(num_negatives, 32))
+    assert found[1:].sum() == 3000 * min(num_negatives, 24), "padding is drawn only where there is nothing else"
+    expected = np.exp(drawn.log_q[0])
+    np.testing.assert_allclose(expected, [0, 0.5, 0.25, 0.125, 0.0625, 0.0625], rtol=1e-5)
+    assert stats.chisquare(found[1:], expected[1:] / expected[1:].sum() * found[1:].sum()).pvalue > 1e-3
+    for batch in range(3):  # without replacement: no item more often than the batch holds it
+        assert (np.bincount(drawn.ids[batch], minlength=6)[1:] <= np.bincount(targets[batch], minlength=6)[1:]).all()
 
-    def full_but_target(v):
-        # with N negatives the target's own term is one of N + 1, the rest estimates N times the mean over q
-        logits = jnp.where(jnp.arange(31)[None, :] > 0, v @ v_y.T, -jnp.inf)
-        own = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
-        others = jnp.where(jnp.arange(31)[None, :] == targets[:, None], -jnp.inf, logits)
-        return jnp.sum(jax.nn.logsumexp(others, axis=1) - own)
 
-    expected = jax.grad(full_but_target)(v)
-    error, uncorrected = (float(jnp.abs(gradient(way) - expected).max()) for way in (True, False))
-    assert 3 * error < 0.15 < uncorrected
+@pytest.mark.parametrize("num_negatives", [20, 64])
+def test_mixed_negatives_follow_the_mixture_that_they_claim(num_negatives):
+    uniform = negatives.uniform_sampler(5)
+
+    def draw(targets, log_q, key):
+        return negatives.mixed_negatives(targets, log_q, uniform, num_negatives=num_negatives, key=key)
+
+    _, drawn = many_batches(draw, 3000)
+    found = np.bincount(np.asarray(drawn.ids).ravel(), minlength=6)
+    share = 10 / 20 if num_negatives == 20 else 24 / (24 + 32)  # a batch has no more than its 24 targets
+    expected = share * np.array([0.5, 0.25, 0.125, 0.0625, 0.0625]) + (1 - share) / 5
+    np.testing.assert_allclose(np.exp(drawn.log_q[0, 1:]), expected, rtol=1e-5)
+    assert stats.chisquare(found[1:], expected * found[1:].sum()).pvalue > 1e-3
+
+
+def test_a_batch_without_targets_leaves_the_sampler_alone():
+    counts = np.array([0, 3, 1])
+    log_q, sampler = negatives.popularity_sampler(counts).log_q, negatives.uniform_sampler(2)
+    nothing = jnp.zeros((2, 3), dtype=jnp.int32)
+    assert not negatives.in_batch_negatives(nothing, log_q, num_negatives=4, key=jax.random.key(0)).ids.any()
+    drawn = negatives.mixed_negatives(nothing, log_q, sampler, num_negatives=4, key=jax.random.key(0))
+    assert drawn.ids.tolist()[:2] == [0, 0] and (drawn.ids[2:] > 0).all()
+    np.testing.assert_allclose(np.exp(drawn.log_q), [0, 0.5, 0.5], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def test_training_and_evaluation_leave_what_the_readme_promises(tiny_run: TinyRu
     kinds = [row["kind"] for row in read_log(tiny_run.run)]
     assert kinds.count("validation") == 2 and kinds[-1] == "end"
     result = json.loads((tiny_run.run / "metrics.json").read_text(encoding="utf-8"))
-    assert [system["kind"] for system in result["systems"]] == ["model", *["baseline"] * 4, "ceiling"]
+    assert [system["kind"] for system in result["systems"]] == ["model", *["baseline"] * 5, "ceiling"]
     assert result["run"] == "tiny" and result["config"]["evaluation"]["num_resamples"] == 200
     assert result["model"]["parameters"] == sum(
         leaf.size for leaf in jax.tree.leaves(Recommender.load(tiny_run.run).params)
@@ -285,6 +286,18 @@ def test_training_on_nothing_prepared_or_on_unknown_behaviours_is_refused(tiny_r
         "training.behavior_weights names ['buy'], the log has ['view', 'click', 'cart', 'purchase']"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_inputs_that_the_dataset_does_not_have_are_refused(tiny_run):
+    dataset = read_dataset(tiny_run.dataset)
+    words = ["--model.target_behavior", "true"]
+    with pytest.raises(
+        ConfigError, match=r"needs one behaviour to predict, but split\.target_behaviors of tiny is \[\]"
+    ):
+        pipeline.build_model(tiny_config(tiny_run.folder, *words), dataset)
+    ordered = replace(dataset, time_kind="order")
+    with pytest.raises(ConfigError, match=r"hour and weekday need real times, but the log of tiny has only an order"):
+        pipeline.build_model(tiny_config(tiny_run.folder, "--model.events.hour", "true"), ordered)
 
 
 def test_weights_of_targets_are_those_of_the_configuration(tmp_path):

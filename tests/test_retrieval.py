@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -23,6 +24,18 @@ from seqrec_jax.errors import CheckpointError, ConfigError, DataError
 from seqrec_jax.reranking import RerankConfig
 from seqrec_jax.retrieval import USERS_PER_TILE, Recommender
 from seqrec_jax.scoring import catalogue_order
+
+
+def asked_recommender(tiny_run: TinyRun, dataset: Dataset) -> Recommender:
+    """Of an untrained model whose v_x depends on the behaviour to be predicted."""
+    config = replace(tiny_run.config, model=replace(tiny_run.config.model, target_behavior=True))
+    purchases = replace(dataset.split.config, target_behaviors=("purchase",))
+    dataset = replace(dataset, split=replace(dataset.split, config=purchases))
+    model, item_table = pipeline.build_model(config, dataset)
+    params = model.init(jax.random.key(0))
+    rows = params["target_behaviors"]["scale"]
+    params["target_behaviors"] = {"scale": jax.random.normal(jax.random.key(1), rows.shape), "shift": rows + 0.1}
+    return Recommender.for_dataset(dataset, model, params, item_table, length=10, name="asked")
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +335,17 @@ def test_times_may_fall_between_users_and_numbers_of_ids_become_text(recommender
     empty = Sequences(**{**vars(sequences), "user_ids": np.array([], dtype=object), "offsets": np.array([0])})
     with pytest.raises(DataError, match="there is no user to recommend to"):
         recommender.recommend(empty)
+
+
+def test_what_is_predicted_can_be_asked_for(tiny_run, recommender, dataset):
+    asked = asked_recommender(tiny_run, dataset)
+    few = dataset.sequences.select_users(np.arange(5))
+    np.testing.assert_array_equal(asked.scores(few), asked.predicting("purchase").scores(few))  # the split's
+    assert not np.allclose(asked.scores(few), asked.predicting("view").scores(few))
+    with pytest.raises(ConfigError, match=r"behaviour 'buy' is unknown to the model; it knows \['view', "):
+        asked.predicting("buy")
+    with pytest.raises(ConfigError, match=r"train one with model\.target_behavior on to ask for 'view'"):
+        recommender.predicting("view")
 
 
 def test_a_run_that_is_missing_or_damaged_is_refused(tiny_run, tmp_path):

@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from seqrec_jax.data.sequences import Packing, Sequences, Windows, last_windows
 from seqrec_jax.errors import DataError
+
+SECONDS_PER_WEEK = 7 * 86_400
+FIRST_MONDAY = 4 * 86_400  # 1970-01-05; times on the device count from a Monday, so that they tell hour and weekday
 
 
 class EventArrays(NamedTuple):
@@ -19,7 +22,7 @@ class EventArrays(NamedTuple):
     Attributes:
       item_ids: int32.
       behaviors: int32 codes.
-      timestamps: int32 seconds since the dataset's first event.
+      timestamps: int32 seconds since the Monday, 00:00 UTC, on or before the dataset's first event.
     """
 
     item_ids: Int[Array, " N"]
@@ -40,11 +43,13 @@ class Batch(NamedTuple):
     Attributes:
       item_ids: int32, 0 = padding or an event without item.
       behaviors: int32 codes.
-      timestamps: int32 seconds since the dataset's first event.
+      timestamps: int32 seconds since the Monday, 00:00 UTC, on or before the dataset's first event.
       positions: int32, 0 at the first event of each segment.
       segment_ids: int32, 0 = padding; users that share a row have different ids.
       targets: int32 next item, 0 = none.
       weights: float32 weight of each target, 0 where there is none.
+      masked: bool, True for events that the encoder must not see; None where it sees all.
+      target_behaviors: int32 code of the behaviour to be predicted at each position; None where it is not said.
     """
 
     item_ids: Int[Array, "B L"]
@@ -54,10 +59,12 @@ class Batch(NamedTuple):
     segment_ids: Int[Array, "B L"]
     targets: Int[Array, "B L"]
     weights: Float[Array, "B L"]
+    masked: Bool[Array, "B L"] | None = None
+    target_behaviors: Int[Array, "B L"] | None = None
 
 
 def event_arrays(sequences: Sequences, *, first_timestamp: int) -> EventArrays:
-    """The flat arrays of `sequences` as int32 device arrays, times counted from `first_timestamp`.
+    """The flat arrays of `sequences` as int32 device arrays, times counted from the Monday before `first_timestamp`.
 
     Raises:
       DataError: more events than an int32 index reaches, or times that do not fit int32 seconds (68 years);
@@ -75,39 +82,55 @@ def event_arrays(sequences: Sequences, *, first_timestamp: int) -> EventArrays:
     )
 
 
-def history_batch(histories: Sequences, *, length: int, first_timestamp: int) -> Batch:
+def history_batch(
+    histories: Sequences,
+    *,
+    length: int,
+    first_timestamp: int,
+    masked_end: bool = False,
+    target_behavior: int | None = None,
+) -> Batch:
     """The last `length` events of each user, one user a row, as NumPy arrays of one fixed shape.
 
     Args:
       histories: U users; those without events get a row of padding.
       length: L.
       first_timestamp: the dataset's first event in seconds.
+      masked_end: the last L-1 events and a masked one after them, for an encoder that predicts masked events.
+      target_behavior: code of the behaviour to be predicted; None where it is not said.
 
     Returns:
       A batch `[U, L]` without targets, padding on the right.
 
     Raises:
       DataError: times that do not fit int32 seconds.
-      ConfigError: length < 1.
+      ConfigError: length < 1, or < 2 with a masked end.
     """
-    windows = last_windows(histories, length=length)
+    windows = last_windows(histories, length=length - masked_end)
     columns = np.arange(length, dtype=np.int32)[None, :]
-    real = columns < windows.lengths[:, None]
+    lengths = windows.lengths[:, None]
+    real = columns < lengths
     index = (windows.starts[:, None] + columns)[real]
 
-    def padded(values: np.ndarray | int) -> Any:  # Any, since a batch may hold NumPy arrays as well
+    def padded(values: np.ndarray) -> Any:  # Any, here and below, since a batch may hold NumPy arrays as well
         rows = np.zeros(real.shape, dtype=np.int32)
         rows[real] = values
         return rows
 
+    masked: Any = (columns == lengths) & (lengths > 0) if masked_end else None
+    seen: Any = real | masked if masked_end else real
+    zeros: Any = np.zeros(real.shape, dtype=np.int32)
+    target_behaviors: Any = None if target_behavior is None else np.full(real.shape, target_behavior, dtype=np.int32)
     return Batch(
         item_ids=padded(histories.item_ids[index]),
         behaviors=padded(histories.behaviors[index]),
         timestamps=padded(_device_seconds(histories.timestamps[index], first_timestamp)),
-        positions=padded(np.broadcast_to(columns, real.shape)[real]),
-        segment_ids=padded(1),
-        targets=padded(0),
-        weights=padded(0).astype(np.float32),
+        positions=seen * columns,
+        segment_ids=seen.astype(np.int32),
+        targets=zeros,
+        weights=zeros.astype(np.float32),
+        masked=masked,
+        target_behaviors=target_behaviors,
     )
 
 
@@ -145,7 +168,7 @@ def gather_batch(
       rows: B rows of at most M windows, the sum of a row's lengths at most L (what exceeds L is cut off).
       length: L, static.
       behavior_weights: `[H]` weight, not negative, of a target by its behaviour (0 = not a target); None for
-        batches without targets, such as histories to encode.
+        batches without targets, such as histories to encode, in which the behaviour to be predicted is not said.
 
     Returns:
       The batch; padding is on the right.
@@ -166,10 +189,12 @@ def gather_batch(
     if behavior_weights is None:
         targets = jnp.zeros_like(index)
         weights = jnp.zeros(index.shape, dtype=jnp.float32)
+        target_behaviors = None
     else:
         next_index = jnp.minimum(index + 1, events.item_ids.shape[0] - 1)
         targets = gather(events.item_ids, next_index)
-        weights = jnp.where(targets > 0, behavior_weights[events.behaviors[next_index]], 0.0)
+        target_behaviors = gather(events.behaviors, next_index)
+        weights = jnp.where(targets > 0, behavior_weights[target_behaviors], 0.0)
         targets = jnp.where(weights > 0, targets, 0)
     return Batch(
         item_ids=gather(events.item_ids, index),
@@ -179,16 +204,67 @@ def gather_batch(
         segment_ids=jnp.where(real, window + 1, 0),
         targets=targets,
         weights=weights,
+        target_behaviors=target_behaviors,
     )
 
 
+def masked_batch(
+    batch: Batch, *, rate: float, last_share: float, behavior_weights: Float[Array, " H"], row_keys: PRNGKeyArray
+) -> Batch:
+    """A batch whose targets are masked events of its own, for an encoder that looks both ways.
+
+    A segment either has its last event masked only, as when a list is made, or each event by itself with
+    probability `rate`, and at least one.
+
+    Args:
+      batch: `[B, L]`.
+      rate: share of the events that are masked, 0 < rate < 1.
+      last_share: share of the segments of which the last event only is masked.
+      behavior_weights: `[H]` weight, not negative, of a target by its behaviour (0 = not a target).
+      row_keys: `[B]` keys, one a row, consumed.
+
+    Returns:
+      The batch with `masked` set, and targets, weights and target behaviours those of the masked events.
+
+    Source:
+      Sun et al. (2019), BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from
+      Transformer.
+    """
+    real = batch.segment_ids > 0
+    length = real.shape[1]
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (3, length)))(row_keys)
+    # the draws at a segment's first event decide for the whole segment
+    first_columns = jnp.where(real, jnp.arange(length, dtype=jnp.int32)[None] - batch.positions, 0)
+    last_only, chosen = (jnp.take_along_axis(draws[:, number], first_columns, axis=1) for number in (1, 2))
+    from_end = positions_from_end(batch)
+    lengths = (batch.positions + from_end + 1).astype(jnp.float32)
+    at_least_one = batch.positions == jnp.floor(chosen * lengths).astype(jnp.int32)
+    masked = real & jnp.where(last_only < last_share, from_end == 0, (draws[:, 0] < rate) | at_least_one)
+    weights = jnp.where(masked & (batch.item_ids > 0), behavior_weights[batch.behaviors], 0.0)
+    return batch._replace(
+        masked=masked,
+        targets=jnp.where(weights > 0, batch.item_ids, 0),
+        weights=weights,
+        target_behaviors=batch.behaviors,
+    )
+
+
+def positions_from_end(batch: Batch) -> Int[Array, "B L"]:
+    """`[B, L]` int32 events of the same segment after each one, 0 for its last and at padding."""
+    segment_ids = batch.segment_ids
+    columns = jnp.broadcast_to(jnp.arange(segment_ids.shape[1], dtype=jnp.int32), segment_ids.shape)
+    is_last = jnp.pad(segment_ids[:, 1:] != segment_ids[:, :-1], ((0, 0), (0, 1)), constant_values=True)
+    last = jax.lax.cummin(jnp.where(is_last, columns, columns.shape[1]), axis=1, reverse=True)
+    return jnp.where(segment_ids > 0, last - columns, 0)
+
+
 def _device_seconds(timestamps: np.ndarray, first_timestamp: int) -> np.ndarray:
-    """`[N]` int32 seconds since the dataset's first event; DataError where they would wrap."""
-    seconds = timestamps - first_timestamp
+    """`[N]` int32 seconds since the Monday on or before `first_timestamp`; DataError where they would wrap."""
+    seconds = timestamps - ((first_timestamp - FIRST_MONDAY) // SECONDS_PER_WEEK * SECONDS_PER_WEEK + FIRST_MONDAY)
     limit = np.iinfo(np.int32).max
     if len(seconds) and not (-limit <= seconds.min() and seconds.max() <= limit):
         raise DataError(
-            f"timestamps span {seconds.min()} to {seconds.max()} s from the dataset's first event, more than "
-            "int32 holds (68 years); check for mixed units or clean out the outliers"
+            f"timestamps span {timestamps.min() - first_timestamp} to {timestamps.max() - first_timestamp} s from the "
+            "dataset's first event, more than int32 holds (68 years); check for mixed units or clean out the outliers"
         )
     return seconds.astype(np.int32)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from seqrec_jax.encoders.attention import sasrec_encoder
+from seqrec_jax.encoders.bert4rec import bert4rec_encoder
 from seqrec_jax.encoders.config import Encoder, EncoderConfig
+from seqrec_jax.encoders.hstu import hstu_encoder
+from seqrec_jax.encoders.ligr import ligr_encoder
+from seqrec_jax.encoders.linear_recurrence import linear_recurrence_encoder
 from seqrec_jax.encoders.mean import mean_encoder
 from seqrec_jax.encoders.recurrent import gru_encoder, lstm_encoder
+from seqrec_jax.encoders.sasrec import sasrec_encoder
 
 __all__ = ["ENCODERS", "Encoder", "EncoderConfig", "make_encoder"]
 
@@ -15,7 +19,11 @@ ENCODERS: dict[str, Callable[[EncoderConfig], Encoder]] = {
     "mean": mean_encoder,
     "gru": gru_encoder,
     "lstm": lstm_encoder,
+    "linear_recurrence": linear_recurrence_encoder,
     "sasrec": sasrec_encoder,
+    "bert4rec": bert4rec_encoder,
+    "ligr": ligr_encoder,
+    "hstu": hstu_encoder,
 }
 
 

@@ -11,22 +11,34 @@ import jax
 from seqrec_jax.errors import ConfigError
 
 Params: TypeAlias = dict[str, Any]
-EncoderKind = Literal["mean", "gru", "lstm", "sasrec"]
+EncoderKind = Literal["mean", "gru", "lstm", "linear_recurrence", "sasrec", "bert4rec", "ligr", "hstu"]
+ATTENTION_KINDS = ("sasrec", "bert4rec", "ligr", "hstu")
 
 
 class Encoder(NamedTuple):
-    """Pure functions that turn event vectors into states; one's own encoder is this pair.
+    """Pure functions that turn event vectors into states; one's own encoder is the first two of them.
 
     Attributes:
       init: `init(key) -> params`, a nested dict of arrays with string keys.
       encode: `encode(params, event_vectors [B, L, D], batch, *, key=None) -> states [B, L, D]`. The state at
-        a position knows the events of its own segment up to and including that position, and nothing else;
-        what it holds at padding is free, but finite. Without a key there is no dropout. A key is one typed
-        key, or `[B]` typed keys, one a row.
+        a position knows the events of its own segment, up to and including that position if `causal`, and
+        nothing else; what it holds at padding is free, but finite. Without a key there is no dropout. A key is
+        one typed key, or `[B]` typed keys, one a row.
+      causal: whether a state knows no later event. Where it does know them, training predicts masked events instead
+        of the next one, and a list is made from a masked event after the last.
+      start: `start(num_users, dtype) -> memory`, a pytree of arrays `[num_users, ...]` that has seen no event, for
+        event vectors of that dtype; None where events cannot be appended.
+      append: `append(params, memory, event_vectors [B, D], batch) -> (states [B, D], memory)`, one event more of
+        each user: the last column of `encode` over all events so far, without going through them again. `batch`
+        is `[B, 1]` and its positions count each user's events from 0, which starts a user afresh whatever the
+        memory holds. An event of segment 0 changes nothing of its user's memory.
     """
 
     init: Callable[[jax.Array], Params]
     encode: Callable[..., jax.Array]
+    causal: bool = True
+    start: Callable[..., Any] | None = None
+    append: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -34,17 +46,21 @@ class EncoderConfig:
     """Settings of a sequence encoder.
 
     Attributes:
-      kind: mean (pooling), gru, lstm, or sasrec (causal self-attention).
+      kind: mean (pooling), gru, lstm, linear_recurrence (diagonal and gated), sasrec (causal self-attention),
+        bert4rec (self-attention in both directions over masked events), ligr (gated self-attention blocks) or hstu
+        (pointwise attention with position and time biases).
       width: D, the width of event vectors and of the user vector v_x.
       num_layers: stacked layers or blocks; mean pooling has none.
       num_heads: attention heads; they divide the width.
-      feed_forward_multiple: width of a block's feed-forward layer as a multiple of D; 1 as in SASRec.
+      feed_forward_multiple: width of a block's feed-forward layer as a multiple of D; 1 as in SASRec, 4 as in BERT4Rec
+        and LiGR. HSTU has no such layer.
       dropout: share of event vectors' and layers' outputs set to zero in training.
       attention_dropout: share of attention weights set to zero in training.
       max_length: L, the most events of a user that the model looks at.
-      norm: layer normalisation before (pre) or after (post) each part of an attention block.
-      activation: of the feed-forward layers; gelu is the exact one, not its tanh approximation.
+      norm: layer normalisation before (pre) or after (post) each part of a sasrec or bert4rec block.
+      activation: of sasrec's and bert4rec's feed-forward layers; gelu is the exact one, not its tanh approximation.
       recency_half_life: events after which an event weighs half in mean pooling; null weighs all alike.
+      time_bias: hstu's attention depends on the time between two events, besides their distance.
     """
 
     kind: EncoderKind = "sasrec"
@@ -58,6 +74,7 @@ class EncoderConfig:
     norm: Literal["pre", "post"] = "pre"
     activation: Literal["gelu", "relu"] = "gelu"
     recency_half_life: float | None = None
+    time_bias: bool = True
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(EncoderKind))
@@ -76,7 +93,7 @@ class EncoderConfig:
                 "encoder.feed_forward_multiple times encoder.width must round to at least 1, got "
                 f"{self.feed_forward_multiple} and {self.width}"
             )
-        if self.kind == "sasrec" and self.width % self.num_heads:
+        if self.kind in ATTENTION_KINDS and self.width % self.num_heads:
             raise ConfigError(
                 f"encoder.width must be a multiple of encoder.num_heads, got {self.width} and {self.num_heads}"
             )

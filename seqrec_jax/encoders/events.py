@@ -1,4 +1,4 @@
-"""Event vectors: what an encoder reads at each position, from item, behaviour, time gap and position."""
+"""Event vectors: what an encoder reads at each position, from item, behaviour, time and position."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from seqrec_jax.data.batches import Batch
+from seqrec_jax.data.batches import Batch, positions_from_end
 from seqrec_jax.encoders.config import Params
-from seqrec_jax.encoders.layers import dropout, embedding_init
+from seqrec_jax.encoders.dropout import dropout
+from seqrec_jax.encoders.layers import NUM_TIME_BUCKETS, embedding_init, time_buckets
 from seqrec_jax.errors import ConfigError
 
-NUM_TIME_GAPS = 33  # 0 for a segment's first event, then 1 + floor(log2(1 + seconds)) for int32 seconds
+NUM_TIME_GAPS = 1 + NUM_TIME_BUCKETS  # 0 for a segment's first event
+SECONDS_PER_HOUR, SECONDS_PER_DAY = 3_600, 86_400
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,11 @@ class EventInputConfig:
       item: the item's vector.
       behavior: an embedding of the behaviour type.
       time_gap: an embedding of the time since the user's previous event, in powers of two of a second.
-      position: an embedding of the event's number in the user's sequence.
+      hour: an embedding of the hour of the day, UTC.
+      weekday: an embedding of the day of the week, UTC.
+      position: an embedding of the event's number in the user's sequence, counted from its start.
+      position_from_end: the same counted from the end, so that the last event is always number 0. Events cannot be
+        appended then, since each one moves all before it.
       scale_item: multiply the item's vector by the square root of D, as SASRec's authors do; without it training
         takes about twice as many epochs.
     """
@@ -35,12 +41,15 @@ class EventInputConfig:
     item: bool = True
     behavior: bool = False
     time_gap: bool = False
+    hour: bool = False
+    weekday: bool = False
     position: bool = True
+    position_from_end: bool = False
     scale_item: bool = True
 
     def __post_init__(self) -> None:
-        if not (self.item or self.behavior or self.time_gap):
-            raise ConfigError("events: switch on at least one of item, behavior and time_gap; all are false")
+        if not (self.item or self.behavior or self.time_gap or self.hour or self.weekday):
+            raise ConfigError("events: switch on at least one of item, behavior, time_gap, hour and weekday")
 
 
 class EventInputs(NamedTuple):
@@ -48,8 +57,10 @@ class EventInputs(NamedTuple):
 
     Attributes:
       init: `init(key) -> params`.
-      event_vectors: `event_vectors(params, item_vectors [B, L, E], batch, *, key=None) -> [B, L, D]`, zeros
-        at padding. Without a key there is no dropout. `item_vectors` may be None if items are not an input.
+      event_vectors: `event_vectors(params, item_vectors [B, L, E], batch, *, previous_timestamps=None, key=None) ->
+        [B, L, D]`, zeros at padding. Without a key there is no dropout. `item_vectors` may be None if items are not
+        an input. `previous_timestamps` `[B]` int32 is the time of the event before the first column, where that
+        goes on with a user's earlier events.
     """
 
     init: Callable[[jax.Array], Params]
@@ -64,6 +75,7 @@ def make_event_inputs(
     max_length: int,
     num_behaviors: int,
     dropout_rate: float = 0.0,
+    with_mask: bool = False,
 ) -> EventInputs:
     """Event vectors as the sum of the inputs that the config switches on, then dropout.
 
@@ -74,11 +86,16 @@ def make_event_inputs(
       max_length: number of learned positions; later positions share the last one.
       num_behaviors: H, number of behaviour codes.
       dropout_rate: share of entries set to zero in training.
+      with_mask: of an event in `batch.masked` only the position is seen, with a mark in place of all else.
     """
     tables = {
         "behaviors": (config.behavior, num_behaviors),
         "time_gaps": (config.time_gap, NUM_TIME_GAPS),
         "positions": (config.position, max_length),
+        "hours": (config.hour, 24),
+        "weekdays": (config.weekday, 7),
+        "positions_from_end": (config.position_from_end, max_length),
+        "marks": (with_mask, 1),
     }
     sizes = {name: size for name, (used, size) in tables.items() if used}
     project_items = config.item and item_width != width
@@ -99,31 +116,45 @@ def make_event_inputs(
         item_vectors: Float[Array, "B L E"] | None,
         batch: Batch,
         *,
+        previous_timestamps: Int[Array, " B"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B L D"]:
-        parts: list[Array] = []
+        content: list[Array] = []
         if config.item and item_vectors is not None:
             vectors = item_vectors @ params["items"]["kernel"] if project_items else item_vectors
-            parts.append(vectors * width**0.5 if config.scale_item else vectors)
+            content.append(vectors * width**0.5 if config.scale_item else vectors)
         if config.behavior:
-            parts.append(params["behaviors"][batch.behaviors])
+            content.append(params["behaviors"][batch.behaviors])
         if config.time_gap:
-            parts.append(params["time_gaps"][time_gap_buckets(batch)])
+            content.append(params["time_gaps"][time_gap_buckets(batch, previous_timestamps)])
+        if config.hour:
+            content.append(params["hours"][batch.timestamps // SECONDS_PER_HOUR % 24])
+        if config.weekday:
+            content.append(params["weekdays"][batch.timestamps // SECONDS_PER_DAY % 7])
+        total = functools.reduce(jnp.add, content)
+        if with_mask and batch.masked is not None:
+            total = jnp.where(batch.masked[..., None], params["marks"][0], total)
         if config.position:
-            parts.append(params["positions"][jnp.minimum(batch.positions, max_length - 1)])
-        total = dropout(functools.reduce(jnp.add, parts), rate=dropout_rate, site="events", key=key)
+            total = total + params["positions"][jnp.minimum(batch.positions, max_length - 1)]
+        if config.position_from_end:
+            total = total + params["positions_from_end"][jnp.minimum(positions_from_end(batch), max_length - 1)]
+        total = dropout(total, rate=dropout_rate, site="events", key=key)
         return jnp.where((batch.segment_ids > 0)[..., None], total, 0.0)
 
     return EventInputs(init, event_vectors)
 
 
-def time_gap_buckets(batch: Batch) -> Int[Array, "B L"]:
+def time_gap_buckets(batch: Batch, previous_timestamps: Int[Array, " B"] | None = None) -> Int[Array, "B L"]:
     """Bucket of the seconds since the segment's previous event: `1 + floor(log2(1 + gap))`, 0 for its first.
+
+    Args:
+      batch: its timestamps and positions are used.
+      previous_timestamps: `[B]` int32 time of the event before the first column, where its position is not 0.
 
     Returns:
       `[B, L]` int32 in [0, 32].
     """
     previous = jnp.roll(batch.timestamps, 1, axis=1)
-    gap_seconds = jnp.maximum(batch.timestamps - previous, 0).astype(jnp.uint32)
-    bit_length = 32 - jax.lax.clz(gap_seconds + jnp.uint32(1)).astype(jnp.int32)
-    return jnp.where(batch.positions == 0, 0, bit_length)
+    if previous_timestamps is not None:
+        previous = previous.at[:, 0].set(previous_timestamps)
+    return jnp.where(batch.positions == 0, 0, 1 + time_buckets(batch.timestamps - previous))

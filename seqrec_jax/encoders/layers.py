@@ -1,21 +1,47 @@
-"""Blocks that several encoders share: dropout, the attention mask, and NNX modules as pure functions."""
+"""Blocks that several encoders share: normalisation, masks, attention, feed-forward, NNX modules as pure functions."""
 
 from __future__ import annotations
 
-import zlib
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from seqrec_jax.encoders.config import Params
-from seqrec_jax.errors import ConfigError, ShapeError
+from seqrec_jax.encoders.config import EncoderConfig, Params
+from seqrec_jax.encoders.dropout import dropout
 
 embedding_init = jax.nn.initializers.truncated_normal(0.02)
+NUM_TIME_BUCKETS = 32  # floor(log2(1 + seconds)) of int32 seconds
+
+
+class KeyValues(NamedTuple):
+    """What attention reads of the events: keys and values `[B, K, H, d]`."""
+
+    keys: Float[Array, "B K H d"]
+    values: Float[Array, "B K H d"]
+
+
+class Sight(NamedTuple):
+    """Which events a state may look at, and how far away they are.
+
+    Attributes:
+      where: `[B, Q, K]` True where a query may look at a key; each query needs one.
+      distances: `[B or 1, Q, K]` int32 events from the key to the query, at least 0.
+      time_buckets: `[B, Q, K]` int32, logarithm of the seconds from the key to the query; None where unused.
+    """
+
+    where: Bool[Array, "B Q K"]
+    distances: Int[Array, "#B Q K"]
+    time_buckets: Int[Array, "B Q K"] | None = None
+
+
+Recall: TypeAlias = Callable[[KeyValues], KeyValues]
+"""From the keys and values of the present events to all those that they may look at."""
 
 
 def pure_module(
@@ -83,77 +109,145 @@ def causal_mask(segment_ids: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
     return same_segment & np.tri(length, dtype=bool)[None]
 
 
-def dropout(x: Float[Array, "B ..."], *, rate: float, site: str, key: PRNGKeyArray | None) -> Float[Array, "B ..."]:
-    """Set a share of the entries to zero and scale up the others so that the mean stays.
+def segment_mask(segment_ids: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
+    """Which position (second axis) may look at which (third): all of the same segment, earlier and later.
 
-    The random bits are a hash of the entry's place in its row, seeded by the row's key and the site. That
-    costs a fraction of `jax.random.bernoulli`, and the mask of a row depends neither on how rows are spread
-    over devices nor on the other rows. It is made for dropout, not for statistics or secrets.
+    >>> segment_mask(jnp.array([[1, 1, 2]]))[0].astype(int)
+    Array([[1, 1, 0],
+           [1, 1, 0],
+           [0, 0, 1]], dtype=int32)
+    """
+    return segment_ids[:, :, None] == segment_ids[:, None, :]
+
+
+def time_buckets(seconds: Int[Array, "*N"]) -> Int[Array, "*N"]:
+    """Powers of two: `floor(log2(1 + seconds))`, int32 below `NUM_TIME_BUCKETS`; negative times count as 0.
+
+    >>> time_buckets(jnp.array([-5, 0, 1, 2, 3, 86400])).tolist()
+    [0, 0, 1, 1, 2, 16]
+    """
+    above_zero = jnp.maximum(seconds, 0).astype(jnp.uint32) + jnp.uint32(1)
+    return 31 - jax.lax.clz(above_zero).astype(jnp.int32)
+
+
+def linear_scan(
+    factors: Float[Array, "B L #D"], addends: Float[Array, "B L D"], *, before: Float[Array, "B D"] | None = None
+) -> Float[Array, "B L D"]:
+    """The linear recurrence `h_t = a_t h_{t-1} + b_t`, in about 2 log2(L) steps that are parallel over t.
 
     Args:
-      x: `[B, ...]`, one row a sequence.
-      rate: share set to zero, 0 <= rate < 1.
-      site: name of the place of the call; one key gives independent masks at different sites.
-      key: one typed key, or `[B]` typed keys, one a row; None returns x.
+      factors: `[B, L, D]` a, or `[B, L, 1]` where all channels share it.
+      addends: `[B, L, D]` b.
+      before: `[B, D]` h before the first position; None is zeros.
 
     Returns:
-      Array like x.
+      `[B, L, D]` h.
 
-    Raises:
-      ConfigError: the key is not a typed key.
-      ShapeError: the number of keys is not the number of rows.
-
-    Source:
-      The mixing steps are those of MurmurHash3's 32-bit finaliser (A. Appleby, public domain).
-
-    >>> dropout(jnp.ones((1, 8)), rate=0.5, site="example", key=jax.random.key(0))
-    Array([[0., 2., 0., 0., 2., 0., 0., 2.]], dtype=float32)
+    >>> linear_scan(jnp.array([[[0.5], [0.5], [0.0]]]), jnp.array([[[4.0], [1.0], [7.0]]]))[0, :, 0]
+    Array([4., 3., 7.], dtype=float32)
     """
-    if key is None or rate == 0.0:
-        return x
-    first, second = _row_seeds(key, rows=x.shape[0], site=site)
-    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-    bits = _hash(_places(x.shape[1:])[None], first.reshape(shape), second.reshape(shape))
-    kept = bits >= jnp.uint32(round(rate * 2**32))
-    return jnp.where(kept, x * (1.0 / (1.0 - rate)), 0.0)
+
+    def combine(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
+        # each pair stands for the map of h to a h + b
+        return left[0] * right[0], left[1] * right[0] + right[1]
+
+    factor, total = jax.lax.associative_scan(combine, (factors, addends), axis=1)
+    return total if before is None else factor * before[:, None] + total
 
 
-def _places(shape: tuple[int, ...]) -> UInt32[Array, "*N"]:
-    """The number of each entry of a row, from iotas so that it fuses into the consumer."""
-    places = jnp.zeros(shape, dtype=jnp.uint32)
-    for axis, size in enumerate(shape):
-        places = places * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    return places
+def split_heads(x: Float[Array, "B L D"], *, num_heads: int) -> Float[Array, "B L H d"]:
+    """The width cut into heads of equal width."""
+    return x.reshape(*x.shape[:2], num_heads, x.shape[2] // num_heads)
 
 
-def _hash(places: UInt32[Array, "*N"], first: UInt32[Array, "*N"], second: UInt32[Array, "*N"]) -> Array:
-    """Uniform bits for each place of a row with two 32-bit seeds.
+def attend(
+    queries: Float[Array, "B Q H d"],
+    keys: Float[Array, "B K H d"],
+    values: Float[Array, "B K H d"],
+    *,
+    where: Bool[Array, "B Q K"],
+    dropout_rate: float = 0.0,
+    site: str = "attention",
+    key: PRNGKeyArray | None = None,
+) -> Float[Array, "B Q H d"]:
+    """Scaled dot-product attention: `softmax(q kᵀ / √d) v` for each of H heads of width d.
 
-    The second seed enters between the multiplications: were there only the first, rows with near seeds would
-    have the same mask, shifted.
+    Args:
+      queries: `[B, Q, H, d]`.
+      keys: `[B, K, H, d]`.
+      values: `[B, K, H, d]`.
+      where: `[B, Q, K]` True where a query may look at a key; each query needs one.
+      dropout_rate: share of the weights set to zero.
+      site: name of the call's place, for dropout.
+      key: as for `dropout`.
+
+    Returns:
+      `[B, Q, H, d]`; the softmax is computed in float32.
     """
-    bits = places * jnp.uint32(0x9E3779B9) + first
-    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
-    bits = bits ^ (bits >> 13) ^ second
-    bits = bits * jnp.uint32(0xC2B2AE35)
-    return bits ^ (bits >> 16)
+    scores_bhqk = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
+    scores_bhqk = scores_bhqk * (1.0 / math.sqrt(queries.shape[-1]))
+    bias = jnp.where(where, 0.0, -1e30)[:, None]
+    weights = jax.nn.softmax(scores_bhqk + bias, axis=-1).astype(values.dtype)
+    weights = dropout(weights, rate=dropout_rate, site=site, key=key)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, values)
 
 
-def _row_seeds(key: PRNGKeyArray, *, rows: int, site: str) -> tuple[UInt32[Array, " B"], UInt32[Array, " B"]]:
-    """Two seeds a row, from a key (and the row's number) or from the row's own key."""
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ConfigError(f"dropout takes typed keys, made by jax.random.key, got an array of {key.dtype}")
-    if key.ndim > 1 or (key.ndim == 1 and key.shape[0] != rows):
-        raise ShapeError(f"dropout takes one key or one a row, got {key.shape} keys for {rows} rows")
-    words = jax.random.key_data(key)
-    if key.ndim == 0:
-        numbers = jnp.arange(rows, dtype=jnp.uint32)
-        words = jnp.broadcast_to(words[None], (rows, words.shape[0]))
-    else:
-        numbers = jnp.zeros(rows, dtype=jnp.uint32)
-    salt = jnp.uint32(zlib.crc32(site.encode()))
-    first = _hash(numbers, salt, words[:, 0])
-    second = _hash(numbers, ~salt, words[:, 1])
-    for word in range(words.shape[1]):
-        first, second = _hash(second, first, words[:, word]), _hash(first, second, words[:, word])
-    return first, second
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention with one product for queries, keys and values."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+        width = config.width
+        self.queries_keys_values = nnx.Linear(width, 3 * width, kernel_init=embedding_init, rngs=rngs)
+        self.output = nnx.Linear(width, width, kernel_init=embedding_init, rngs=rngs)
+        self.num_heads = config.num_heads
+        self.dropout = config.attention_dropout
+
+    def __call__(
+        self, x: Float[Array, "B Q D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, "B Q D"], KeyValues]:
+        parts = jnp.split(self.queries_keys_values(x), 3, axis=-1)
+        queries, keys, values = (split_heads(part, num_heads=self.num_heads) for part in parts)
+        seen = recall(KeyValues(keys, values))
+        mixed = attend(queries, *seen, where=sight.where, dropout_rate=self.dropout, site=f"{site}/weights", key=key)
+        return self.output(mixed.reshape(x.shape)), seen
+
+
+class FeedForward(nnx.Module):
+    """Two linear layers with the activation between them, at each position alone."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+        hidden = round(config.feed_forward_multiple * config.width)
+        self.inner = nnx.Linear(config.width, hidden, kernel_init=embedding_init, rngs=rngs)
+        self.outer = nnx.Linear(hidden, config.width, kernel_init=embedding_init, rngs=rngs)
+        self.activation = config.activation
+
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        hidden = self.inner(x)
+        hidden = jax.nn.relu(hidden) if self.activation == "relu" else jax.nn.gelu(hidden, approximate=False)
+        return self.outer(hidden)
+
+
+class AttentionBlock(nnx.Module):
+    """Self-attention, then feed-forward, each with dropout and added to its input."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+        self.attention_norm = LayerNorm(config.width)
+        self.attention = SelfAttention(config, rngs=rngs)
+        self.feed_forward_norm = LayerNorm(config.width)
+        self.feed_forward = FeedForward(config, rngs=rngs)
+        self.norm_first = config.norm == "pre"
+        self.dropout = config.dropout
+
+    def __call__(
+        self, x: Float[Array, "B Q D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, "B Q D"], KeyValues]:
+        attention_site, feed_forward_site = f"{site}/attention", f"{site}/feed_forward"
+
+        y = self.attention_norm(x) if self.norm_first else x
+        y, seen = self.attention(y, sight, recall=recall, site=attention_site, key=key)
+        x = x + dropout(y, rate=self.dropout, site=attention_site, key=key)
+        x = x if self.norm_first else self.attention_norm(x)
+
+        y = self.feed_forward(self.feed_forward_norm(x) if self.norm_first else x)
+        x = x + dropout(y, rate=self.dropout, site=feed_forward_site, key=key)
+        return x if self.norm_first else self.feed_forward_norm(x), seen

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import jax
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
+from seqrec_jax.encoders.layers import linear_scan
 
 
 def mean_encoder(config: EncoderConfig) -> Encoder:
@@ -23,7 +25,19 @@ def mean_encoder(config: EncoderConfig) -> Encoder:
     ) -> Float[Array, "B L D"]:
         return causal_mean(event_vectors, batch, decay=decay)
 
-    return Encoder(init, encode)
+    def start(num_users: int, dtype: Any) -> Params:
+        # float32 whatever the dtype: half precision cannot count beyond 256
+        sizes = {"total": config.width, "weight": 1}
+        return {name: jnp.zeros((num_users, size), jnp.float32) for name, size in sizes.items()}
+
+    def append(
+        params: Params, memory: Params, event_vectors: Float[Array, "B D"], batch: Batch
+    ) -> tuple[Float[Array, "B D"], Params]:
+        total, weight = _running_sums(event_vectors[:, None], batch, decay=decay, before=memory)
+        state = _ratio(total, weight).astype(event_vectors.dtype)
+        return state[:, 0], {"total": total[:, 0], "weight": weight[:, 0]}
+
+    return Encoder(init, encode, start=start, append=append)
 
 
 def causal_mean(event_vectors: Float[Array, "B L D"], batch: Batch, *, decay: float = 1.0) -> Float[Array, "B L D"]:
@@ -39,16 +53,27 @@ def causal_mean(event_vectors: Float[Array, "B L D"], batch: Batch, *, decay: fl
       decay: weight of an event against the one after it, 0 < decay <= 1.
 
     Returns:
-      `[B, L, D]`; padding repeats the last state before it.
+      `[B, L, D]`, the sums taken in float32; padding repeats the last state before it.
     """
-    dtype = event_vectors.dtype
+    return _ratio(*_running_sums(event_vectors, batch, decay=decay)).astype(event_vectors.dtype)
+
+
+def _running_sums(
+    event_vectors: Float[Array, "B L D"], batch: Batch, *, decay: float, before: Params | None = None
+) -> tuple[Float[Array, "B L D"], Float[Array, "B L 1"]]:
+    """The numerator and the denominator of the mean at each position, from those before the first (None is zeros)."""
     real = (batch.segment_ids > 0)[..., None]
-    factor = jnp.where(real, jnp.where((batch.positions == 0)[..., None], 0.0, decay), 1.0).astype(dtype)
+    first = real & (batch.positions == 0)[..., None]
+    factors = jnp.where(real, jnp.where(first, 0.0, decay), 1.0).astype(jnp.float32)
+    addends = {"total": jnp.where(real, event_vectors.astype(jnp.float32), 0.0), "weight": real.astype(jnp.float32)}
 
-    def combine(left: tuple[Array, ...], right: tuple[Array, ...]) -> tuple[Array, ...]:
-        # each triple stands for the map of (sum, weight) to (factor · sum + s, factor · weight + w)
-        return left[0] * right[0], left[1] * right[0] + right[1], left[2] * right[0] + right[2]
+    def sums(name: str) -> Array:
+        # what is forgotten may be anything, nan too
+        earlier = None if before is None else jnp.where(first[:, 0], 0.0, before[name])
+        return linear_scan(factors, addends[name], before=earlier)
 
-    start = (factor, jnp.where(real, event_vectors, 0.0), real.astype(dtype))
-    _, total, weight = jax.lax.associative_scan(combine, start, axis=1)
+    return sums("total"), sums("weight")
+
+
+def _ratio(total: Float[Array, "B L D"], weight: Float[Array, "B L 1"]) -> Float[Array, "B L D"]:
     return total / jnp.where(weight > 0, weight, 1.0)

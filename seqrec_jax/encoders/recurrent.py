@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
-from seqrec_jax.encoders.layers import dropout, pure_module
+from seqrec_jax.encoders.dropout import dropout
+from seqrec_jax.encoders.layers import pure_module
 
 Cell = Callable[[Array, Array, tuple[Array, ...]], tuple[Array, ...]]
 
@@ -88,11 +89,7 @@ class RecurrentLayer(nnx.Module):
         self, x: Float[Array, "B L D"], *, first: Bool[Array, "B L"], real: Bool[Array, "B L"]
     ) -> Float[Array, "B L D"]:
         def step(carry: tuple[Array, ...], now: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
-            inputs, is_first, is_real = now
-            fresh = tuple(jnp.where(is_first, 0.0, part) for part in carry)
-            after = self.cell(inputs, self.recurrent(fresh[0]), fresh)
-            # padding hands the state on, so that it may stand on either side of a segment
-            carry = tuple(jnp.where(is_real, new, old).astype(old.dtype) for new, old in zip(after, carry, strict=True))
+            carry = self.step(carry, *now)
             return carry, carry[0]
 
         over_time = (
@@ -103,6 +100,25 @@ class RecurrentLayer(nnx.Module):
         # zeros made from x have its dtype and, inside shard_map, vary over the devices as it does
         carry = (jnp.zeros_like(x[:, 0]),) * self.carry_size
         return jnp.swapaxes(jax.lax.scan(step, carry, over_time)[1], 0, 1)
+
+    def append(
+        self, x: Float[Array, "B D"], carry: tuple[Array, ...], *, first: Bool[Array, "B 1"], real: Bool[Array, "B 1"]
+    ) -> tuple[Array, ...]:
+        """The carry after one event more."""
+        return self.step(carry, self.inputs(x), first, real)
+
+    def step(
+        self,
+        carry: tuple[Array, ...],
+        inputs: Float[Array, "B G"],
+        first: Bool[Array, "B 1"],
+        real: Bool[Array, "B 1"],
+    ) -> tuple[Array, ...]:
+        """The carry after one position, of which `inputs` is the input's share of the gates."""
+        fresh = tuple(jnp.where(first, 0.0, part) for part in carry)
+        after = self.cell(inputs, self.recurrent(fresh[0]), fresh)
+        # padding hands the state on, so that it may stand on either side of a segment
+        return tuple(jnp.where(real, new, old).astype(old.dtype) for new, old in zip(after, carry, strict=True))
 
 
 class RecurrentStack(nnx.Module):
@@ -123,6 +139,18 @@ class RecurrentStack(nnx.Module):
                 x = dropout(x, rate=self.dropout, site=f"recurrent/{name}", key=key)
             x = getattr(self, name)(x, first=first, real=real)
         return x
+
+    def append(
+        self, x: Float[Array, "B D"], memory: dict[str, tuple[Array, ...]], batch: Batch
+    ) -> tuple[Float[Array, "B D"], dict[str, tuple[Array, ...]]]:
+        """The state after one event more, and the layers' carries."""
+        real = batch.segment_ids > 0
+        first = real & (batch.positions == 0)
+        after = {}
+        for name in self.names:
+            after[name] = getattr(self, name).append(x, memory[name], first=first, real=real)
+            x = after[name][0]
+        return x, after
 
 
 def _for_each_gate(init: Callable[..., Array], num_gates: int) -> Callable[..., Array]:
@@ -145,4 +173,17 @@ def _recurrent_encoder(config: EncoderConfig, *, cell: Cell, num_gates: int, car
     ) -> Float[Array, "B L D"]:
         return bind(params)(event_vectors, batch, key=key)
 
-    return Encoder(init, encode)
+    def start(num_users: int, dtype: Any) -> Params:
+        # an array each, so that all of the memory may be donated to `append`
+        shape = (num_users, config.width)
+        return {
+            f"layer_{number}": tuple(jnp.zeros(shape, dtype) for _ in range(carry_size))
+            for number in range(config.num_layers)
+        }
+
+    def append(
+        params: Params, memory: Params, event_vectors: Float[Array, "B D"], batch: Batch
+    ) -> tuple[Float[Array, "B D"], Params]:
+        return bind(params).append(event_vectors, memory, batch)
+
+    return Encoder(init, encode, start=start, append=append)

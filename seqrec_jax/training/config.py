@@ -16,6 +16,9 @@ import yaml
 from seqrec_jax.errors import ConfigError
 
 Config = TypeVar("Config")
+LossKind = Literal[
+    "softmax", "sampled_softmax", "binary_cross_entropy", "generalized_binary_cross_entropy", "bpr", "bpr_max"
+]
 
 # the parser's words in the language of a configuration file
 _PLAIN_WORDS = (
@@ -31,19 +34,80 @@ class LossConfig:
     """The objective.
 
     Attributes:
-      kind: softmax (over all items), sampled_softmax (logQ corrected), binary_cross_entropy or bpr.
-      num_negatives: negatives per target, or shared by a batch for sampled_softmax.
-      negatives_power: negatives are drawn by training counts to this power; 0 is uniform, 1 by popularity.
+      kind: softmax (over all items), sampled_softmax (logQ corrected), binary_cross_entropy,
+        generalized_binary_cross_entropy (gBCE), bpr or bpr_max.
+      num_negatives: negatives of each target; at most so many where they come from the batch.
+      negatives: uniform over the items of training, by popularity, in_batch (other targets) or mixed (half in_batch,
+        half uniform).
+      negatives_per: who shares them, the whole batch, a row, or each target its own (slow, and large in memory); None
+        means batch for in_batch and mixed, else row.
+      popularity_power: popularity draws by training counts to this power.
       temperature: divides the scores.
+      label_smoothing: softmax only; share of the loss that is spread over all items.
+      calibration: generalized_binary_cross_entropy only; t, from 0 (plain) to 1 (scores become probabilities).
+      score_penalty: bpr_max only; weight of the negatives' squared scores.
+      propensity_power: a target weighs by its item's count to minus this power; 0 weighs all alike, 0.5 is usual.
     """
 
-    kind: Literal["softmax", "sampled_softmax", "binary_cross_entropy", "bpr"] = "softmax"
+    kind: LossKind = "softmax"
     num_negatives: int = 256
-    negatives_power: float = 0.0
+    negatives: Literal["uniform", "popularity", "in_batch", "mixed"] = "uniform"
+    negatives_per: Literal["batch", "row", "target"] | None = None
+    popularity_power: float = 0.75
     temperature: float = 1.0
+    label_smoothing: float = 0.0
+    calibration: float = 0.75
+    score_penalty: float = 1.0
+    propensity_power: float = 0.0
 
     def __post_init__(self) -> None:
         require_positive("training.loss", num_negatives=self.num_negatives, temperature=self.temperature)
+        for name in ("popularity_power", "score_penalty", "propensity_power"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"training.loss.{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"training.loss.label_smoothing must be from 0 to below 1, got {self.label_smoothing}")
+        if not 0 <= self.calibration <= 1:
+            raise ConfigError(f"training.loss.calibration must be from 0 to 1, got {self.calibration}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Raise a ConfigError for a field that the other fields leave without effect or sense."""
+        is_sampled = self.kind != "softmax"
+        needs = {
+            "negatives": (is_sampled, "kind softmax has no negatives; choose another kind"),
+            "negatives_per": (is_sampled, "kind softmax has no negatives; choose another kind"),
+            "popularity_power": (is_sampled and self.negatives == "popularity", "it needs negatives: popularity"),
+            "label_smoothing": (not is_sampled, "it needs kind: softmax"),
+            "calibration": (
+                self.kind == "generalized_binary_cross_entropy",
+                "it needs kind: generalized_binary_cross_entropy",
+            ),
+            "score_penalty": (self.kind == "bpr_max", "it needs kind: bpr_max"),
+        }
+        for entry in fields(self):
+            has_effect, need = needs.get(entry.name, (True, ""))
+            if not has_effect and getattr(self, entry.name) != entry.default:
+                raise ConfigError(
+                    f"training.loss.{entry.name} is {getattr(self, entry.name)} without effect, since kind is "
+                    f"{self.kind} and negatives are {self.negatives}: {need}, or leave it out"
+                )
+        from_batch = self.negatives in ("in_batch", "mixed")
+        if from_batch and self.negatives_per not in (None, "batch"):
+            raise ConfigError(
+                f"training.loss.negatives_per is {self.negatives_per}, but {self.negatives} negatives are shared by "
+                "the batch; leave it out, or choose uniform or popularity negatives"
+            )
+        if self.negatives == "mixed" and self.num_negatives < 2:
+            raise ConfigError(
+                f"training.loss.num_negatives is {self.num_negatives}, but mixed negatives need at least 2, one from "
+                "the batch and one drawn"
+            )
+        if self.kind == "generalized_binary_cross_entropy" and self.negatives != "uniform":
+            raise ConfigError(
+                f"training.loss.negatives is {self.negatives}, but generalized_binary_cross_entropy is calibrated for "
+                "uniform negatives; leave it out, or choose another kind"
+            )
 
 
 @dataclass(frozen=True)
@@ -99,6 +163,8 @@ class TrainingConfig:
       max_epochs: passes over the training windows.
       packing: put several users in a row, so that few positions are padding.
       stride: events between the ends of a long user's windows; None means windows that do not overlap.
+      mask_rate: share of the events that a model which predicts masked events (bert4rec) does not see.
+      mask_last_share: share of the sequences of which it does not see the last event only, as when it recommends.
       behavior_weights: weight of a target by its behaviour; those not named weigh 1, and 0 leaves one out. What is
         predicted in an evaluation is split.target_behaviors.
       precision: float32, or bfloat16 for the encoder's arithmetic (parameters stay float32).
@@ -117,6 +183,8 @@ class TrainingConfig:
     max_epochs: int = 20
     packing: bool = True
     stride: int | None = None
+    mask_rate: float = 0.3
+    mask_last_share: float = 0.2
     behavior_weights: dict[str, float] = field(default_factory=dict)
     precision: Literal["float32", "bfloat16"] = "float32"
     ema_decay: float | None = None
@@ -138,6 +206,11 @@ class TrainingConfig:
             checkpoint_seconds=self.checkpoint_seconds,
             num_devices=self.num_devices,
         )
+        if not (0 < self.mask_rate < 1 and 0 <= self.mask_last_share <= 1):
+            raise ConfigError(
+                "training.mask_rate must be between 0 and 1 and training.mask_last_share from 0 to 1, got "
+                f"{self.mask_rate} and {self.mask_last_share}"
+            )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ConfigError(f"training.ema_decay must be between 0 and 1, got {self.ema_decay}")
         negative = {name: weight for name, weight in self.behavior_weights.items() if not weight >= 0}

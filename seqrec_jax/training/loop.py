@@ -140,13 +140,20 @@ def train(
             f"training.batch_size is {config.batch_size}, which {data_size(mesh)} devices cannot share evenly; "
             "choose a multiple, or set training.num_devices"
         )
-    epoch_rows, steps_per_epoch = _plan_epochs(data.sequences, config, length)
+    # without a next event there is no target, unless events are predicted from both sides
+    epoch_rows, steps_per_epoch = _plan_epochs(data.sequences, config, length, drop_last=1 if model.causal else 0)
     total_steps = config.max_epochs * steps_per_epoch
     optimizer = make_optimizer(config.optimizer, total_steps=total_steps)
     rates = make_schedule(config.optimizer, total_steps=total_steps)
     if objective is None:
-        counts = np.bincount(data.sequences.item_ids, minlength=data.num_items + 1)
-        objective = make_objective(config.loss, item_counts=counts, axis_name=DATA_AXIS)
+        item_ids, size = data.sequences.item_ids, data.num_items + 1
+        are_targets = data.behavior_weights[data.sequences.behaviors] > 0
+        objective = make_objective(
+            config.loss,
+            item_counts=np.bincount(item_ids, minlength=size),
+            target_counts=np.bincount(item_ids[are_targets], minlength=size),
+            axis_name=DATA_AXIS,
+        )
     run_steps = make_run_steps(
         model,
         objective,
@@ -234,10 +241,12 @@ def _start_or_continue(
     return state, Progress(**saved)
 
 
-def _plan_epochs(sequences: Sequences, config: TrainingConfig, length: int) -> tuple[Callable[[int], Rows], int]:
+def _plan_epochs(
+    sequences: Sequences, config: TrainingConfig, length: int, *, drop_last: int
+) -> tuple[Callable[[int], Rows], int]:
     """A function from the number of an epoch to its rows, and the batches in it."""
-    windows = sliding_windows(sequences, length=length, stride=config.stride, drop_last=1)
-    if not len(windows.starts):
+    windows = sliding_windows(sequences, length=length, stride=config.stride, drop_last=drop_last)
+    if sequences.lengths.max(initial=0) < 2:
         raise DataError(
             f"no user among {sequences.num_users} has two training events, so there is nothing to predict; choose "
             "another split or a smaller k-core"

@@ -1,23 +1,33 @@
-"""From the configured loss to one scalar: scores of targets and negatives, the loss, its weighted mean."""
+"""From the configured loss to one scalar: negatives, scores of targets and negatives, the loss, its weighted mean."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from seqrec_jax import losses
-from seqrec_jax.negatives import popularity_sampler, sample_negatives
-from seqrec_jax.scoring import candidate_scores, pair_scores
+from seqrec_jax.negatives import Negatives, in_batch_negatives, mixed_negatives, popularity_sampler, sample_negatives
+from seqrec_jax.scoring import pair_scores
 from seqrec_jax.training.config import LossConfig
 
 Objective = Callable[..., Float[Array, ""]]
+DrawNegatives = Callable[[Int[Array, "B L"], jax.Array, jax.Array], Negatives]
+
+_LARGEST_PROPENSITY_WEIGHT = 10.0  # a target that counts for more than ten others makes steps too noisy
 
 
-def make_objective(config: LossConfig, *, item_counts: np.ndarray, axis_name: str | None) -> Objective:
+def make_objective(
+    config: LossConfig,
+    *,
+    item_counts: np.ndarray,
+    axis_name: str | None,
+    target_counts: np.ndarray | None = None,
+) -> Objective:
     """The training objective as a pure function.
 
     Args:
@@ -25,6 +35,8 @@ def make_objective(config: LossConfig, *, item_counts: np.ndarray, axis_name: st
       item_counts: `[V+1]` events of each item in training; items with none are neither negatives nor part of
         the softmax, so that an item without training is not pushed down.
       axis_name: mesh axis that shares the batch, None on one device.
+      target_counts: `[V+1]` how often each item is a target, by which negatives come from the batch and inverse
+        propensities are taken; None takes the events for it.
 
     Returns:
       `objective(queries [B, L, E], v_y [V+1, E], targets [B, L], weights [B, L], step_key, row_keys [B])`, the
@@ -32,7 +44,12 @@ def make_objective(config: LossConfig, *, item_counts: np.ndarray, axis_name: st
     """
     trained = np.asarray(item_counts) > 0
     trained[0] = False
-    sampler = popularity_sampler(np.where(trained, item_counts, 0), power=config.negatives_power)
+    target_counts = np.where(trained, item_counts if target_counts is None else target_counts, 0)
+    draw = _make_draw(config, np.where(trained, item_counts, 0), target_counts, axis_name)
+    pair_loss = _make_pair_loss(config, num_items=int(trained.sum()))
+    propensity_weights = losses.inverse_propensity_weights(
+        target_counts, power=config.propensity_power, max_weight=_LARGEST_PROPENSITY_WEIGHT
+    )
 
     def objective(
         queries: Float[Array, "B L E"],
@@ -42,46 +59,78 @@ def make_objective(config: LossConfig, *, item_counts: np.ndarray, axis_name: st
         step_key: jax.Array,
         row_keys: jax.Array,
     ) -> Float[Array, ""]:
-        flat = queries.reshape(-1, queries.shape[-1])
-        flat_targets, flat_weights = targets.reshape(-1), weights.reshape(-1)
-        where: Bool[Array, " T"] = flat_targets > 0
+        where = targets > 0
+        if config.propensity_power:
+            weights = weights * propensity_weights[targets]
         if config.kind == "softmax":
             return losses.mean_softmax_loss(
-                flat,
+                queries.reshape(-1, queries.shape[-1]),
                 v_y,
-                flat_targets,
+                targets.reshape(-1),
                 temperature=config.temperature,
+                label_smoothing=config.label_smoothing,
                 allowed=jnp.asarray(trained),
-                where=where,
-                weights=flat_weights,
+                where=where.reshape(-1),
+                weights=weights.reshape(-1),
                 axis_name=axis_name,
             )
+        negatives = draw(targets, step_key, row_keys)
         if config.kind == "sampled_softmax":
-            negatives = sample_negatives(sampler, (config.num_negatives,), step_key)
             values = losses.sampled_softmax_loss(
-                flat,
+                queries,
                 v_y,
-                flat_targets,
+                targets,
                 negative_ids=negatives.ids,
-                negative_log_q=negatives.log_q,
-                target_log_q=sampler.log_q[flat_targets],
+                log_q=negatives.log_q,
                 temperature=config.temperature,
                 where=where,
             )
         else:
-            shape = (targets.shape[1], config.num_negatives)
-            # a row's negatives follow from the row, so that they do not depend on the number of devices
-            drawn = jax.vmap(lambda key: sample_negatives(sampler, shape, key).ids)(row_keys)
-            negative_ids = drawn.reshape(-1, config.num_negatives)
-            loss = losses.binary_cross_entropy_loss if config.kind == "binary_cross_entropy" else losses.bpr_loss
-            positive_scores = pair_scores(flat, None, v_y[flat_targets])
-            negative_scores = candidate_scores(flat, None, v_y, candidate_ids=negative_ids)
-            values = loss(
-                positive_scores / config.temperature,
-                negative_scores / config.temperature,
-                negative_where=negative_ids != flat_targets[:, None],
+            values = pair_loss(
+                pair_scores(queries, None, v_y[targets]) / config.temperature,
+                losses.negative_scores(queries, v_y, negative_ids=negatives.ids) / config.temperature,
+                negative_where=losses.negatives_that_count(negatives.ids, targets),
                 where=where,
             )
-        return losses.weighted_mean(values, flat_weights, where=where, axis_name=axis_name)
+        return losses.weighted_mean(values, weights, where=where, axis_name=axis_name)
 
     return objective
+
+
+def _make_draw(
+    config: LossConfig, item_counts: np.ndarray, target_counts: np.ndarray, axis_name: str | None
+) -> DrawNegatives:
+    """`draw(targets [B, L], step_key, row_keys [B])` gives the ids of a batch `[N]`, of rows or of targets."""
+    power = config.popularity_power if config.negatives == "popularity" else 0.0
+    sampler = popularity_sampler(item_counts, power=power)
+    target_log_q = popularity_sampler(target_counts).log_q
+
+    def draw(targets: Array, step_key: jax.Array, row_keys: jax.Array) -> Negatives:
+        if config.negatives == "in_batch":
+            return in_batch_negatives(
+                targets, target_log_q, num_negatives=config.num_negatives, axis_name=axis_name, key=step_key
+            )
+        if config.negatives == "mixed":
+            return mixed_negatives(
+                targets, target_log_q, sampler, num_negatives=config.num_negatives, axis_name=axis_name, key=step_key
+            )
+        if config.negatives_per == "batch":
+            return sample_negatives(sampler, (config.num_negatives,), step_key)
+        places = (targets.shape[1],) if config.negatives_per == "target" else ()
+        # a row's negatives follow from the row, so that they do not depend on the number of devices
+        ids = jax.vmap(lambda key: sample_negatives(sampler, (*places, config.num_negatives), key).ids)(row_keys)
+        return Negatives(ids, sampler.log_q)
+
+    return draw
+
+
+def _make_pair_loss(config: LossConfig, *, num_items: int) -> Callable[..., Array]:
+    """The loss of positive and negative scores that the configuration names; plain BPR where it names none."""
+    if config.kind == "binary_cross_entropy":
+        return losses.binary_cross_entropy_loss
+    if config.kind == "generalized_binary_cross_entropy":
+        beta = losses.calibrated_beta(config.num_negatives, max(num_items, 2), calibration=config.calibration)
+        return partial(losses.generalized_binary_cross_entropy_loss, beta=beta)
+    if config.kind == "bpr_max":
+        return partial(losses.bpr_max_loss, score_penalty=config.score_penalty)
+    return losses.bpr_loss

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from seqrec_jax.data.batches import EventArrays, Rows, gather_batch
+from seqrec_jax.data.batches import EventArrays, Rows, gather_batch, masked_batch
 from seqrec_jax.items import ItemTable
 from seqrec_jax.model import SequenceModel
 from seqrec_jax.parallel import DATA_AXIS, data_size
@@ -20,6 +20,7 @@ from seqrec_jax.training.objective import Objective
 from seqrec_jax.training.state import Params, TrainState
 
 _STEP_STREAM = 0x57E9  # keeps the steps' keys apart from those of initialisation and order
+_MASK_STREAM = 0x3A5C  # keeps the keys of masks apart from those of dropout and negatives
 
 
 class StepTotals(NamedTuple):
@@ -62,6 +63,14 @@ def make_run_steps(
         key, row_key = jax.random.split(key)
         first_row = jax.lax.axis_index(DATA_AXIS) * rows_per_device
         row_keys = jax.vmap(lambda row: jax.random.fold_in(row_key, row))(first_row + jnp.arange(rows_per_device))
+        if not model.causal:
+            batch = masked_batch(
+                batch,
+                rate=config.mask_rate,
+                last_share=config.mask_last_share,
+                behavior_weights=behavior_weights,
+                row_keys=jax.vmap(lambda key: jax.random.fold_in(key, _MASK_STREAM))(row_keys),
+            )
         cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
         queries = model.project(cast, model.encode(cast, item_table, batch, key=row_keys))
         v_y = model.item_vectors(cast, item_table)

@@ -19,6 +19,8 @@ from seqrec_jax.data.batches import (
     event_arrays,
     gather_batch,
     history_batch,
+    masked_batch,
+    positions_from_end,
     shuffled_rows,
 )
 from seqrec_jax.data.sequences import (
@@ -30,7 +32,7 @@ from seqrec_jax.data.sequences import (
 )
 from seqrec_jax.errors import ConfigError, DataError
 
-FIRST = 1_600_000_000
+FIRST = 1_600_041_600  # a Monday, 00:00 UTC
 NUM_EVENTS, ROWS, SLOTS, LENGTH = 40, 6, 4, 12  # one shape, so that hypothesis compiles once
 WEIGHTS = np.array([1.0, 0.0, 2.5], dtype=np.float32)
 
@@ -51,7 +53,9 @@ def make_sequences(lengths: list[int], *, seed: int = 0) -> Sequences:
 def expected_batch(sequences: Sequences, rows, *, length: int, weights: np.ndarray | None) -> Batch:
     """One event after the other."""
     shape = (len(rows.lengths), length)
-    batch = Batch(*(np.zeros(shape, dtype=np.float32 if name == "weights" else np.int32) for name in Batch._fields))
+    names = Batch._fields[:7] if weights is None else [name for name in Batch._fields if name != "masked"]
+    arrays = {name: np.zeros(shape, dtype=np.float32 if name == "weights" else np.int32) for name in names}
+    batch = Batch(**arrays)
     for row in range(shape[0]):
         column = 0
         for slot, size in enumerate(np.asarray(rows.lengths[row])):
@@ -63,6 +67,7 @@ def expected_batch(sequences: Sequences, rows, *, length: int, weights: np.ndarr
                 batch.positions[row, column] = position
                 batch.segment_ids[row, column] = slot + 1
                 if weights is not None:
+                    batch.target_behaviors[row, column] = sequences.behaviors[event + 1]
                     weight = weights[sequences.behaviors[event + 1]]
                     if sequences.item_ids[event + 1] > 0 and weight > 0:
                         batch.targets[row, column] = sequences.item_ids[event + 1]
@@ -73,6 +78,9 @@ def expected_batch(sequences: Sequences, rows, *, length: int, weights: np.ndarr
 
 def assert_same(found: Batch, expected: Batch) -> None:
     for name, a, b in zip(Batch._fields, found, expected, strict=True):
+        if a is None or b is None:
+            assert a is b, name
+            continue
         assert a.dtype == (np.float32 if name == "weights" else np.int32), name
         np.testing.assert_array_equal(a, b, err_msg=name)
 
@@ -132,6 +140,78 @@ def test_gather_by_hand():
     # the search (no item) and the event of behaviour 1 are no targets; the last of each user is one
     assert batch.targets.tolist() == [[6, 0, 7, 0, 4, 0]]
     assert batch.weights.tolist() == [[1.0, 0.0, 0.5, 0.0, 0.5, 0.0]]
+    assert batch.target_behaviors.tolist() == [[0, 1, 2, 1, 2, 0]]
+
+
+def test_device_times_count_from_the_monday_before_the_first_event():
+    sequences = make_sequences([3])
+    friday = FIRST + 4 * 86_400 + 3_601  # a minute past one o'clock
+    found = event_arrays(sequences, first_timestamp=friday)
+    np.testing.assert_array_equal(found.timestamps, sequences.timestamps - FIRST)
+    batch = history_batch(sequences, length=3, first_timestamp=friday)
+    np.testing.assert_array_equal(batch.timestamps[0], sequences.timestamps - FIRST)
+    assert event_arrays(sequences, first_timestamp=FIRST).timestamps[0] == 0
+    assert event_arrays(sequences, first_timestamp=FIRST - 1).timestamps[0] == 7 * 86_400
+
+
+def test_a_masked_end_stands_after_the_last_events():
+    sequences = make_sequences([5, 0, 1])
+    batch = history_batch(sequences, length=4, first_timestamp=FIRST, masked_end=True, target_behavior=2)
+    assert batch.masked.tolist() == [[False, False, False, True], [False] * 4, [False, True, False, False]]
+    assert batch.segment_ids.tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]]
+    assert batch.positions.tolist() == [[0, 1, 2, 3], [0, 0, 0, 0], [0, 1, 0, 0]]
+    assert batch.item_ids[0].tolist() == [*sequences.item_ids[2:5], 0]
+    assert (batch.target_behaviors == 2).all()
+    assert batch.masked.dtype == bool
+
+
+def packed_batch(rows: int) -> Batch:
+    """Segments of 1, 4 and 7 events in each row, then padding."""
+    sequences = make_sequences([12 * rows + 1])
+    lengths = np.tile(np.array([1, 4, 7], dtype=np.int32), (rows, 1))
+    starts = np.arange(rows)[:, None] * 12 + np.array([0, 1, 5])
+    events = event_arrays(sequences, first_timestamp=FIRST)
+    return gather_batch(events, Rows(jnp.asarray(starts, jnp.int32), jnp.asarray(lengths)), length=14)
+
+
+def mask(batch: Batch, *, rate: float, last_share: float, seed: int = 0) -> Batch:
+    keys = jax.random.split(jax.random.key(seed), len(batch.item_ids))
+    masked = jax.jit(partial(masked_batch, rate=rate, last_share=last_share))
+    return masked(batch, behavior_weights=jnp.asarray(WEIGHTS), row_keys=keys)
+
+
+def test_masked_events_are_the_targets():
+    batch = packed_batch(200)
+    found = mask(batch, rate=0.3, last_share=0.25)
+    for segment in (1, 2, 3):
+        assert (found.masked & (found.segment_ids == segment)).sum(axis=1).min() >= 1
+    assert not found.masked[:, 12:].any()
+    weights = WEIGHTS[np.asarray(batch.behaviors)]
+    usable = np.asarray(found.masked) & (np.asarray(batch.item_ids) > 0) & (weights > 0)
+    np.testing.assert_array_equal(found.targets, np.where(usable, batch.item_ids, 0))
+    np.testing.assert_array_equal(found.weights, np.where(usable, weights, 0.0))
+    np.testing.assert_array_equal(found.target_behaviors, batch.behaviors)
+    np.testing.assert_array_equal(found.item_ids, batch.item_ids)  # the encoder is told by `masked`
+
+
+def test_masks_have_the_shares_that_were_asked_for():
+    batch = packed_batch(4000)
+    only_last = np.asarray(mask(batch, rate=0.3, last_share=1.0).masked)
+    np.testing.assert_array_equal(only_last, np.asarray(positions_from_end(batch) == 0) & (batch.segment_ids > 0))
+    masked = np.asarray(mask(batch, rate=0.3, last_share=0.0).masked)[:, 5:12]
+    # each of 7 events by itself, or as the one that surely is: 1 - 0.7 * 6/7
+    np.testing.assert_allclose(masked.mean(axis=0), 0.4, atol=0.03)
+    other = np.asarray(mask(batch, rate=0.3, last_share=0.0, seed=1).masked)[:, 5:12]
+    assert (masked != other).any(axis=1).mean() > 0.8
+
+
+def test_positions_from_the_end_by_hand():
+    batch = gather_batch(
+        event_arrays(make_sequences([9]), first_timestamp=FIRST),
+        Rows(jnp.array([[0, 4]]), jnp.array([[3, 2]])),
+        length=6,
+    )
+    assert positions_from_end(batch).tolist() == [[2, 1, 0, 1, 0, 0]]
 
 
 def test_eager_jit_vmap_and_pmap_agree():
@@ -242,23 +322,23 @@ def test_history_batch_equals_the_gathered_last_windows(length):
     )
     expected = gather_batch(event_arrays(sequences, first_timestamp=FIRST), rows, length=length)
     found = history_batch(sequences, length=length, first_timestamp=FIRST)
-    assert all(isinstance(leaf, np.ndarray) for leaf in found)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
     assert_same(found, expected)
 
 
 def test_history_batch_of_users_without_events_is_padding():
     found = history_batch(make_sequences([0, 0]), length=3, first_timestamp=FIRST)
-    assert all(leaf.shape == (2, 3) and not leaf.any() for leaf in found)
+    assert all(leaf.shape == (2, 3) and not leaf.any() for leaf in jax.tree.leaves(found))
     with pytest.raises(ConfigError, match="length must be at least 1, got 0"):
         history_batch(make_sequences([2]), length=0, first_timestamp=FIRST)
 
 
 def test_times_before_the_first_event_are_negative():
-    found = history_batch(make_sequences([2]), length=2, first_timestamp=FIRST + 60)
-    assert found.timestamps.tolist() == [[-60, 0]]
+    found = history_batch(make_sequences([2]), length=2, first_timestamp=FIRST + 7 * 86_400)
+    assert found.timestamps.tolist() == [[-604_800, -604_740]]
 
 
-@pytest.mark.parametrize("offset", [2**31, -(2**31)])
+@pytest.mark.parametrize("offset", [2**31, -(2**31) - 7 * 86_400])
 def test_times_that_would_wrap_are_refused(offset):
     sequences = make_sequences([2])
     message = (
@@ -269,8 +349,8 @@ def test_times_that_would_wrap_are_refused(offset):
         event_arrays(sequences, first_timestamp=FIRST - offset)
     with pytest.raises(DataError, match=message):
         history_batch(sequences, length=5, first_timestamp=FIRST - offset)
-    # the largest times that fit
-    assert event_arrays(sequences, first_timestamp=FIRST + 60 - (2**31 - 1)).timestamps[1] == 2**31 - 1
+    most = (2**31 - 1) // (7 * 86_400) * (7 * 86_400)  # the whole weeks that fit
+    assert event_arrays(sequences, first_timestamp=FIRST - most).timestamps[1] == most + 60
 
 
 def test_more_events_than_int32_reaches_are_refused():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from seqrec_jax.encoders.layers import _hash, _places, dropout
+from seqrec_jax.encoders.dropout import _hash, _places, dropout
 from seqrec_jax.errors import ConfigError, ShapeError
 
 ROWS, LENGTH, WIDTH = 64, 50, 32

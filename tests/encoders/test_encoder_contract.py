@@ -15,8 +15,13 @@ CONFIGS = {
     "recent_mean": EncoderConfig(kind="mean", width=WIDTH, recency_half_life=2.0),
     "gru": EncoderConfig(kind="gru", width=WIDTH, dropout=0.5),
     "lstm": EncoderConfig(kind="lstm", width=WIDTH, dropout=0.5),
+    "linear_recurrence": EncoderConfig(kind="linear_recurrence", width=WIDTH, dropout=0.5),
     "sasrec": EncoderConfig(kind="sasrec", width=WIDTH, dropout=0.5, attention_dropout=0.5),
     "sasrec_post": EncoderConfig(width=WIDTH, num_layers=1, norm="post", activation="relu"),
+    "bert4rec": EncoderConfig(kind="bert4rec", width=WIDTH, dropout=0.5, attention_dropout=0.5),
+    "ligr": EncoderConfig(kind="ligr", width=WIDTH, dropout=0.5, attention_dropout=0.5),
+    "hstu": EncoderConfig(kind="hstu", width=WIDTH, dropout=0.5, attention_dropout=0.5),
+    "hstu_timeless": EncoderConfig(kind="hstu", width=WIDTH, num_layers=1, max_length=2, time_bias=False),
 }
 
 
@@ -31,7 +36,7 @@ def make_batch(segment_ids: list[list[int]]) -> Batch:
     return Batch(
         zeros,
         zeros,
-        zeros,
+        jnp.asarray(1000 * segments + 7 * positions**3),
         jnp.asarray(positions),
         jnp.asarray(segments),
         zeros,
@@ -53,14 +58,15 @@ def built(request: pytest.FixtureRequest) -> tuple[Encoder, dict]:
     return encoder, jax.tree.unflatten(structure, leaves)
 
 
-def test_states_know_their_segments_past_and_nothing_else(built: tuple[Encoder, dict]) -> None:
+def test_states_know_their_segments_past_and_no_more_unless_they_look_both_ways(built: tuple[Encoder, dict]) -> None:
     encoder, params = built
     batch = make_batch([[0, 1, 1, 1, 2, 2, 0, 3, 3, 0]])
     vectors = normal(2, 1, 10, WIDTH)
     jacobian = jax.jit(jax.jacobian(lambda v: encode_one(encoder, params, v, batch)))(vectors[0])
     influence = np.abs(np.asarray(jacobian)).max(axis=(1, 3))  # [state's position, event's position]
     segments = np.asarray(batch.segment_ids[0])
-    visible = (segments[:, None] == segments[None]) & np.tri(10, dtype=bool)
+    visible = segments[:, None] == segments[None]
+    visible &= np.tri(10, dtype=bool) | (not encoder.causal)
     real = segments > 0
     np.testing.assert_array_equal(influence[real] > 0, visible[real])
 
@@ -152,7 +158,7 @@ def test_parameters_are_nested_dicts_of_arrays_with_string_keys(built: tuple[Enc
     check(params)
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm", "sasrec"])
+@pytest.mark.parametrize("name", ["gru", "lstm", "linear_recurrence", "sasrec", "bert4rec", "ligr", "hstu"])
 def test_dropout_needs_a_key_and_follows_it(name: str) -> None:
     encoder = make_encoder(CONFIGS[name])
     params = encoder.init(jax.random.key(1))
@@ -168,7 +174,7 @@ def test_dropout_needs_a_key_and_follows_it(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"kind": "transformer"}, "one of mean, gru, lstm, sasrec"),
+        ({"kind": "transformer"}, "one of mean, gru, lstm, linear_recurrence, sasrec"),
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"num_layers": -1}, "num_layers"),
         ({"dropout": 1.0}, "less than 1, got 1.0"),

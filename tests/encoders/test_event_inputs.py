@@ -46,6 +46,35 @@ def test_vector_is_the_sum_of_the_inputs() -> None:
     np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-6)
 
 
+def test_hour_weekday_and_position_from_the_end() -> None:
+    """Times on the device count from a Monday, so day 3 is a Thursday."""
+    config = EventInputConfig(
+        item=False, hour=True, weekday=True, position=False, position_from_end=True, scale_item=False
+    )
+    inputs = make_event_inputs(config, item_width=5, width=5, max_length=3, num_behaviors=1)
+    p = inputs.init(jax.random.key(0))
+    assert jax.tree.map(jnp.shape, p) == {"hours": (24, 5), "weekdays": (7, 5), "positions_from_end": (3, 5)}
+    day, hour = 86_400, 3_600
+    times = jnp.array([[0, 0, 3 * day + 5 * hour + 1799, 8 * day + 23 * hour + 3599, day, 0]], jnp.int32)
+    found = inputs.event_vectors(p, None, BATCH._replace(timestamps=times))
+    expected = {1: (0, 0, 2), 2: (5, 3, 1), 3: (23, 1, 0), 4: (0, 1, 0)}
+    for column, (of_day, of_week, from_end) in expected.items():
+        vector = p["hours"][of_day] + p["weekdays"][of_week] + p["positions_from_end"][from_end]
+        np.testing.assert_allclose(found[0, column], vector, rtol=1e-6)
+
+
+def test_of_a_masked_event_only_its_position_is_seen() -> None:
+    inputs = make_event_inputs(EVERYTHING, item_width=5, width=5, max_length=4, num_behaviors=3, with_mask=True)
+    p = inputs.init(jax.random.key(0))
+    assert p["marks"].shape == (1, 5)
+    masked = jnp.zeros((1, 6), bool).at[0, 2].set(True)
+    items = jax.random.normal(jax.random.key(1), (1, 6, 5))
+    plain = inputs.event_vectors(p, items, BATCH)
+    found = inputs.event_vectors(p, items, BATCH._replace(masked=masked))
+    np.testing.assert_allclose(found[0, 2], p["marks"][0] + p["positions"][1], rtol=1e-6)
+    np.testing.assert_array_equal(found[0, [0, 1, 3, 4, 5]], plain[0, [0, 1, 3, 4, 5]])
+
+
 def test_equal_widths_need_no_projection_and_scale_is_the_root_of_the_width() -> None:
     config = EventInputConfig(position=False, scale_item=True)
     inputs = make_event_inputs(config, item_width=4, width=4, max_length=2, num_behaviors=1)

@@ -44,7 +44,8 @@ def read(tmp_path, text, *overrides):
         ("training: {packing: 3}", 'key "training.packing": Expected a bool. Got value: 3'),
         (
             "training: {loss: {kind: soft}}",
-            "Expected one of 'softmax', 'sampled_softmax', 'binary_cross_entropy', 'bpr'",
+            "Expected one of 'softmax', 'sampled_softmax', 'binary_cross_entropy', 'generalized_binary_cross_entropy', "
+            "'bpr', 'bpr_max'",
         ),
         ("training: {loss: {temperature: 0}}", "training.loss.temperature must be greater than 0, got 0"),
         ("training: {optimizer: {learning_rate: .nan}}", "learning_rate must be greater than 0, got nan"),

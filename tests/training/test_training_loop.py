@@ -11,6 +11,7 @@ from tiny_training import (
     STEPS_PER_EPOCH,
     same_bits,
     share_compiled,
+    tiny_model,
     tiny_params,
     train_tiny,
 )
@@ -342,7 +343,7 @@ def test_nobody_with_two_events(tmp_path):
         3,
     )
     with pytest.raises(DataError, match="no user among 2 has two training events, so there is nothing to predict"):
-        loop.train(None, None, data, None, config=CONFIG, length=10, directory=tmp_path)
+        loop.train(tiny_model(), None, data, None, config=CONFIG, length=10, directory=tmp_path)
 
 
 def test_a_full_disk_ends_training_with_a_clear_error(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import numpy as np
 from seqrec_jax.data.batches import EventArrays, Rows, event_arrays
 from seqrec_jax.data.sequences import Sequences, one_window_per_row, sliding_windows
 from seqrec_jax.encoders import EncoderConfig
+from seqrec_jax.encoders.events import EventInputConfig
 from seqrec_jax.items import ItemTowerConfig
 from seqrec_jax.items.tower import id_table
 from seqrec_jax.model import ModelConfig, SequenceModel, make_sequence_model
@@ -65,7 +66,9 @@ def tiny_model(kind: str = "mean", dropout: float = 0.3) -> SequenceModel:
     encoder = EncoderConfig(
         kind=kind, width=8, num_layers=1, num_heads=2, dropout=dropout, attention_dropout=dropout, max_length=LENGTH
     )
-    config = ModelConfig(encoder=encoder, items=ItemTowerConfig(width=8), bilinear="full")
+    # an encoder that looks both ways has to find the event before a masked one by its position
+    events = EventInputConfig(position=kind != "bert4rec", position_from_end=kind == "bert4rec")
+    config = ModelConfig(encoder=encoder, events=events, items=ItemTowerConfig(width=8), bilinear="full")
     return make_sequence_model(config, num_items=NUM_ITEMS, num_behaviors=2, item_table=id_table(NUM_ITEMS))
 
 

@@ -1,0 +1,20 @@
+"""Self-attention in both directions over a user's events (BERT4Rec)."""
+
+from __future__ import annotations
+
+from seqrec_jax.encoders.config import Encoder, EncoderConfig
+from seqrec_jax.encoders.layers import AttentionBlock
+from seqrec_jax.encoders.stack import stack_encoder
+
+
+def bert4rec_encoder(config: EncoderConfig) -> Encoder:
+    """SASRec's blocks without its mask: a state knows all events of its segment, earlier and later.
+
+    It therefore learns to predict masked events, and a new event changes every state, so that none can be appended.
+
+    Source:
+      Sun et al. (2019), BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from
+      Transformer. The authors normalise after each part and have a feed-forward layer of four times the width:
+      `norm="post"`, `feed_forward_multiple=4`.
+    """
+    return stack_encoder(config, AttentionBlock, causal=False, final_norm=config.norm == "pre")

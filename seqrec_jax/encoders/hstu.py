@@ -1,0 +1,117 @@
+"""Pointwise attention that knows distances in events and in time (HSTU)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from seqrec_jax.encoders.config import Encoder, EncoderConfig
+from seqrec_jax.encoders.dropout import dropout
+from seqrec_jax.encoders.layers import (
+    NUM_TIME_BUCKETS,
+    KeyValues,
+    LayerNorm,
+    Recall,
+    Sight,
+    embedding_init,
+    split_heads,
+)
+from seqrec_jax.encoders.stack import stack_encoder
+
+
+def hstu_encoder(config: EncoderConfig) -> Encoder:
+    """Causal transduction units, then a layer normalisation.
+
+    `config.norm`, `config.activation` and `config.feed_forward_multiple` are without effect.
+
+    Source:
+      Zhai et al. (2024), Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers for Generative
+      Recommendations. As in the authors' code for public data, scores are not scaled by the heads' width. Theirs
+      counts the time up to the next event, which a shop does not know yet; here it is up to the query's own event,
+      in powers of two. Their heads share one bias, here each has its own.
+    """
+    return stack_encoder(config, TransductionUnit, timed=config.time_bias)
+
+
+def pointwise_attend(
+    queries: Float[Array, "B Q H d"],
+    keys: Float[Array, "B K H d"],
+    values: Float[Array, "B K H d"],
+    *,
+    bias: Float[Array, "#B Q K H"],
+    where: Bool[Array, "B Q K"],
+    max_length: int,
+    dropout_rate: float = 0.0,
+    site: str = "attention",
+    key: PRNGKeyArray | None = None,
+) -> Float[Array, "B Q H d"]:
+    """Attention whose weights do not compete: `silu(q kᵀ + bias) v / max_length` for each of H heads.
+
+    A sum of weights that softmax would hold at one tells how much there is to look at.
+
+    Args:
+      queries: `[B, Q, H, d]`.
+      keys: `[B, K, H, d]`.
+      values: `[B, K, H, d]`.
+      bias: `[B or 1, Q, K, H]` added to the scores.
+      where: `[B, Q, K]` True where a query may look at a key.
+      max_length: divisor, the most events of a user.
+      dropout_rate: share of the weights set to zero.
+      site: name of the call's place, for dropout.
+      key: as for `dropout`.
+
+    Returns:
+      `[B, Q, H, d]`; the weights are computed in float32.
+    """
+    scores_bhqk = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
+    scores_bhqk = scores_bhqk + jnp.moveaxis(bias, -1, 1).astype(jnp.float32)
+    weights = jnp.where(where[:, None], jax.nn.silu(scores_bhqk) * (1.0 / max_length), 0.0).astype(values.dtype)
+    weights = dropout(weights, rate=dropout_rate, site=site, key=key)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, values)
+
+
+class TransductionUnit(nnx.Module):
+    """`u, v, q, k = silu(norm(x) W)`, then `x + (u · norm(attend(q, k, v))) W'`.
+
+    The bias of a score is a number learned for each head and distance in events, and one for each head and power of
+    two of the seconds between the events.
+    """
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+        width, num_heads = config.width, config.num_heads
+        self.norm = LayerNorm(width, epsilon=1e-6)
+        self.projections = nnx.Linear(width, 4 * width, kernel_init=embedding_init, rngs=rngs)
+        self.distance_bias = nnx.Param(embedding_init(rngs.params(), (config.max_length, num_heads), jnp.float32))
+        if config.time_bias:
+            self.time_bias = nnx.Param(embedding_init(rngs.params(), (NUM_TIME_BUCKETS, num_heads), jnp.float32))
+        self.mixed_norm = LayerNorm(width, epsilon=1e-6)
+        self.output = nnx.Linear(width, width, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs)
+        self.config = config
+
+    def __call__(
+        self, x: Float[Array, "B Q D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, "B Q D"], KeyValues]:
+        config = self.config
+        gate, *parts = jnp.split(jax.nn.silu(self.projections(self.norm(x))), 4, axis=-1)
+        values, queries, keys = (split_heads(part, num_heads=config.num_heads) for part in parts)
+        seen = recall(KeyValues(keys, values))
+        mixed = pointwise_attend(
+            queries,
+            *seen,
+            bias=self.bias(sight),
+            where=sight.where,
+            max_length=config.max_length,
+            dropout_rate=config.attention_dropout,
+            site=f"{site}/weights",
+            key=key,
+        )
+        gated = gate * self.mixed_norm(mixed.reshape(x.shape))
+        return x + self.output(dropout(gated, rate=config.dropout, site=f"{site}/gated", key=key)), seen
+
+    def bias(self, sight: Sight) -> Float[Array, "#B Q K H"]:
+        """What the distances add to the scores; those beyond the last learned one share it."""
+        last = self.config.max_length - 1
+        by_distance = self.distance_bias[...][jnp.minimum(sight.distances, last)]
+        return by_distance + self.time_bias[...][sight.time_buckets] if self.config.time_bias else by_distance

@@ -1,0 +1,41 @@
+"""Every training objective: arrays in, one float32 value a target out; `mean_…` and `weighted_mean` reduce.
+
+The values of a loss are multiplied by `weights` (`[*T]` float32, None means 1) and 0 where `where` (`[*T]`,
+None = all) is False; a target without weight touches neither value nor gradient, whatever it holds. To
+average, give the weights to `weighted_mean` and leave the loss unweighted.
+
+How gradients meet several devices: the gradient of a mean with `axis_name` by a replicated parameter is the
+whole batch's as it stands inside `jax.shard_map`, and inside `jax.pmap` after `jax.lax.pmean` over it.
+"""
+
+from __future__ import annotations
+
+from seqrec_jax.losses.pairwise import bpr_loss, bpr_max_loss
+from seqrec_jax.losses.pointwise import (
+    binary_cross_entropy_loss,
+    calibrated_beta,
+    generalized_binary_cross_entropy_loss,
+    squared_error_loss,
+)
+from seqrec_jax.losses.reduce import weighted_mean
+from seqrec_jax.losses.sampled import negative_scores, negatives_that_count, sampled_softmax_loss
+from seqrec_jax.losses.softmax import mean_softmax_loss, softmax_loss
+from seqrec_jax.losses.weighting import combine_losses, inverse_propensity_weights, uncertainty_weighted_loss
+
+__all__ = [
+    "binary_cross_entropy_loss",
+    "bpr_loss",
+    "bpr_max_loss",
+    "calibrated_beta",
+    "combine_losses",
+    "generalized_binary_cross_entropy_loss",
+    "inverse_propensity_weights",
+    "mean_softmax_loss",
+    "negative_scores",
+    "negatives_that_count",
+    "sampled_softmax_loss",
+    "softmax_loss",
+    "squared_error_loss",
+    "uncertainty_weighted_loss",
+    "weighted_mean",
+]

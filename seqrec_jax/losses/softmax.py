@@ -1,0 +1,270 @@
+"""The softmax over all items, which never holds the scores of all rows, and its gradient.
+
+Rows are cut into chunks, each scored against all items. To cut the items instead takes an online normaliser and a
+fourth matrix product for the gradient; measured it was slower (benchmarks/losses.py), so that only this way is kept.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from seqrec_jax.errors import ConfigError, ShapeError
+from seqrec_jax.losses.inputs import check_shape, target_weights
+from seqrec_jax.losses.reduce import global_sum
+
+_LOGITS_PER_CHUNK = 2**22  # 16 MiB of float32
+_MIN_CHUNK_SIZE = 128  # fewer rows at a time would spend the time on adding up the gradient of v_y
+
+
+def softmax_loss(
+    v: Float[Array, "T E"],
+    v_y: Float[Array, "V+1 E"],
+    targets: Int[Array, " T"],
+    *,
+    chunk_size: int | None = None,
+    temperature: float | Float[Array, ""] = 1.0,
+    label_smoothing: float = 0.0,
+    allowed: Bool[Array, " V+1"] | None = None,
+    where: Bool[Array, " T"] | None = None,
+    weights: Float[Array, " T"] | None = None,
+) -> Float[Array, " T"]:
+    """log Σⱼ exp(v·v_yⱼ / τ) − v·v_y_target / τ over all items, never holding `[T, V]` scores.
+
+    With label smoothing ε it is (1 − ε) of that and ε of its mean over all targets that are allowed. Scores are made
+    for `chunk_size` rows at a time and made again for the gradient; `mean_softmax_loss` is faster where only the
+    mean is wanted. Products of bfloat16 inputs are accumulated in float32.
+
+    Args:
+      v: `[T, E]` user vectors in the item space, v_xᵀ W.
+      v_y: `[V+1, E]` item vectors; row 0 is never scored.
+      targets: `[T]` item ids; 0 = none, which counts as masked.
+      chunk_size: rows at a time; None chooses it by V.
+      temperature: τ, may be learned.
+      label_smoothing: ε in [0, 1).
+      allowed: `[V+1]` True for items in the softmax; None means all. A target outside has an infinite loss.
+      where: `[T]` True for targets that count.
+      weights: `[T]` weight of each target.
+
+    Returns:
+      `[T]` float32.
+
+    Raises:
+      ShapeError: shapes that do not fit or a chunk_size below 1 (at trace time).
+      ConfigError: a label_smoothing out of range.
+
+    >>> import jax.numpy as jnp
+    >>> softmax_loss(jnp.zeros((1, 2)), jnp.zeros((5, 2)), jnp.array([3]))
+    Array([1.3862944], dtype=float32)
+    """
+    rows, v_y, targets, usable, weights = _softmax_inputs(v, v_y, targets, temperature, allowed, where, weights)
+    losses = _softmax_rows(rows, v_y, targets, usable, _num_chunks(rows, v_y, chunk_size))
+    losses += _smoothing_terms(rows, v_y, targets, usable, label_smoothing)
+    return weights * jnp.where(weights != 0, losses, 0.0)
+
+
+def mean_softmax_loss(
+    v: Float[Array, "T E"],
+    v_y: Float[Array, "V+1 E"],
+    targets: Int[Array, " T"],
+    *,
+    chunk_size: int | None = None,
+    temperature: float | Float[Array, ""] = 1.0,
+    label_smoothing: float = 0.0,
+    allowed: Bool[Array, " V+1"] | None = None,
+    where: Bool[Array, " T"] | None = None,
+    weights: Float[Array, " T"] | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> Float[Array, ""]:
+    """The weighted mean of `softmax_loss`, with the gradient made in the forward pass.
+
+    A chunk's gradients are taken while its scores are at hand: three matrix products instead of four.
+
+    Args:
+      v, v_y, targets, chunk_size, temperature, label_smoothing, allowed, where, weights: as for `softmax_loss`.
+      axis_name: mesh axis or axes over which the mean is taken, inside `shard_map` or `pmap`.
+
+    Returns:
+      float32 scalar; 0, with a gradient of 0, where nothing counts.
+
+    Raises:
+      ShapeError: shapes that do not fit or a chunk_size below 1 (at trace time).
+      ConfigError: a label_smoothing out of range.
+
+    >>> import jax.numpy as jnp
+    >>> mean_softmax_loss(jnp.zeros((2, 2)), jnp.zeros((5, 2)), jnp.array([3, 0]))
+    Array(1.3862944, dtype=float32)
+    """
+    rows, v_y, targets, usable, weights = _softmax_inputs(v, v_y, targets, temperature, allowed, where, weights)
+    total = global_sum(weights, axis_name=axis_name)
+    shares = weights / jnp.where(total != 0, total, 1.0)
+    local = _softmax_sum(rows, v_y, targets, usable, shares, _num_chunks(rows, v_y, chunk_size))
+    smoothing = _smoothing_terms(rows, v_y, targets, usable, label_smoothing)
+    local += jnp.sum(shares * jnp.where(shares != 0, smoothing, 0.0))
+    return global_sum(local, axis_name=axis_name)
+
+
+def _smoothing_terms(rows: Array, v_y: Array, targets: Array, usable: Array, smoothing: float) -> Array:
+    """`[T]` what label smoothing adds, ε (score of the target − mean score), by way of the mean item vector."""
+    if not 0 <= smoothing < 1:
+        raise ConfigError(f"label_smoothing must be at least 0 and less than 1, got {smoothing}")
+    if smoothing == 0:
+        return jnp.zeros(len(rows), dtype=jnp.float32)
+    scored = jnp.where(usable[:, None], v_y.astype(jnp.float32), 0.0)
+    mean_item = jnp.sum(scored, axis=0) / jnp.maximum(jnp.sum(usable, dtype=jnp.float32), 1.0)
+    rows, differences = rows.astype(jnp.float32), v_y[targets].astype(jnp.float32) - mean_item[None, :]
+    return smoothing * jnp.sum(rows * differences, axis=1)
+
+
+# Both softmax losses over all items cut their rows into chunks and go through `_chunk_logits`.
+
+
+def _chunk_logits(rows: Array, v_y: Array, usable: Array) -> Array:
+    logits = jnp.einsum("te,ve->tv", rows, v_y, preferred_element_type=jnp.float32)
+    return jnp.where(usable[None, :], logits, -jnp.inf)
+
+
+def _chunk_losses(logits: Array, targets: Array) -> tuple[Array, Array]:
+    """`[T]` losses and `[T]` log normalisers of one chunk."""
+    normalizers = jax.nn.logsumexp(logits, axis=1)
+    return normalizers - jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0], normalizers
+
+
+def _chunk_gradients(
+    rows: Array, v_y: Array, targets: Array, logits: Array, normalizers: Array, cotangents: Array
+) -> tuple[Array, Array]:
+    """Gradients by the rows and by `v_y` of Σ cotangent × loss over one chunk, in float32."""
+    cotangents = cotangents[:, None]
+    probabilities = jnp.exp(logits - jnp.where(jnp.isfinite(normalizers), normalizers, 0.0)[:, None])
+    labels = jax.nn.one_hot(targets, logits.shape[1], dtype=jnp.float32)
+    by_logits = cotangents * (probabilities - labels)
+    by_logits = jnp.where(cotangents != 0, by_logits, 0.0).astype(rows.dtype)
+    by_rows = jnp.einsum("tv,ve->te", by_logits, v_y, preferred_element_type=jnp.float32)
+    by_v_y = jnp.einsum("tv,te->ve", by_logits, rows, preferred_element_type=jnp.float32)
+    return by_rows, by_v_y
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _softmax_rows(rows: Array, v_y: Array, targets: Array, usable: Array, num_chunks: int) -> Array:
+    return _softmax_rows_forward(rows, v_y, targets, usable, num_chunks)[0]
+
+
+def _softmax_rows_forward(
+    rows: Array, v_y: Array, targets: Array, usable: Array, num_chunks: int
+) -> tuple[Array, tuple[Array, ...]]:
+    def chunk(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        return _chunk_losses(_chunk_logits(inputs[0], v_y, usable), inputs[1])
+
+    chunked = jax.lax.map(chunk, (_to_chunks(rows, num_chunks), _to_chunks(targets, num_chunks)))
+    losses, normalizers = (_from_chunks(values, len(rows)) for values in chunked)
+    return losses, (rows, v_y, targets, usable, normalizers)
+
+
+def _softmax_rows_backward(
+    num_chunks: int, residuals: tuple[Array, ...], cotangents: Array
+) -> tuple[Array, Array, None, None]:
+    rows, v_y, targets, usable, normalizers = residuals
+
+    def chunk(total: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
+        rows, targets, normalizers, cotangents = inputs
+        logits = _chunk_logits(rows, v_y, usable)
+        by_rows, by_v_y = _chunk_gradients(rows, v_y, targets, logits, normalizers, cotangents)
+        return total + by_v_y, by_rows
+
+    inputs = tuple(_to_chunks(values, num_chunks) for values in (rows, targets, normalizers, cotangents))
+    by_v_y, by_rows = jax.lax.scan(chunk, jnp.zeros_like(v_y, dtype=jnp.float32), inputs)
+    return _from_chunks(by_rows, len(rows)).astype(rows.dtype), by_v_y.astype(v_y.dtype), None, None
+
+
+_softmax_rows.defvjp(_softmax_rows_forward, _softmax_rows_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _softmax_sum(rows: Array, v_y: Array, targets: Array, usable: Array, shares: Array, num_chunks: int) -> Array:
+    """Σ share × loss."""
+    losses = _softmax_rows(rows, v_y, targets, usable, num_chunks)
+    return jnp.sum(shares * jnp.where(shares != 0, losses, 0.0))
+
+
+def _softmax_sum_forward(
+    rows: Array, v_y: Array, targets: Array, usable: Array, shares: Array, num_chunks: int
+) -> tuple[Array, tuple[Array, ...]]:
+    def chunk(total: Array, inputs: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
+        rows, targets, shares = inputs
+        logits = _chunk_logits(rows, v_y, usable)
+        losses, normalizers = _chunk_losses(logits, targets)
+        by_rows, by_v_y = _chunk_gradients(rows, v_y, targets, logits, normalizers, shares)
+        return total + by_v_y, (jnp.where(shares != 0, losses, 0.0), by_rows)
+
+    inputs = tuple(_to_chunks(values, num_chunks) for values in (rows, targets, shares))
+    by_v_y, chunked = jax.lax.scan(chunk, jnp.zeros_like(v_y, dtype=jnp.float32), inputs)
+    losses, by_rows = (_from_chunks(values, len(rows)) for values in chunked)
+    gradients = (by_rows.astype(rows.dtype), by_v_y.astype(v_y.dtype), losses)
+    return jnp.sum(shares * losses), gradients
+
+
+def _softmax_sum_backward(
+    num_chunks: int, gradients: tuple[Array, ...], cotangent: Array
+) -> tuple[Array, Array, None, None, Array]:
+    by_rows, by_v_y, by_shares = ((cotangent * g.astype(jnp.float32)).astype(g.dtype) for g in gradients)
+    return by_rows, by_v_y, None, None, by_shares
+
+
+_softmax_sum.defvjp(_softmax_sum_forward, _softmax_sum_backward)
+
+
+def _softmax_inputs(
+    v: Array,
+    v_y: Array,
+    targets: Array,
+    temperature: float | Array,
+    allowed: Array | None,
+    where: Array | None,
+    weights: Array | None,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Rows divided by τ, v_y, targets, items in the softmax, weights; masked rows and targets are 0."""
+    v, v_y, targets = jnp.asarray(v), jnp.asarray(v_y), jnp.asarray(targets)
+    if v.ndim != 2 or v_y.ndim != 2 or v.shape[1] != v_y.shape[1]:
+        raise ShapeError(f"v must be [T, E] and v_y [V+1, E] with the same E, got {v.shape} and {v_y.shape}")
+    check_shape("targets", targets, v.shape[:1])
+    usable = jnp.arange(v_y.shape[0], dtype=jnp.int32) > 0
+    if allowed is not None:
+        check_shape("allowed", allowed, v_y.shape[:1])
+        usable &= jnp.asarray(allowed)
+    weights = jnp.where(targets > 0, target_weights(targets.shape, weights, where), 0.0)
+    rows = jnp.where(weights[:, None] != 0, v / jnp.asarray(temperature, dtype=v.dtype), 0)
+    targets = jnp.where(weights != 0, targets, 0)
+    # Adding a zero costs nothing once compiled; under shard_map it makes all inputs vary over the same mesh
+    # axes, so that JAX sums the gradient of a replicated v_y over devices, outside the custom gradient.
+    zero = _varying_zero(rows) + _varying_zero(v_y) + _varying_zero(usable)
+    rows, v_y = rows + zero.astype(rows.dtype), v_y + zero.astype(v_y.dtype)
+    return rows, v_y, targets, usable, weights + zero
+
+
+def _varying_zero(array: Array) -> Array:
+    return jnp.zeros_like(array, shape=(), dtype=jnp.float32)
+
+
+def _num_chunks(rows: Array, v_y: Array, chunk_size: int | None) -> int:
+    if chunk_size is None:
+        chunk_size = max(_MIN_CHUNK_SIZE, _LOGITS_PER_CHUNK // v_y.shape[0])
+    if chunk_size < 1:
+        raise ShapeError(f"chunk_size must be at least 1, got {chunk_size}")
+    return max(1, -(-len(rows) // chunk_size))
+
+
+def _to_chunks(values: Array, num_chunks: int) -> Array:
+    """`[T, ...]` to `[chunks, rows, ...]`, filled up with zeros.
+
+    Row t goes to chunk t mod chunks, so that each chunk of a batch split over devices is split over them too.
+    """
+    size = -(-len(values) // num_chunks)
+    values = jnp.pad(values, ((0, size * num_chunks - len(values)),) + ((0, 0),) * (values.ndim - 1))
+    return values.reshape(size, num_chunks, *values.shape[1:]).swapaxes(0, 1)
+
+
+def _from_chunks(chunked: Array, length: int) -> Array:
+    return chunked.swapaxes(0, 1).reshape(-1, *chunked.shape[2:])[:length]
