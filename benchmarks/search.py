@@ -16,6 +16,7 @@ import yaml
 from records import Row, circumstances, dataset_of, described, experiment, read_rows, train_apart, write_rows
 
 from seqrec_jax.errors import ConfigError, DivergenceError, SeqrecError
+from seqrec_jax.training.config import config_dict
 
 RESULTS = Path("benchmarks/results/search.json")
 RUNS = Path("runs/search")
@@ -52,6 +53,7 @@ def search(configuration: str, trials: Path, *, results: Path) -> None:
             "overrides": overrides,
             "model": config.model.encoder.kind,
             "metric": f"validation {config.evaluation.metric}",
+            "settings": {section: config_dict(getattr(config, section)) for section in ("model", "training")},
         }
         if any(all(old[key] == row[key] for key in KEYS) for old in read_rows(results)):
             continue
