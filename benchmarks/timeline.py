@@ -94,7 +94,9 @@ OF_KIND: dict[str, Row] = {
         "model.events.position": False,
         "model.events.scale_item": False,
         "training.optimizer.learning_rate": 3e-3,
-    }
+    },
+    # a masked event has to find its neighbours by their positions; those next to the end are what it is asked for
+    "bert4rec": {"model.events.position": False, "model.events.position_from_end": True},
 }
 
 
