@@ -125,7 +125,8 @@ def test_tied_vectors_and_a_matrix_between_get_the_gradients_of_the_plain_softma
     # the plain one on the same rounded vectors, so that only the loss's own rounding is left
     expected, wanted = jax.jit(jax.value_and_grad(plain))(params)
     assert value.dtype == jnp.float32
-    close(value, expected, rtol=1e-5)
+    # between two products a compiler may leave out the rounding to bfloat16
+    close(value, expected, rtol=1e-5 if dtype == jnp.float32 else 1e-3)
     for name in params:
         assert gradients[name].dtype == dtype
         found, exact = (np.asarray(leaf[name].astype(jnp.float32)) for leaf in (gradients, wanted))
