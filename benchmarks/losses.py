@@ -8,10 +8,7 @@ benchmarks/results/losses.json.
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +18,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from records import circumstances
 
 from seqrec_jax import losses
 from seqrec_jax.training.config import LossConfig
@@ -138,13 +136,7 @@ def measure(loss: Callable[..., jax.Array], num_items: int) -> dict:
 
 def main() -> None:
     """Every loss on both catalogues."""
-    device = jax.devices()[0]
-    about = {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {device.platform} ({device.device_kind}), shared",
-        "versions": {"python": platform.python_version(), "jax": jax.__version__},
-        "date": datetime.date.today().isoformat(),
-        "command": "python benchmarks/losses.py",
-    }
+    about = circumstances("python benchmarks/losses.py")
     rows = []
     for num_items in CATALOGUES:
         for name, loss in cases(num_items):

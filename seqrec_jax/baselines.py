@@ -14,9 +14,9 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from seqrec_jax.data.sequences import Sequences
+from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import ConfigError, DataError
 
-SECONDS_PER_DAY = 86_400
 MAX_EASE_ITEMS = 15_000
 """Largest catalogue that EASE's dense weights are made for by default: 0.9 GB, a minute or two on two CPU cores."""
 

@@ -10,10 +10,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from seqrec_jax.data.sequences import Packing, Sequences, Windows, last_windows
+from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import DataError
 
-SECONDS_PER_WEEK = 7 * 86_400
-FIRST_MONDAY = 4 * 86_400  # 1970-01-05; times on the device count from a Monday, so that they tell hour and weekday
+SECONDS_PER_WEEK = 7 * SECONDS_PER_DAY
+# 1970-01-05; times on the device count from a Monday, so that they tell hour and weekday
+FIRST_MONDAY = 4 * SECONDS_PER_DAY
 
 
 class EventArrays(NamedTuple):

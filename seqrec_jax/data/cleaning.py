@@ -13,9 +13,9 @@ import pandas as pd
 
 from seqrec_jax.data.events import RawEvents
 from seqrec_jax.data.files import TEXT
+from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import ConfigError, DataError
 
-SECONDS_PER_DAY = 86_400
 _EXAMPLES = 3
 _OPTIONAL = ("session_id", "query", "domain", "position", "propensity")
 

@@ -12,6 +12,7 @@ from seqrec_jax.errors import ConfigError, DataError
 
 TimestampUnit = Literal["auto", "s", "ms", "us", "ns"]
 
+SECONDS_PER_DAY = 86_400
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 # "auto": below 1e11 seconds (year 5138), below 1e14 milliseconds, and so on; real times are far from these
 _AUTO_LIMITS = np.array([1e11, 1e14, 1e17])

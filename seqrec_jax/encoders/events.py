@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from seqrec_jax.data.batches import Batch, positions_from_end
+from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.encoders.config import Params
 from seqrec_jax.encoders.dropout import dropout
 from seqrec_jax.encoders.layers import NUM_TIME_BUCKETS, embedding_init, time_buckets
 from seqrec_jax.errors import ConfigError
 
 NUM_TIME_GAPS = 1 + NUM_TIME_BUCKETS  # 0 for a segment's first event
-SECONDS_PER_HOUR, SECONDS_PER_DAY = 3_600, 86_400
+SECONDS_PER_HOUR = 3_600
 
 
 @dataclass(frozen=True)

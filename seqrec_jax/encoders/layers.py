@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import EncoderConfig, Params
 from seqrec_jax.encoders.dropout import dropout
 
@@ -128,6 +129,12 @@ def time_buckets(seconds: Int[Array, "*N"]) -> Int[Array, "*N"]:
     """
     above_zero = jnp.maximum(seconds, 0).astype(jnp.uint32) + jnp.uint32(1)
     return 31 - jax.lax.clz(above_zero).astype(jnp.int32)
+
+
+def first_and_real(batch: Batch) -> tuple[Bool[Array, "B L"], Bool[Array, "B L"]]:
+    """Where a recurrence starts afresh, at a segment's first event, and where there is an event at all."""
+    real = batch.segment_ids > 0
+    return real & (batch.positions == 0), real
 
 
 def linear_scan(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
 from seqrec_jax.encoders.dropout import dropout
-from seqrec_jax.encoders.layers import FeedForward, LayerNorm, embedding_init, linear_scan, pure_module
+from seqrec_jax.encoders.layers import FeedForward, LayerNorm, embedding_init, first_and_real, linear_scan, pure_module
 
 GATE_STRENGTH = 8.0  # c: how much of the range of decays the recurrence gate reaches
 SMALLEST_ENTRY = 1e-6  # of 1 - a², whose root has no finite derivative at 0
@@ -136,8 +136,7 @@ class LinearRecurrenceStack(nnx.Module):
         self, x: Float[Array, "B L D"], batch: Batch, *, memory: Params | None, key: PRNGKeyArray | None
     ) -> tuple[Float[Array, "B L D"], Params]:
         """The states, and each block's last h; `memory` holds those before the first position, None is zeros."""
-        real = batch.segment_ids > 0
-        first = real & (batch.positions == 0)
+        first, real = first_and_real(batch)
         after = {}
         for name in self.names:
             before = None if memory is None else memory[name]

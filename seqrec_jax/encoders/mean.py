@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
-from seqrec_jax.encoders.layers import linear_scan
+from seqrec_jax.encoders.layers import first_and_real, linear_scan
 
 
 def mean_encoder(config: EncoderConfig) -> Encoder:
@@ -62,8 +62,7 @@ def _running_sums(
     event_vectors: Float[Array, "B L D"], batch: Batch, *, decay: float, before: Params | None = None
 ) -> tuple[Float[Array, "B L D"], Float[Array, "B L 1"]]:
     """The numerator and the denominator of the mean at each position, from those before the first (None is zeros)."""
-    real = (batch.segment_ids > 0)[..., None]
-    first = real & (batch.positions == 0)[..., None]
+    first, real = (flags[..., None] for flags in first_and_real(batch))
     factors = jnp.where(real, jnp.where(first, 0.0, decay), 1.0).astype(jnp.float32)
     addends = {"total": jnp.where(real, event_vectors.astype(jnp.float32), 0.0), "weight": real.astype(jnp.float32)}
 

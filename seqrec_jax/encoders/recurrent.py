@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
 from seqrec_jax.encoders.dropout import dropout
-from seqrec_jax.encoders.layers import pure_module
+from seqrec_jax.encoders.layers import first_and_real, pure_module
 
 Cell = Callable[[Array, Array, tuple[Array, ...]], tuple[Array, ...]]
 
@@ -132,8 +132,7 @@ class RecurrentStack(nnx.Module):
             setattr(self, name, layer)
 
     def __call__(self, x: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None) -> Float[Array, "B L D"]:
-        real = batch.segment_ids > 0
-        first = real & (batch.positions == 0)
+        first, real = first_and_real(batch)
         for name in self.names:
             if name != self.names[0]:
                 x = dropout(x, rate=self.dropout, site=f"recurrent/{name}", key=key)
@@ -144,8 +143,7 @@ class RecurrentStack(nnx.Module):
         self, x: Float[Array, "B D"], memory: dict[str, tuple[Array, ...]], batch: Batch
     ) -> tuple[Float[Array, "B D"], dict[str, tuple[Array, ...]]]:
         """The state after one event more, and the layers' carries."""
-        real = batch.segment_ids > 0
-        first = real & (batch.positions == 0)
+        first, real = first_and_real(batch)
         after = {}
         for name in self.names:
             after[name] = getattr(self, name).append(x, memory[name], first=first, real=real)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from encoder_cases import make_batch
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders import Encoder, EncoderConfig, make_encoder
@@ -23,25 +24,6 @@ CONFIGS = {
     "hstu": EncoderConfig(kind="hstu", width=WIDTH, dropout=0.5, attention_dropout=0.5),
     "hstu_timeless": EncoderConfig(kind="hstu", width=WIDTH, num_layers=1, max_length=2, time_bias=False),
 }
-
-
-def make_batch(segment_ids: list[list[int]]) -> Batch:
-    """A batch whose segments are runs of equal ids."""
-    segments = np.array(segment_ids, dtype=np.int32)
-    positions = np.zeros_like(segments)
-    for row, column in np.ndindex(segments.shape):
-        if column and segments[row, column] == segments[row, column - 1] != 0:
-            positions[row, column] = positions[row, column - 1] + 1
-    zeros = jnp.zeros(segments.shape, jnp.int32)
-    return Batch(
-        zeros,
-        zeros,
-        jnp.asarray(1000 * segments + 7 * positions**3),
-        jnp.asarray(positions),
-        jnp.asarray(segments),
-        zeros,
-        jnp.zeros(segments.shape, jnp.float32),
-    )
 
 
 def normal(seed: int, *shape: int) -> jax.Array:

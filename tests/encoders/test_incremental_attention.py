@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from encoder_cases import make_batch
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders import Encoder, EncoderConfig, make_encoder
@@ -32,12 +33,6 @@ def make(max_length: int, **settings: object) -> tuple[Encoder, dict]:
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [leaf + 0.5 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
     return encoder, jax.tree.unflatten(structure, noisy)
-
-
-def make_batch(segment_ids: np.ndarray, positions: np.ndarray, timestamps: np.ndarray) -> Batch:
-    segments, positions, timestamps = (jnp.asarray(x, jnp.int32) for x in (segment_ids, positions, timestamps))
-    zeros = jnp.zeros(segments.shape, jnp.int32)
-    return Batch(zeros, zeros, timestamps, positions, segments, zeros, jnp.zeros(segments.shape, jnp.float32))
 
 
 def step_batch(step: int) -> Batch:

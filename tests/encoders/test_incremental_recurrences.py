@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from encoder_cases import make_batch
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders import Encoder, EncoderConfig, make_encoder
@@ -18,12 +19,6 @@ CONFIGS = {
     "lstm": EncoderConfig(kind="lstm", width=WIDTH),
     "linear_recurrence": EncoderConfig(kind="linear_recurrence", width=WIDTH),
 }
-
-
-def make_batch(segment_ids: np.ndarray, positions: np.ndarray) -> Batch:
-    zeros = jnp.zeros(segment_ids.shape, jnp.int32)
-    segments, places = (jnp.asarray(x, dtype=jnp.int32) for x in (segment_ids, positions))
-    return Batch(zeros, zeros, zeros, places, segments, zeros, jnp.zeros(segment_ids.shape, jnp.float32))
 
 
 def events_of_all() -> tuple[jax.Array, np.ndarray, np.ndarray]:

@@ -6,23 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from encoder_cases import make_batch
 
-from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders import EncoderConfig, make_encoder
 from seqrec_jax.encoders.linear_recurrence import initial_decay, linear_scan
 
 WIDTH = 6
-
-
-def make_batch(segment_ids: list[list[int]]) -> Batch:
-    segments = np.array(segment_ids, np.int32)
-    positions = np.zeros_like(segments)
-    for column in range(1, segments.shape[1]):
-        goes_on = segments[:, column] == segments[:, column - 1]
-        positions[:, column] = np.where(goes_on & (segments[:, column] > 0), positions[:, column - 1] + 1, 0)
-    zeros = jnp.zeros(segments.shape, jnp.int32)
-    ids = (jnp.asarray(positions), jnp.asarray(segments))
-    return Batch(zeros, zeros, zeros, *ids, zeros, jnp.zeros(segments.shape, jnp.float32))
 
 
 @pytest.mark.parametrize("length", [1, 2, 13])
