@@ -1,4 +1,4 @@
-"""Scores, ranks and lists against loops written out in NumPy, and under every transform."""
+"""Ranks and lists against sorted lists written out in Python, and under every transform."""
 
 from __future__ import annotations
 
@@ -11,119 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jax.test_util import check_grads
+from scoring_cases import assert_same, options, problem, slow_list, slow_ranks
 
 from seqrec_jax import scoring
 from seqrec_jax.errors import ShapeError
 from seqrec_jax.scoring import UNREACHABLE
 
-
-def slow_list(scores, priority, allowed, excluded):
-    """Item ids of one user from first to last: sorted by score, then by the catalogue's order."""
-    usable = [
-        item
-        for item in range(1, len(scores))
-        if allowed[item] and item not in excluded and scores[item] > -np.inf  # nan compares False
-    ]
-    return sorted(usable, key=lambda item: (-scores[item], priority[item]))
-
-
-def slow_ranks(scores, target, priority, allowed, excluded):
-    order = slow_list(scores, priority, allowed, excluded)
-    if target not in order:
-        return (UNREACHABLE,) * 3
-    values = [scores[item] for item in order]
-    greater = sum(value > scores[target] for value in values)
-    return order.index(target) + 1, greater + 1, greater + sum(value == scores[target] for value in values)
-
-
-def problem(seed, *, num_users=3, num_items=11, num_targets=3, levels=4):
-    """Scores with many ties (few integer levels), holes, exclusions and masked targets."""
-    rng = np.random.default_rng(seed)
-    v_x = rng.integers(-1, 2, (num_users, 3)).astype(np.float32)
-    v_y = rng.integers(-levels, levels + 1, (num_items + 1, 3)).astype(np.float32)
-    v_y[0] = 100.0  # the padding row would win if it counted
-    return {
-        "v_x": v_x,
-        "v_y": v_y,
-        "targets": rng.integers(0, num_items + 1, (num_users, num_targets)).astype(np.int32),
-        "priority": np.concatenate([[0], rng.permutation(num_items) + 1]).astype(np.int32),
-        "allowed": rng.random(num_items + 1) < 0.8,
-        "excluded": rng.integers(0, num_items + 1, (num_users, 2)).astype(np.int32),
-        "where": rng.random((num_users, num_targets)) < 0.9,
-    }
-
-
 ranks_in_scores = jax.jit(scoring.ranks_in_scores)
 top_k_in_scores = jax.jit(scoring.top_k_in_scores, static_argnames="k")
 target_ranks = jax.jit(scoring.target_ranks, static_argnames="chunk_size")
 top_k = jax.jit(scoring.top_k, static_argnames=("k", "chunk_size"))
-
-
-def options(case, *names):
-    return {name: jnp.asarray(case[name]) for name in names}
-
-
-def assert_same(found, expected):
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
-
-
-# --- scores ---
-
-
-@pytest.mark.parametrize("form", ["identity", "diagonal", "full", "low_rank"])
-@pytest.mark.parametrize("batch", [(), (1,), (4,), (2, 3)])
-def test_every_form_of_w_is_the_bilinear_form(form, batch):
-    rng = np.random.default_rng(0)
-    width = 5 if form in ("full", "low_rank") else 4
-    weight, dense = {
-        "identity": lambda: (None, np.eye(4)),
-        "diagonal": lambda: (lambda d: (d, np.diag(d)))(rng.normal(size=4)),
-        "full": lambda: (lambda w: (w, w))(rng.normal(size=(4, 5))),
-        "low_rank": lambda: (lambda a, b: ((a, b), a @ b.T))(rng.normal(size=(4, 2)), rng.normal(size=(5, 2))),
-    }[form]()
-    v_x, v_y = rng.normal(size=(*batch, 4)), rng.normal(size=(8, width))
-    candidate_ids = rng.integers(1, 8, (*batch, 3)).astype(np.int32)
-    weight, x, y = jax.tree.map(lambda array: jnp.asarray(array, dtype=jnp.float32), (weight, v_x, v_y))
-    expected = v_x @ dense @ v_y.T
-    np.testing.assert_allclose(scoring.bilinear_scores(x, weight, y), expected, rtol=2e-5, atol=1e-5)
-    candidates = scoring.candidate_scores(x, weight, y, candidate_ids=jnp.asarray(candidate_ids))
-    np.testing.assert_allclose(candidates, np.take_along_axis(expected, candidate_ids, axis=-1), rtol=2e-5, atol=1e-5)
-    pairs = scoring.pair_scores(x, weight, y[candidate_ids[..., 0]])
-    np.testing.assert_allclose(pairs, candidates[..., 0], rtol=2e-5, atol=1e-5)
-
-
-def test_scores_of_bfloat16_are_accumulated_in_float32():
-    v_x, v_y = jnp.ones((2, 1000), dtype=jnp.bfloat16), jnp.ones((3, 1000), dtype=jnp.bfloat16)
-    scores = scoring.bilinear_scores(v_x, None, v_y)
-    assert scores.dtype == jnp.float32
-    np.testing.assert_array_equal(scores, 1000.0)
-
-
-def test_scores_have_the_gradients_of_finite_differences():
-    rng = np.random.default_rng(1)
-    v_x, v_y = (jnp.asarray(rng.normal(size=shape), dtype=jnp.float32) for shape in ((2, 3), (5, 4)))
-    weight = tuple(jnp.asarray(rng.normal(size=shape), dtype=jnp.float32) for shape in ((3, 2), (4, 2)))
-    check_grads(scoring.bilinear_scores, (v_x, weight, v_y), order=1, rtol=1e-2)
-
-
-@pytest.mark.parametrize(
-    "weight",
-    [
-        jnp.ones(3),
-        jnp.ones((3, 4)),
-        jnp.ones((4, 5)),
-        (jnp.ones((4, 2)), jnp.ones((4, 3))),
-        jnp.ones((4, 4, 1)),
-    ],
-)
-def test_a_w_that_does_not_fit_is_refused(weight):
-    with pytest.raises(ShapeError, match=r"width D = 4|with E = 5"):
-        scoring.bilinear_scores(jnp.ones((2, 4)), weight, jnp.ones((6, 4)))
-
-
-# --- ranks and lists ---
 
 
 def test_ranks_worked_by_hand():
@@ -178,6 +75,17 @@ def test_tiles_change_nothing(seed, chunk_size):
         top_k(v_x, None, v_y, k=5, **request, chunk_size=chunk_size),
         top_k_in_scores(scores, k=5, **request),
     )
+
+
+@pytest.mark.parametrize("k", [1, 3, 17])
+def test_ties_at_the_last_place_between_blocks_are_settled_by_priority(k):
+    rng = np.random.default_rng(k)
+    scores = rng.choice(np.float32([-1.0, -0.0, 0.0, 1.0]), (6, 700), p=[0.5, 0.2, 0.28, 0.02])
+    scores[3:] = np.minimum(scores[3:], 0)  # hundreds of items share the last place
+    priority = np.concatenate([[0], rng.permutation(699) + 1]).astype(np.int32)
+    found = top_k_in_scores(jnp.asarray(scores), k=k, priority=jnp.asarray(priority))
+    for row, ids in zip(scores, found.item_ids.tolist(), strict=True):
+        assert ids == slow_list(row, priority, np.ones(700, dtype=bool), ())[:k]
 
 
 @pytest.mark.parametrize("chunk_size", [64, 100, 301])
