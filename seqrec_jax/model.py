@@ -14,6 +14,7 @@ from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders import Encoder, EncoderConfig, make_encoder
 from seqrec_jax.encoders.config import Params
 from seqrec_jax.encoders.events import EventInputConfig, make_event_inputs
+from seqrec_jax.encoders.layers import last_columns, take_columns
 from seqrec_jax.errors import ConfigError, ShapeError
 from seqrec_jax.items import ItemTable, ItemTower, ItemTowerConfig, make_item_tower
 from seqrec_jax.items.tower import init_id_rows
@@ -98,6 +99,8 @@ class SequenceModel(NamedTuple):
         do not share weights, output_items, and target_behaviors where v_x depends on them.
       encode: `encode(params, item_table, batch, *, key=None) -> states [B, L, D]`, each the v_x of its user after
         the events so far; a key, or `[B]` keys, switch dropout on.
+      encode_last: `encode_last(params, item_table, batch) -> v_x [B, D]`, the state of `encode` at the last real
+        position of each row, for rows of one user each, in less time.
       item_vectors: `item_vectors(params, item_table, ids=None) -> v_y [V+1, E]` on the scored side, or
         `[*ids, E]`.
       project: `project(params, states [..., D]) -> [..., E]`, v_xᵀ W; scores are its product with v_yᵀ.
@@ -111,6 +114,7 @@ class SequenceModel(NamedTuple):
 
     init: Callable[[jax.Array], Params]
     encode: Callable[..., jax.Array]
+    encode_last: Callable[..., jax.Array]
     item_vectors: Callable[..., jax.Array]
     project: Callable[[Params, jax.Array], jax.Array]
     start: Callable[..., Memory]
@@ -185,10 +189,22 @@ def make_sequence_model(
     def encode(
         params: Params, item_table: ItemTable, batch: Batch, *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "B L D"]:
-        vectors = input_vectors(params, item_table, batch.item_ids)
-        event_vectors = events.event_vectors(params["events"], vectors, batch, key=key)
+        event_vectors = embed(params, item_table, batch, key=key)
         states = encoder.encode(params["encoder"], event_vectors, batch, key=key)
         return towards_behaviors(params, states, batch.target_behaviors)
+
+    def encode_last(params: Params, item_table: ItemTable, batch: Batch) -> Float[Array, "B D"]:
+        event_vectors = embed(params, item_table, batch, key=None)
+        if encoder.encode_last is None:
+            states = last_states(encoder.encode(params["encoder"], event_vectors, batch), batch)
+        else:
+            states = encoder.encode_last(params["encoder"], event_vectors, batch)
+        behaviors = batch.target_behaviors
+        return towards_behaviors(params, states, None if behaviors is None else last_states(behaviors, batch))
+
+    def embed(params: Params, item_table: ItemTable, batch: Batch, *, key: PRNGKeyArray | None) -> Array:
+        vectors = input_vectors(params, item_table, batch.item_ids)
+        return events.event_vectors(params["events"], vectors, batch, key=key)
 
     def towards_behaviors(params: Params, states: Array, behaviors: Array | None) -> Array:
         if not config.target_behavior:
@@ -240,7 +256,7 @@ def make_sequence_model(
     def project(params: Params, states: Float[Array, "*B D"]) -> Float[Array, "*B E"]:
         return project_vectors(states, _bilinear_weight(config, params["bilinear"]))
 
-    return SequenceModel(init, encode, item_vectors, project, start, append, encoder.causal)
+    return SequenceModel(init, encode, encode_last, item_vectors, project, start, append, encoder.causal)
 
 
 def user_vectors(
@@ -260,15 +276,12 @@ def user_vectors(
     return states[rows, positions]
 
 
-def last_states(states: Float[Array, "B L D"], batch: Batch) -> Float[Array, "B D"]:
+def last_states(states: Float[Array, "B L ..."], batch: Batch) -> Float[Array, "B ..."]:
     """The state at the last real position of each row, on whichever side the padding is.
 
     For rows that hold one user each; the state at the first position where a row is all padding.
     """
-    real = batch.segment_ids > 0
-    columns = jnp.arange(real.shape[1], dtype=jnp.int32)[None]
-    last = jnp.max(jnp.where(real, columns, 0), axis=1)
-    return user_vectors(states, jnp.arange(real.shape[0]), last)
+    return take_columns(states, last_columns(batch))[:, 0]
 
 
 def extend_item_rows(params: Params, *, old_num_items: int, new_num_items: int, key: Array) -> Params:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from seqrec_jax.data.batches import Batch, history_batch
 from seqrec_jax.data.dataset import Dataset
@@ -22,7 +22,7 @@ from seqrec_jax.data.sequences import Sequences, pad_sequences
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.items import ItemTable
 from seqrec_jax.items.table import make_item_table
-from seqrec_jax.model import ModelConfig, SequenceModel, last_states, make_sequence_model
+from seqrec_jax.model import ModelConfig, SequenceModel, make_sequence_model
 from seqrec_jax.reranking import RerankConfig, make_reranker
 from seqrec_jax.scoring import bilinear_scores, catalogue_order, top_k_in_scores
 from seqrec_jax.training.checkpoints import load_params
@@ -30,6 +30,8 @@ from seqrec_jax.training.config import parse_config
 from seqrec_jax.training.run import read_run
 
 USERS_PER_TILE = 256
+CPU_EVENTS_PER_TILE = 4096
+"""Most positions that a CPU encodes at once; what a block makes of many more does not stay in its cache."""
 CANDIDATES = 200
 SeenItems = Literal["kept", "excluded"]
 
@@ -92,23 +94,26 @@ class Recommender:
         popularity = jnp.asarray(counts)
 
         @jax.jit
-        def item_vectors(params: Any) -> Float[Array, "V1 E"]:
-            return model.item_vectors(params, item_table)
+        def scored_items(params: Any) -> tuple[Float[Array, "V1 E"], Bool[Array, " V1"]]:
+            # a table that is spread over devices may have more rows
+            v_y = model.item_vectors(params, item_table)[: len(items) + 1]
+            # a vector of zeros is an item without training and without content: it cannot be ranked
+            return v_y, jnp.any(v_y != 0, axis=1)
 
         @jax.jit
         def user_vectors(params: Any, batch: Batch) -> Float[Array, "U D"]:
-            return last_states(model.encode(params, item_table, batch), batch)
+            return model.encode_last(params, item_table, batch)
 
         @jax.jit
-        def scores(params: Any, batch: Batch) -> Float[Array, "U V1"]:
-            queries = model.project(params, last_states(model.encode(params, item_table, batch), batch))
-            empty = jnp.all(batch.segment_ids == 0, axis=1)
-            v_y = model.item_vectors(params, item_table)
-            scored = jnp.where(empty[:, None], popularity[None, :], bilinear_scores(queries, None, v_y))
-            # a vector of zeros is an item without training and without content: it cannot be ranked
-            return jnp.where(jnp.any(v_y != 0, axis=1)[None, :], scored, -jnp.inf)
+        def scores(
+            params: Any, v_y: Float[Array, "V1 E"], rankable: Array, v_x: Float[Array, "U D"], empty: Array
+        ) -> Float[Array, "U V1"]:
+            scored = bilinear_scores(model.project(params, v_x), None, v_y)
+            scored = jnp.where(empty[:, None], popularity[None, :], scored)
+            return jnp.where(rankable[None, :], scored, -jnp.inf)
 
-        self._item_vectors, self._user_vectors, self._scores = item_vectors, user_vectors, scores
+        self._scored_items, self._user_vectors, self._scores = scored_items, user_vectors, scores
+        self._made_items: tuple[Array, Array] | None = None
         self._project = jax.jit(model.project)
 
     @classmethod
@@ -161,7 +166,7 @@ class Recommender:
     def with_params(self, params: Any) -> Recommender:
         """The same recommender over other parameters of the same model; nothing is compiled anew."""
         other = copy.copy(self)
-        other.params = params
+        other.params, other._made_items = params, None
         return other
 
     def predicting(self, behavior: str) -> Recommender:
@@ -187,19 +192,28 @@ class Recommender:
 
         Users without history get the number of training events of each item instead.
         """
-        return self._scores(self.params, self._batch(histories))
+        return self._scores(self.params, *self._items_once(), self.user_vectors(histories), histories.lengths == 0)
 
     def user_vectors(self, histories: Sequences) -> Float[np.ndarray, "U D"]:
-        """`[U, D]` float32 v_x of each user; zeros for users without history."""
+        """`[U, D]` float32 v_x of each user; zeros for users without history.
+
+        Users are encoded in rows of a few lengths, see `row_lengths`, so that short histories cost less than long
+        ones. How long a user's row is, and of how many rows a tile is, depends on the user's own history alone.
+        """
+        lengths = row_lengths(histories.lengths + self._masked_end, longest=self.length)
         parts = []
-        for tile, count in _tiles(histories):
-            vectors = np.asarray(self._user_vectors(self.params, self._batch(tile)))
-            parts.append(np.where(tile.lengths[:, None] > 0, vectors, 0.0)[:count])
-        return np.concatenate(parts)
+        for length in np.unique(lengths).tolist():
+            size = 1 if histories.num_users == 1 else _rows_of(length)
+            for tile, members in _tiles(histories, np.flatnonzero(lengths == length), size=size):
+                parts.append((members, self._user_vectors(self.params, self._batch(tile, length=length))))
+        users = np.concatenate([members for members, _ in parts])
+        # only now, so that the device computes while further batches are made
+        vectors = np.concatenate([np.asarray(states)[: len(members)] for members, states in parts])
+        return np.where(histories.lengths[:, None] > 0, vectors[np.argsort(users)], 0.0)
 
     def item_vectors(self) -> Float[np.ndarray, "V+1 E"]:
         """`[V+1, E]` float32 v_y of each item."""
-        return np.asarray(self._item_vectors(self.params))
+        return np.asarray(self._items_once()[0])
 
     def project(self, v_x: Float[np.ndarray, "U D"]) -> Float[np.ndarray, "U E"]:
         """`[U, E]` float32 v_xᵀ W: its product with an item's vector is the item's score."""
@@ -314,13 +328,15 @@ class Recommender:
         now = int(time.time()) if now is None else now
         priority = catalogue_order(len(self.items), jax.random.key(0))
         tables = []
-        for tile, count in _tiles(users):
+        size = 1 if users.num_users == 1 else USERS_PER_TILE
+        for tile, members in _tiles(users, np.arange(users.num_users), size=size):
             excluded = None
             if seen_items == "excluded":
                 width = 1 << int(max(1, tile.lengths.max()) - 1).bit_length()  # few shapes, few compilations
                 excluded = jnp.asarray(pad_sequences(tile, length=width))
             top = _top_k(self.scores(tile), k=num_candidates, priority=priority, excluded=excluded)
             item_ids, scores = rerank(top.item_ids, top.scores, histories=tile, k=k, now=now)
+            count = len(members)
             tables.append(self._table(tile.user_ids[:count], item_ids[:count], scores[:count]))
         return Recommendations(
             table=pd.concat(tables, ignore_index=True),
@@ -328,10 +344,16 @@ class Recommender:
             without_history=list(users.user_ids[users.lengths == 0]),
         )
 
-    def _batch(self, histories: Sequences) -> Batch:
+    def _items_once(self) -> tuple[Float[Array, "V1 E"], Bool[Array, " V1"]]:
+        """The item vectors and which of them can be ranked, made at the first call and kept."""
+        if self._made_items is None:
+            self._made_items = self._scored_items(self.params)
+        return self._made_items
+
+    def _batch(self, histories: Sequences, *, length: int) -> Batch:
         return history_batch(
             histories,
-            length=self.length,
+            length=length,
             first_timestamp=self._first_timestamp,
             masked_end=self._masked_end,
             target_behavior=self._target_behavior,
@@ -362,12 +384,25 @@ def _only(behaviors: Sequence[str]) -> str | None:
 _top_k = jax.jit(top_k_in_scores, static_argnames="k")
 
 
-def _tiles(sequences: Sequences) -> Iterator[tuple[Sequences, int]]:
-    """Users in tiles of one size, the last filled up with its last user, and how many of a tile are real.
+def row_lengths(lengths: Int[np.ndarray, " U"], *, longest: int) -> Int[np.ndarray, " U"]:
+    """How long a row each history is encoded in: the least of five lengths that holds it, `longest` if none does.
 
-    A single user is a tile of one, so that one request does not pay for many.
+    >>> row_lengths(np.array([3, 25, 26, 160, 5000]), longest=200).tolist()
+    [25, 25, 50, 200, 200]
     """
-    size = 1 if sequences.num_users == 1 else USERS_PER_TILE
-    for start in range(0, sequences.num_users, size):
-        users = np.minimum(np.arange(start, start + size), sequences.num_users - 1)
-        yield sequences.select_users(users), min(size, sequences.num_users - start)
+    choices = np.maximum(-(-longest * np.array([1, 2, 4, 6, 8]) // 8), min(longest, 2))  # a masked end takes two
+    return choices[np.searchsorted(choices, np.minimum(lengths, longest))]
+
+
+def _rows_of(length: int) -> int:
+    """How many rows of a length are encoded at once; a power of two, so that they make up a tile of users."""
+    if jax.default_backend() != "cpu":
+        return USERS_PER_TILE
+    return min(USERS_PER_TILE, 1 << max(0, (CPU_EVENTS_PER_TILE // length).bit_length() - 1))
+
+
+def _tiles(sequences: Sequences, users: np.ndarray, *, size: int) -> Iterator[tuple[Sequences, np.ndarray]]:
+    """Some users in tiles of one size, the last filled up with its last user, and which users a tile is of."""
+    for start in range(0, len(users), size):
+        members = users[start : start + size]
+        yield sequences.select_users(np.pad(members, (0, size - len(members)), mode="edge")), members

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from builders import make_sequences
 
-from seqrec_jax.data.batches import Batch
+from seqrec_jax.data.batches import Batch, history_batch
 from seqrec_jax.encoders import ENCODERS, Encoder, EncoderConfig, make_encoder
 from seqrec_jax.encoders.events import EventInputConfig
 from seqrec_jax.errors import ConfigError, ShapeError
@@ -219,6 +220,36 @@ def test_last_states_and_user_vectors() -> None:
     rows, positions = jnp.array([2, 2, 0]), jnp.array([1, 3, 2])
     found = jax.jit(user_vectors)(states, rows, positions)
     np.testing.assert_array_equal(found, jnp.stack([states[2, 1], states[2, 3], states[0, 2]]))
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_the_last_state_alone_is_that_of_encode_at_any_length_of_row(kind: str) -> None:
+    """With all inputs, and the behaviour to be predicted; a row as long as the model looks back, and a shorter one."""
+    config = ModelConfig(
+        encoder=EncoderConfig(kind=kind, width=8, max_length=12),
+        events=EventInputConfig(behavior=True, time_gap=True, hour=True, weekday=True, position_from_end=True),
+        items=ItemTowerConfig(width=8, attributes=("brand",)),
+        target_behavior=True,
+    )
+    model = make_sequence_model(config, num_items=NUM_ITEMS, num_behaviors=3, item_table=TABLE)
+    leaves, structure = jax.tree.flatten(model.init(jax.random.key(0)))
+    noise = [leaf + 0.3 * jax.random.normal(jax.random.key(9 + n), leaf.shape) for n, leaf in enumerate(leaves)]
+    params = jax.tree.unflatten(structure, noise)
+    rng = np.random.default_rng(0)
+    items = [list(rng.integers(1, NUM_ITEMS + 1, size=size)) for size in (3, 0, 5, 1)]
+    times, behaviors = rng.integers(0, 90_000, 9).cumsum(), rng.integers(0, 3, 9)
+    histories = make_sequences(items, timestamps=times, behaviors=behaviors)
+    found = []
+    for length in (12, 6):
+        batch = history_batch(
+            histories, length=length, first_timestamp=0, masked_end=not model.causal, target_behavior=2
+        )
+        states = jax.jit(model.encode)(params, TABLE, batch)
+        found.append(np.asarray(jax.jit(model.encode_last)(params, TABLE, batch)))
+        np.testing.assert_allclose(found[-1], last_states(states, batch), rtol=1e-5, atol=1e-5)
+        assert np.isfinite(found[-1]).all()
+    real = histories.lengths > 0
+    np.testing.assert_allclose(found[0][real], found[1][real], rtol=1e-5, atol=1e-5)
 
 
 def test_a_grown_catalogue_keeps_its_rows_and_its_scores() -> None:

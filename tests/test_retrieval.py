@@ -20,9 +20,11 @@ from tiny import TinyRun
 from seqrec_jax import pipeline
 from seqrec_jax.data.dataset import Dataset, read_dataset
 from seqrec_jax.data.sequences import Sequences
+from seqrec_jax.data.splits import EvaluationCases, evaluation_cases
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError
+from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
 from seqrec_jax.reranking import RerankConfig
-from seqrec_jax.retrieval import USERS_PER_TILE, Recommender
+from seqrec_jax.retrieval import USERS_PER_TILE, Recommender, row_lengths
 from seqrec_jax.scoring import catalogue_order
 
 
@@ -118,6 +120,53 @@ def test_a_single_user_gets_what_a_tile_of_users_gives(recommender, dataset):
     assert vectors.shape == (150, 8) and vectors.dtype == np.float32
     one = recommender.user_vectors(dataset.sequences.select_users(np.array([3])))
     np.testing.assert_allclose(one[0], vectors[3], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("longest", [1, 2, 10, 50, 200, 1023])
+def test_a_row_holds_the_history_and_is_of_one_of_five_lengths(longest):
+    lengths = np.arange(3 * longest)
+    rows = row_lengths(lengths, longest=longest)
+    assert (rows >= np.minimum(lengths, longest)).all() and rows.max() == longest
+    assert len(set(rows)) <= 5
+    # not much longer than the history either
+    assert (rows <= np.maximum(2 * lengths, longest / 8 + 2)).all()
+    assert rows.min() >= min(longest, 2)  # one event and a masked one after it
+    np.testing.assert_array_equal(row_lengths(lengths[::-1], longest=longest), rows[::-1])
+
+
+def test_a_users_vector_does_not_depend_on_the_other_users_to_the_last_bit(recommender, dataset):
+    whole = recommender.user_vectors(dataset.sequences)
+    lengths = row_lengths(dataset.sequences.lengths, longest=recommender.length)
+    assert len(set(lengths)) > 2
+    order = np.random.default_rng(0).permutation(150)
+    for users in (order, order[:40], np.flatnonzero(lengths == lengths.min())[:2], np.tile(order, 3)):
+        part = recommender.user_vectors(dataset.sequences.select_users(users))
+        np.testing.assert_array_equal(part, whole[users])
+
+
+def test_figures_of_a_model_depend_neither_on_the_order_nor_on_the_number_of_users(recommender, dataset):
+    cases = evaluation_cases(dataset.sequences, dataset.split, stage="test", num_items=dataset.num_items)
+    config = EvaluationConfig(metric="ndcg@5", cutoffs=(1, 5), seen_items="excluded")
+    many = some_cases(cases, np.tile(np.arange(len(cases.users)), 1 + 600 // len(cases.users)))
+    whole = judge(recommender, many, config=config)
+    order = np.random.default_rng(1).permutation(len(many.users))
+    for users in (order, order[:30]):
+        part = judge(recommender, some_cases(many, users), config=config)
+        expected = whole.per_user.iloc[users].reset_index(drop=True)
+        pd.testing.assert_frame_equal(part.per_user, expected, check_exact=True)
+        np.testing.assert_array_equal(part.lists, whole.lists[users])
+        np.testing.assert_array_equal(part.list_scores, whole.list_scores[users])
+
+
+def some_cases(cases: EvaluationCases, users: np.ndarray) -> EvaluationCases:
+    """The given cases with their first target only, an index may come twice."""
+    return replace(
+        cases,
+        users=cases.users[users],
+        histories=cases.histories.select_users(users),
+        target_offsets=np.arange(len(users) + 1),
+        target_items=cases.target_items[cases.target_offsets[users]],
+    )
 
 
 def test_every_user_of_many_gets_a_list_of_their_own(recommender, dataset):

@@ -13,6 +13,7 @@ from seqrec_jax.encoders.layers import (
     NUM_TIME_BUCKETS,
     KeyValues,
     LayerNorm,
+    Linear,
     Recall,
     Sight,
     embedding_init,
@@ -82,23 +83,23 @@ class TransductionUnit(nnx.Module):
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         width, num_heads = config.width, config.num_heads
         self.norm = LayerNorm(width, epsilon=1e-6)
-        self.projections = nnx.Linear(width, 4 * width, kernel_init=embedding_init, rngs=rngs)
+        self.projections = Linear(width, 4 * width, kernel_init=embedding_init, rngs=rngs)
         self.distance_bias = nnx.Param(embedding_init(rngs.params(), (config.max_length, num_heads), jnp.float32))
         if config.time_bias:
             self.time_bias = nnx.Param(embedding_init(rngs.params(), (NUM_TIME_BUCKETS, num_heads), jnp.float32))
         self.mixed_norm = LayerNorm(width, epsilon=1e-6)
-        self.output = nnx.Linear(width, width, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs)
+        self.output = Linear(width, width, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs)
         self.config = config
 
     def __call__(
-        self, x: Float[Array, "B Q D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
+        self, x: Float[Array, "B N D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
     ) -> tuple[Float[Array, "B Q D"], KeyValues]:
         config = self.config
         gate, *parts = jnp.split(jax.nn.silu(self.projections(self.norm(x))), 4, axis=-1)
         values, queries, keys = (split_heads(part, num_heads=config.num_heads) for part in parts)
         seen = recall(KeyValues(keys, values))
         mixed = pointwise_attend(
-            queries,
+            sight.of_queries(queries),
             *seen,
             bias=self.bias(sight),
             where=sight.where,
@@ -107,8 +108,9 @@ class TransductionUnit(nnx.Module):
             site=f"{site}/weights",
             key=key,
         )
-        gated = gate * self.mixed_norm(mixed.reshape(x.shape))
-        return x + self.output(dropout(gated, rate=config.dropout, site=f"{site}/gated", key=key)), seen
+        gated = sight.of_queries(gate) * self.mixed_norm(mixed.reshape(*mixed.shape[:2], -1))
+        gated = dropout(gated, rate=config.dropout, site=f"{site}/gated", key=key)
+        return sight.of_queries(x) + self.output(gated), seen
 
     def bias(self, sight: Sight) -> Float[Array, "#B Q K H"]:
         """What the distances add to the scores; those beyond the last learned one share it."""

@@ -34,11 +34,17 @@ class Sight(NamedTuple):
       where: `[B, Q, K]` True where a query may look at a key; each query needs one.
       distances: `[B or 1, Q, K]` int32 events from the key to the query, at least 0.
       time_buckets: `[B, Q, K]` int32, logarithm of the seconds from the key to the query; None where unused.
+      queries: `[B]` int32 column of the only event of each row that looks, so that Q = 1; None where all of them do.
     """
 
     where: Bool[Array, "B Q K"]
     distances: Int[Array, "#B Q K"]
     time_buckets: Int[Array, "B Q K"] | None = None
+    queries: Int[Array, " B"] | None = None
+
+    def of_queries(self, x: Float[Array, "B K ..."]) -> Float[Array, "B Q ..."]:
+        """What belongs to the events that look, out of that of all events."""
+        return x if self.queries is None else take_columns(x, self.queries)
 
 
 Recall: TypeAlias = Callable[[KeyValues], KeyValues]
@@ -72,6 +78,14 @@ def pure_module(
         return nnx.merge(structure, params)
 
     return init, bind
+
+
+class Linear(nnx.Linear):
+    """`x W + b` over the last axis, with all rows of x in one matrix: for an x of rank 3, JAX's product on a CPU and
+    its gradients are slower."""
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B E"]:  # type: ignore[override]
+        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.out_features)
 
 
 class LayerNorm(nnx.Module):
@@ -129,6 +143,22 @@ def time_buckets(seconds: Int[Array, "*N"]) -> Int[Array, "*N"]:
     """
     above_zero = jnp.maximum(seconds, 0).astype(jnp.uint32) + jnp.uint32(1)
     return 31 - jax.lax.clz(above_zero).astype(jnp.int32)
+
+
+def last_columns(batch: Batch) -> Int[Array, " B"]:
+    """Column of the last real position of each row, on whichever side the padding is; 0 where all is padding."""
+    columns = jnp.arange(batch.segment_ids.shape[1], dtype=jnp.int32)[None]
+    return jnp.max(jnp.where(batch.segment_ids > 0, columns, 0), axis=1)
+
+
+def take_columns(x: Float[Array, "B L ..."], columns: Int[Array, " B"]) -> Float[Array, "B 1 ..."]:
+    """One column of each row.
+
+    >>> take_columns(jnp.array([[1, 2, 3], [4, 5, 6]]), jnp.array([2, 0]))
+    Array([[3],
+           [4]], dtype=int32)
+    """
+    return jax.vmap(lambda row, column: jax.lax.dynamic_slice_in_dim(row, column, 1))(x, columns)
 
 
 def first_and_real(batch: Batch) -> tuple[Bool[Array, "B L"], Bool[Array, "B L"]]:
@@ -204,19 +234,20 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         width = config.width
-        self.queries_keys_values = nnx.Linear(width, 3 * width, kernel_init=embedding_init, rngs=rngs)
-        self.output = nnx.Linear(width, width, kernel_init=embedding_init, rngs=rngs)
+        self.queries_keys_values = Linear(width, 3 * width, kernel_init=embedding_init, rngs=rngs)
+        self.output = Linear(width, width, kernel_init=embedding_init, rngs=rngs)
         self.num_heads = config.num_heads
         self.dropout = config.attention_dropout
 
     def __call__(
-        self, x: Float[Array, "B Q D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
+        self, x: Float[Array, "B N D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
     ) -> tuple[Float[Array, "B Q D"], KeyValues]:
         parts = jnp.split(self.queries_keys_values(x), 3, axis=-1)
         queries, keys, values = (split_heads(part, num_heads=self.num_heads) for part in parts)
         seen = recall(KeyValues(keys, values))
+        queries = sight.of_queries(queries)
         mixed = attend(queries, *seen, where=sight.where, dropout_rate=self.dropout, site=f"{site}/weights", key=key)
-        return self.output(mixed.reshape(x.shape)), seen
+        return self.output(mixed.reshape(*mixed.shape[:2], -1)), seen
 
 
 class FeedForward(nnx.Module):
@@ -224,8 +255,8 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         hidden = round(config.feed_forward_multiple * config.width)
-        self.inner = nnx.Linear(config.width, hidden, kernel_init=embedding_init, rngs=rngs)
-        self.outer = nnx.Linear(hidden, config.width, kernel_init=embedding_init, rngs=rngs)
+        self.inner = Linear(config.width, hidden, kernel_init=embedding_init, rngs=rngs)
+        self.outer = Linear(hidden, config.width, kernel_init=embedding_init, rngs=rngs)
         self.activation = config.activation
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
@@ -246,13 +277,13 @@ class AttentionBlock(nnx.Module):
         self.dropout = config.dropout
 
     def __call__(
-        self, x: Float[Array, "B Q D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
+        self, x: Float[Array, "B N D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
     ) -> tuple[Float[Array, "B Q D"], KeyValues]:
         attention_site, feed_forward_site = f"{site}/attention", f"{site}/feed_forward"
 
         y = self.attention_norm(x) if self.norm_first else x
         y, seen = self.attention(y, sight, recall=recall, site=attention_site, key=key)
-        x = x + dropout(y, rate=self.dropout, site=attention_site, key=key)
+        x = sight.of_queries(x) + dropout(y, rate=self.dropout, site=attention_site, key=key)
         x = x if self.norm_first else self.attention_norm(x)
 
         y = self.feed_forward(self.feed_forward_norm(x) if self.norm_first else x)

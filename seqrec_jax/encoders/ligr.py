@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from seqrec_jax.encoders.config import Encoder, EncoderConfig
 from seqrec_jax.encoders.dropout import dropout
-from seqrec_jax.encoders.layers import KeyValues, LayerNorm, Recall, SelfAttention, Sight, embedding_init
+from seqrec_jax.encoders.layers import KeyValues, LayerNorm, Linear, Recall, SelfAttention, Sight, embedding_init
 from seqrec_jax.encoders.stack import stack_encoder
 
 
@@ -31,8 +31,8 @@ class SwiGLU(nnx.Module):
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         hidden = round(config.feed_forward_multiple * config.width)
-        self.inner = nnx.Linear(config.width, 2 * hidden, use_bias=False, kernel_init=embedding_init, rngs=rngs)
-        self.outer = nnx.Linear(hidden, config.width, use_bias=False, kernel_init=embedding_init, rngs=rngs)
+        self.inner = Linear(config.width, 2 * hidden, use_bias=False, kernel_init=embedding_init, rngs=rngs)
+        self.outer = Linear(hidden, config.width, use_bias=False, kernel_init=embedding_init, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         gate, hidden = jnp.split(self.inner(x), 2, axis=-1)
@@ -49,18 +49,19 @@ class GatedBlock(nnx.Module):
         width = config.width
         self.attention_norm = LayerNorm(width)
         self.attention = SelfAttention(config, rngs=rngs)
-        self.attention_gate = nnx.Linear(width, width, kernel_init=embedding_init, rngs=rngs)
+        self.attention_gate = Linear(width, width, kernel_init=embedding_init, rngs=rngs)
         self.feed_forward_norm = LayerNorm(width)
         self.feed_forward = SwiGLU(config, rngs=rngs)
-        self.feed_forward_gate = nnx.Linear(width, width, kernel_init=embedding_init, rngs=rngs)
+        self.feed_forward_gate = Linear(width, width, kernel_init=embedding_init, rngs=rngs)
         self.dropout = config.dropout
 
     def __call__(
-        self, x: Float[Array, "B Q D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
+        self, x: Float[Array, "B N D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
     ) -> tuple[Float[Array, "B Q D"], KeyValues]:
         attention_site, feed_forward_site = f"{site}/attention", f"{site}/feed_forward"
         y, seen = self.attention(self.attention_norm(x), sight, recall=recall, site=attention_site, key=key)
         y = dropout(y, rate=self.dropout, site=attention_site, key=key)
+        x = sight.of_queries(x)
         x = x + jax.nn.sigmoid(self.attention_gate(x)) * y
 
         y = dropout(self.feed_forward(self.feed_forward_norm(x)), rate=self.dropout, site=feed_forward_site, key=key)

@@ -12,7 +12,15 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
 from seqrec_jax.encoders.dropout import dropout
-from seqrec_jax.encoders.layers import FeedForward, LayerNorm, embedding_init, first_and_real, linear_scan, pure_module
+from seqrec_jax.encoders.layers import (
+    FeedForward,
+    LayerNorm,
+    Linear,
+    embedding_init,
+    first_and_real,
+    linear_scan,
+    pure_module,
+)
 
 GATE_STRENGTH = 8.0  # c: how much of the range of decays the recurrence gate reaches
 SMALLEST_ENTRY = 1e-6  # of 1 - a², whose root has no finite derivative at 0
@@ -59,8 +67,8 @@ class GatedLinearRecurrence(nnx.Module):
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         width = config.width
         # inputs of variance one, since the two branches are multiplied
-        self.inputs = nnx.Linear(width, 4 * width, kernel_init=nnx.initializers.lecun_normal(), rngs=rngs)
-        self.output = nnx.Linear(width, width, kernel_init=embedding_init, rngs=rngs)
+        self.inputs = Linear(width, 4 * width, kernel_init=nnx.initializers.lecun_normal(), rngs=rngs)
+        self.output = Linear(width, width, kernel_init=embedding_init, rngs=rngs)
         self.decay = nnx.Param(initial_decay(width, longest=config.max_length))
 
     def __call__(

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
 from seqrec_jax.encoders.dropout import dropout
-from seqrec_jax.encoders.layers import first_and_real, pure_module
+from seqrec_jax.encoders.layers import Linear, first_and_real, pure_module
 
 Cell = Callable[[Array, Array, tuple[Array, ...]], tuple[Array, ...]]
 
@@ -80,8 +80,8 @@ class RecurrentLayer(nnx.Module):
     def __init__(self, width: int, *, cell: Cell, num_gates: int, carry_size: int, rngs: nnx.Rngs):
         inputs_init = _for_each_gate(nnx.initializers.xavier_uniform(), num_gates)
         recurrent_init = _for_each_gate(nnx.initializers.orthogonal(), num_gates)
-        self.inputs = nnx.Linear(width, num_gates * width, kernel_init=inputs_init, rngs=rngs)
-        self.recurrent = nnx.Linear(width, num_gates * width, kernel_init=recurrent_init, rngs=rngs)
+        self.inputs = Linear(width, num_gates * width, kernel_init=inputs_init, rngs=rngs)
+        self.recurrent = Linear(width, num_gates * width, kernel_init=recurrent_init, rngs=rngs)
         self.cell = cell
         self.carry_size = carry_size
 

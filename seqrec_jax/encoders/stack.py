@@ -20,8 +20,10 @@ from seqrec_jax.encoders.layers import (
     Recall,
     Sight,
     causal_mask,
+    last_columns,
     pure_module,
     segment_mask,
+    take_columns,
     time_buckets,
 )
 from seqrec_jax.errors import ShapeError
@@ -61,12 +63,19 @@ def stack_encoder(
     """
     init, bind = pure_module(lambda rngs: BlockStack(config, block, final_norm=final_norm, rngs=rngs))
     length = config.max_length
+    whole: list[Recall] = [_itself] * config.num_layers
 
     def encode(
         params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "B L D"]:
         sight = _whole_sight(batch, causal=causal, timed=timed)
-        return bind(params)(event_vectors, sight, recalls=[_itself] * config.num_layers, key=key)[0]
+        return bind(params)(event_vectors, [sight] * config.num_layers, recalls=whole, key=key)[0]
+
+    def encode_last(params: Params, event_vectors: Float[Array, "B L D"], batch: Batch) -> Float[Array, "B D"]:
+        sight = _whole_sight(batch, causal=causal, timed=timed)
+        # the states of all events are what the block above reads, and the last block has none above it
+        sights = [sight] * (config.num_layers - 1) + [_sight_of(last_columns(batch), sight)]
+        return bind(params)(event_vectors, sights, recalls=whole, key=None)[0][:, 0]
 
     def start(num_users: int, dtype: Any) -> Memory:
         empty = jnp.zeros((num_users, length, config.num_heads, config.width // config.num_heads), dtype)
@@ -86,12 +95,14 @@ def stack_encoder(
         timestamps = None if memory.timestamps is None else _write(memory.timestamps, batch.timestamps, slots)
         sight = _ring_sight(batch, timestamps, length=length)
         recalls = [functools.partial(_recall, old, slots) for old in memory.blocks]
-        states, seen = bind(params)(event_vectors[:, None], sight, recalls=recalls, key=None)
+        states, seen = bind(params)(event_vectors[:, None], [sight] * config.num_layers, recalls=recalls, key=None)
         # the memory may be kept in a type of its own
         blocks = jax.tree.map(lambda new, old: new.astype(old.dtype), seen, memory.blocks)
         return states[:, 0], Memory(blocks, timestamps)
 
-    return Encoder(init, encode, causal, start, append) if causal else Encoder(init, encode, causal)
+    if not causal:
+        return Encoder(init, encode, causal, encode_last=encode_last)
+    return Encoder(init, encode, causal, start, append, encode_last)
 
 
 class BlockStack(nnx.Module):
@@ -107,10 +118,10 @@ class BlockStack(nnx.Module):
             self.norm = LayerNorm(config.width)
 
     def __call__(
-        self, x: Float[Array, "B Q D"], sight: Sight, *, recalls: list[Recall], key: PRNGKeyArray | None
+        self, x: Float[Array, "B N D"], sights: list[Sight], *, recalls: list[Recall], key: PRNGKeyArray | None
     ) -> tuple[Float[Array, "B Q D"], tuple[KeyValues, ...]]:
         seen = []
-        for name, recall in zip(self.names, recalls, strict=True):
+        for name, sight, recall in zip(self.names, sights, recalls, strict=True):
             x, keys_values = getattr(self, name)(x, sight, recall=recall, site=f"{self.kind}/{name}", key=key)
             seen.append(keys_values)
         return self.norm(x) if self.final_norm else x, tuple(seen)
@@ -123,6 +134,13 @@ def _whole_sight(batch: Batch, *, causal: bool, timed: bool) -> Sight:
     where = (causal_mask if causal else segment_mask)(batch.segment_ids)
     seconds = batch.timestamps[:, :, None] - batch.timestamps[:, None, :]
     return Sight(where, distances, time_buckets(seconds) if timed else None)
+
+
+def _sight_of(queries: Int[Array, " B"], sight: Sight) -> Sight:
+    """What one position of each whole sequence sees."""
+    distances = jnp.broadcast_to(sight.distances, sight.where.shape)
+    buckets = None if sight.time_buckets is None else take_columns(sight.time_buckets, queries)
+    return Sight(take_columns(sight.where, queries), take_columns(distances, queries), buckets, queries)
 
 
 def _ring_sight(batch: Batch, timestamps: Int[Array, "U M"] | None, *, length: int) -> Sight:

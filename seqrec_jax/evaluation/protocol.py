@@ -118,7 +118,7 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig) -
     """Rank every target among all candidates, and measure each user.
 
     Users go through in tiles of a fixed shape, so that memory is bounded and a figure does not depend on how
-    many users there are.
+    many users there are; and by the length of their history, so that a ranker has to do with like ones at a time.
 
     Args:
       ranker: a model's `Recommender`, a baseline, or anything with the same call.
@@ -135,6 +135,8 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig) -
     num_users = len(cases.users)
     tile = int(max(1, min(256, SCORE_BYTES // (4 * (num_items + 1)))))
     starts = range(0, num_users, tile)
+    order = _by_length(cases.histories.lengths, tile)
+    targets = cases.padded_targets(slice(0, num_users))
     priority = catalogue_order(num_items, jax.random.key(config.seed))
     allowed = jnp.asarray(cases.candidates)
     width = int(cases.histories.lengths.max(initial=1)) if config.seen_items == "excluded" else 0
@@ -143,7 +145,8 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig) -
     # the first tile compiles, so its time says nothing; where it is the only one it goes through twice
     for start in starts if len(starts) > 1 else (0, 0):
         started = time.monotonic()
-        users = np.minimum(np.arange(start, start + tile), num_users - 1)  # the last user fills up the last tile
+        # the last user fills up the last tile
+        users = order[np.minimum(np.arange(start, start + tile), num_users - 1)]
         histories = cases.histories.select_users(users)
         scores = ranker.scores(histories)
         if scores.shape != (tile, num_items + 1):
@@ -151,15 +154,20 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig) -
                 f"{ranker.name} gave scores {scores.shape} for {tile} users of {num_items} items; expected "
                 f"({tile}, {num_items + 1}), column 0 for padding"
             )
-        targets = cases.padded_targets(slice(start, min(start + tile, num_users)))
-        targets = np.pad(targets, ((0, tile - len(targets)), (0, 0)))
         excluded = pad_sequences(histories, length=width) if width else None
         result = _measure_tile(
-            jnp.asarray(scores), targets, priority, allowed, excluded, cutoffs=config.cutoffs, metric=config.metric
+            jnp.asarray(scores),
+            targets[users],
+            priority,
+            allowed,
+            excluded,
+            cutoffs=config.cutoffs,
+            metric=config.metric,
         )
         measured[start] = jax.tree.map(partial(_first_rows, count=num_users - start), result)
         seconds.append(time.monotonic() - started)
-    ranks, columns, lists = jax.tree.map(lambda *tiles: np.concatenate(tiles), *measured.values())
+    back = np.argsort(order)
+    ranks, columns, lists = jax.tree.map(lambda *tiles: np.concatenate(tiles)[back], *measured.values())
     real = np.arange(ranks.ranks.shape[1])[None, :] < cases.num_targets[:, None]
     first = pd.arrays.IntegerArray(ranks.ranks[:, 0], ranks.ranks[:, 0] == UNREACHABLE)
     return Judged(
@@ -173,6 +181,17 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig) -
         worst=mean_of_users(columns["worst"]),
         seconds=float(np.mean(seconds[1:])) * len(starts),
     )
+
+
+def _by_length(lengths: np.ndarray, tile: int) -> np.ndarray:
+    """The users, first a tile of them with histories of all lengths, then the others from the shortest on.
+
+    Tiles of like lengths are quick to encode, and the first one compiles what the others need.
+    """
+    order = np.argsort(lengths, kind="stable")
+    first = np.zeros(len(order), dtype=bool)
+    first[np.linspace(0, len(order) - 1, min(tile, len(order))).astype(np.int64)] = True
+    return np.concatenate([order[first], order[~first]])
 
 
 def mean_of_users(values: np.ndarray | pd.Series) -> float:

@@ -157,6 +157,26 @@ def test_more_items_than_the_list_is_long_and_lists_agree_with_ranks():
     np.testing.assert_array_equal(judged.lists[users, judged.ranks.clip(1, 14) - 1] == cases.target_items, listed)
 
 
+def test_users_come_by_the_length_of_their_history_after_a_tile_of_all_lengths(monkeypatch):
+    monkeypatch.setattr(protocol, "SCORE_BYTES", 4 * (NUM_ITEMS + 1) * 5)
+    lengths = np.random.default_rng(0).permutation(np.arange(1, 18))
+    cases = make_cases([[1 + user % 3] for user in range(17)], [[1] * length for length in lengths])
+    seen = []
+
+    class Recording(TableRanker):
+        def scores(self, histories: Sequences) -> np.ndarray:
+            seen.append(histories.lengths.tolist())
+            return super().scores(histories)
+
+    table = np.random.default_rng(1).normal(size=(17, NUM_ITEMS + 1)).astype(np.float32)
+    judged = judge(Recording(table), cases, config=CONFIG)
+    assert seen[0] == [1, 5, 9, 13, 17]
+    others = [length for tile in seen[1:] for length in tile][:12]
+    assert others == [length for length in range(1, 18) if length not in seen[0]]
+    expected = [1 + (table[user, 1:] > table[user, 1 + user % 3]).sum() for user in range(17)]
+    assert judged.ranks.tolist() == expected
+
+
 class VectorRanker:
     """Scores as a model makes them, by one product a tile, whose last bits a compiler may choose."""
 
