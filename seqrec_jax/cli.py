@@ -85,12 +85,26 @@ def train(words: Sequence[str]) -> int:
     _add_config(parser)
     parser.add_argument("--overwrite", action="store_true", help="start over where the run exists")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--processes", action="store_true", help="one of several processes that train together, see docs/clusters.md"
+    )
+    parser.add_argument("--coordinator", help="host:port of process 0, where the cluster does not tell")
+    parser.add_argument("--num-processes", type=int, help="how many there are, where the cluster does not tell")
+    parser.add_argument("--process-id", type=int, help="which one this is, from 0, where the cluster does not tell")
     options, overrides = parser.parse_known_args(words)
+    from seqrec_jax.parallel import errors_end_the_process, is_first_process, join_processes
+
+    addresses = {name: getattr(options, name) for name in ("coordinator", "num_processes", "process_id")}
+    if options.processes or any(value is not None for value in addresses.values()):
+        join_processes(**addresses)
     from seqrec_jax import pipeline
     from seqrec_jax.training.run import read_log
 
     config = _experiment(options, overrides)
-    run, progress = pipeline.train_run(config, overwrite=options.overwrite, show_progress=not options.quiet)
+    with errors_end_the_process():
+        run, progress = pipeline.train_run(config, overwrite=options.overwrite, show_progress=not options.quiet)
+    if not is_first_process():
+        return 0 if progress.finished else INTERRUPTED
     if not progress.finished:
         print(f"stopped    epoch {progress.epoch}, everything is saved; the same command continues {run}")
         return INTERRUPTED

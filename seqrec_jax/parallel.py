@@ -1,38 +1,132 @@
-"""Devices: the mesh, what lies where on it, and multi-host start-up. No other file knows how many there are."""
+"""Devices: the mesh, what lies where on it, and how processes find each other. No other file knows how many there are.
+
+A step is written for one device and compiled for all: arrays carry their place, and the compiler adds what the
+devices must tell each other. Rows of a batch lie over the data axis. Tables with a row an item, and the optimizer's
+numbers for them, lie over the model axis, so that neither memory nor the softmax over all items has to fit on one
+device; all else is on every device.
+"""
 
 from __future__ import annotations
 
-from typing import TypeVar
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from seqrec_jax.errors import ConfigError
+from seqrec_jax.errors import ConfigError, SeqrecError
 
 DATA_AXIS = "data"
 MODEL_AXIS = "model"
 Tree = TypeVar("Tree")
 
 
-def make_mesh(num_devices: int | None = None) -> Mesh:
-    """A `("data", "model")` mesh with every device on the data axis.
+def make_mesh(num_devices: int | None = None, *, model_devices: int = 1) -> Mesh:
+    """A `("data", "model")` mesh.
 
     Args:
       num_devices: how many of the visible devices to use; None means all.
+      model_devices: devices that share the tables of items; the others share the batch.
 
     Raises:
-      ConfigError: more devices than are visible, or fewer than one.
+      ConfigError: more devices than are visible, fewer than one, or a number that `model_devices` does not divide.
     """
     devices = jax.devices()
     num_devices = len(devices) if num_devices is None else num_devices
     if not 1 <= num_devices <= len(devices):
         raise ConfigError(f"num_devices is {num_devices}, but {len(devices)} devices are visible")
+    if model_devices < 1 or num_devices % model_devices:
+        raise ConfigError(
+            f"model_devices is {model_devices}, which does not divide num_devices, {num_devices}; choose a divisor"
+        )
     return jax.make_mesh(
-        (num_devices, 1),
+        (num_devices // model_devices, model_devices),
         (DATA_AXIS, MODEL_AXIS),
         axis_types=(AxisType.Auto, AxisType.Auto),
         devices=devices[:num_devices],
     )
+
+
+def join_processes(
+    *, coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Make this process one of several that train together; the first thing to call, before any other use of JAX.
+
+    Args:
+      coordinator: `host:port` of process 0; None, like the others, where a TPU pod, Slurm, Open MPI or Kubernetes
+        tells it.
+      num_processes: how many there are.
+      process_id: which of them this is, from 0.
+
+    Raises:
+      ConfigError: some are given and some are not, or the processes do not find each other.
+    """
+    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise ConfigError(f"processes find each other by {', '.join(given)}; {' and '.join(missing)} is missing")
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"the processes did not find each other ({given}): {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def errors_end_the_process() -> Iterator[None]:
+    """One of several processes that fails ends at once, with code 1, so that the others fail as well.
+
+    Left to itself it would wait for the others before it ends, while they wait for its share of a step. Where there
+    is one process nothing is changed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        name = f"process {jax.process_index()} of {jax.process_count()}"
+        if isinstance(error, SeqrecError):
+            print(f"{name}: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+            what = "another was lost, or it failed" if isinstance(error, jax.errors.JaxRuntimeError) else "it failed"
+            print(
+                f"{name} ends, since {what}; start all of them again, and the run continues from its last checkpoint",
+                file=sys.stderr,
+            )
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def is_first_process() -> bool:
+    """True for the one process that writes logs and prints; also where there is one only."""
+    return jax.process_index() == 0
+
+
+def wait_for_processes(name: str) -> None:
+    """Return when every process has come to the place of this name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def largest_over_processes(*values: int) -> list[int]:
+    """Each value's largest among the processes, so that all of them decide alike."""
+    if jax.process_count() == 1:
+        return list(values)
+    gathered = multihost_utils.process_allgather(np.asarray(values, dtype=np.int32))
+    return [int(value) for value in np.max(gathered, axis=0)]
+
+
+def on_this_process(tree: Tree) -> Tree:
+    """A tree of global arrays as arrays that this process holds whole; itself where there is one process."""
+    if jax.process_count() == 1:
+        return tree
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -40,9 +134,52 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def over_rows(mesh: Mesh) -> NamedSharding:
+    """The sharding of the arrays of a batch, rows over the data axis."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def over_items(mesh: Mesh) -> NamedSharding:
+    """The sharding of an item table, its rows over the model axis, which must divide their number."""
+    # one device is written as outputs of compiled functions write it, so that these are not compiled again for them
+    return NamedSharding(mesh, PartitionSpec(MODEL_AXIS) if mesh.shape[MODEL_AXIS] > 1 else PartitionSpec())
+
+
+def state_sharding(tree: Any, mesh: Mesh) -> Any:
+    """Shardings of parameters, of an optimizer's state or of a whole training state: a tree like `tree`.
+
+    Embeddings of item ids are over items, wherever they are in the tree; all else is replicated.
+    """
+
+    def sharding(path: tuple, leaf: Any) -> NamedSharding:
+        return over_items(mesh) if is_item_rows(path) else replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def is_item_rows(path: tuple) -> bool:
+    """True for the path of a leaf with one row an item, `… ['ids'] ['embedding']`."""
+    return tuple(getattr(entry, "key", None) for entry in path[-2:]) == ("ids", "embedding")
+
+
+def rows_on_mesh(num_items: int, *, model_devices: int) -> int:
+    """Rows of an item table that `model_devices` share evenly: V + 1, and up to model_devices - 1 that are no items.
+
+    >>> rows_on_mesh(20, model_devices=1), rows_on_mesh(20, model_devices=4)
+    (21, 24)
+    """
+    return -(-(num_items + 1) // model_devices) * model_devices
+
+
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """Put every array of a tree whole on every device of the mesh."""
     return jax.device_put(tree, replicated(mesh))
+
+
+def init_on_mesh(init: Callable[[jax.Array], Tree], key: jax.Array, mesh: Mesh) -> Tree:
+    """`init(key)`, each array made where it is to lie, so that none has to fit on one device."""
+    sharding = state_sharding(jax.eval_shape(init, key), mesh)
+    return jax.jit(init, out_shardings=sharding)(key)
 
 
 def data_size(mesh: Mesh) -> int:
@@ -52,4 +189,4 @@ def data_size(mesh: Mesh) -> int:
 
 def is_simulated(mesh: Mesh) -> bool:
     """True for several devices on one CPU, whose collectives starve unless every step is waited for."""
-    return mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+    return len(mesh.local_devices) > 1 and mesh.devices.flat[0].platform == "cpu"

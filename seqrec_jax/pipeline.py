@@ -40,6 +40,7 @@ from seqrec_jax.evaluation.report import render_report
 from seqrec_jax.evaluation.summary import Contender, Evaluation, evaluate, example_users
 from seqrec_jax.items.table import make_item_table
 from seqrec_jax.model import SequenceModel, extend_item_rows, make_sequence_model
+from seqrec_jax.parallel import init_on_mesh, is_first_process, make_mesh, rows_on_mesh, wait_for_processes
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.config import config_dict, parse_config
 from seqrec_jax.training.loop import Progress, TrainingData, train
@@ -134,19 +135,28 @@ def train_run(
     directory = runs / config.name
     model, item_table = build_model(config, dataset)
     weights = behavior_weights(config, dataset)
-    params = jax.jit(model.init)(jax.random.key(config.training.seed))
+    mesh = make_mesh(config.training.num_devices, model_devices=config.training.model_devices)
+    params = init_on_mesh(model.init, jax.random.key(config.training.seed), mesh)
     if config.training.warm_start is not None:
-        params = warm_start_params(config.training.warm_start, dataset, like=params, seed=config.training.seed)
+        params = warm_start_params(
+            config.training.warm_start,
+            dataset,
+            like=params,
+            seed=config.training.seed,
+            model_devices=config.training.model_devices,
+        )
     cases = evaluation_cases(
         dataset.sequences, dataset.split, stage="validation", **_case_options(config.evaluation, dataset)
     )
-    open_run(
-        directory,
-        config=config_dict(config),
-        dataset=dataset,
-        dataset_directory=config.dataset_directory,
-        overwrite=overwrite,
-    )
+    description: dict[str, Any] = {
+        "config": config_dict(config),
+        "dataset": dataset,
+        "dataset_directory": config.dataset_directory,
+    }
+    if is_first_process():
+        open_run(directory, overwrite=overwrite, **description)
+    wait_for_processes("the run's directory is there")
+    open_run(directory, **description)
     length = config.model.encoder.max_length
     recommender = Recommender.for_dataset(dataset, model, params, item_table, length=length, name=config.name)
 
@@ -282,10 +292,11 @@ def build_model(config: ExperimentConfig, dataset: Dataset) -> tuple[SequenceMod
             f"model.events.hour and weekday need real times, but the log of {dataset.name} has only an order; switch "
             "them off"
         )
-    item_table = make_item_table(dataset.items, dataset.attributes)
+    num_rows = rows_on_mesh(dataset.num_items, model_devices=config.training.model_devices)
+    item_table = make_item_table(dataset.items, dataset.attributes, num_rows=num_rows)
     model = make_sequence_model(
         config.model,
-        num_items=dataset.num_items,
+        num_items=num_rows - 1,
         num_behaviors=len(dataset.behaviors),
         item_table=item_table,
     )
@@ -307,7 +318,7 @@ def behavior_weights(config: ExperimentConfig, dataset: Dataset) -> np.ndarray:
     return np.array([weights.get(name, 1.0) for name in dataset.behaviors], dtype=np.float32)
 
 
-def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int) -> Any:
+def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int, model_devices: int = 1) -> Any:
     """The best parameters of an earlier run, with fresh rows for items that are new in this dataset.
 
     Raises:
@@ -325,7 +336,7 @@ def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int) -> An
     params = extend_item_rows(
         earlier.params,
         old_num_items=len(old),
-        new_num_items=dataset.num_items,
+        new_num_items=rows_on_mesh(dataset.num_items, model_devices=model_devices) - 1,
         key=jax.random.fold_in(jax.random.key(seed), len(old)),
     )
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (params, like)]

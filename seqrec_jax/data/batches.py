@@ -65,22 +65,31 @@ class Batch(NamedTuple):
     target_behaviors: Int[Array, "B L"] | None = None
 
 
-def event_arrays(sequences: Sequences, *, first_timestamp: int) -> EventArrays:
+def event_arrays(
+    sequences: Sequences, *, first_timestamp: int, index: Int[np.ndarray, " N"] | None = None
+) -> EventArrays:
     """The flat arrays of `sequences` as int32 device arrays, times counted from the Monday before `first_timestamp`.
+
+    Args:
+      sequences: the events.
+      first_timestamp: the dataset's first event in seconds.
+      index: `[N]` which events, in this order; None means all.
 
     Raises:
       DataError: more events than an int32 index reaches, or times that do not fit int32 seconds (68 years);
         both would wrap silently on the device.
     """
-    if len(sequences.item_ids) > np.iinfo(np.int32).max:
+    arrays = sequences.item_ids, sequences.behaviors, sequences.timestamps
+    item_ids, behaviors, timestamps = arrays if index is None else (array[index] for array in arrays)
+    if len(item_ids) > np.iinfo(np.int32).max:
         raise DataError(
-            f"{len(sequences.item_ids):,} events do not fit on one device, whose int32 indices reach "
-            f"{np.iinfo(np.int32).max:,}; train on a part of the log"
+            f"{len(item_ids):,} events do not fit on one device, whose int32 indices reach "
+            f"{np.iinfo(np.int32).max:,}; set training.stream_batches, so that they go there piece by piece"
         )
     return EventArrays(
-        jnp.asarray(sequences.item_ids, dtype=jnp.int32),
-        jnp.asarray(sequences.behaviors, dtype=jnp.int32),
-        jnp.asarray(_device_seconds(sequences.timestamps, first_timestamp)),
+        jnp.asarray(item_ids, dtype=jnp.int32),
+        jnp.asarray(behaviors, dtype=jnp.int32),
+        jnp.asarray(_device_seconds(timestamps, first_timestamp)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -10,15 +11,16 @@ from seqrec_jax.data.features import AttributeConfig, AttributeVocabulary, encod
 from seqrec_jax.items.tower import ItemTable
 
 
-def make_item_table(items: pd.DataFrame, vocabulary: AttributeVocabulary) -> ItemTable:
+def make_item_table(items: pd.DataFrame, vocabulary: AttributeVocabulary, *, num_rows: int | None = None) -> ItemTable:
     """The table of V items, encoded by a dataset's own vocabulary.
 
     Args:
       items: V rows in vocabulary order with `known` and the columns that the vocabulary names.
       vocabulary: the columns and their codes.
+      num_rows: at least V+1; rows beyond are no items, they let devices share the table evenly. None means V+1.
 
     Returns:
-      Arrays of V+1 rows.
+      Arrays of V+1 rows, or `num_rows`.
 
     Raises:
       DataError: a column that `items` lacks.
@@ -30,9 +32,14 @@ def make_item_table(items: pd.DataFrame, vocabulary: AttributeVocabulary) -> Ite
     )
     encoded, _ = encode_attributes(items, config, vocabulary=vocabulary)
     known = np.concatenate([[False], items["known"].to_numpy()])
+    missing = 0 if num_rows is None else num_rows - len(known)
+
+    def column(values: np.ndarray) -> jax.Array:
+        return jnp.pad(jnp.asarray(values), ((0, missing),) + ((0, 0),) * (values.ndim - 1))
+
     return ItemTable(
-        known=jnp.asarray(known),
-        categorical={name: jnp.asarray(codes) for name, codes in encoded.categorical.items()},
-        multi_categorical={name: jnp.asarray(codes) for name, codes in encoded.multi_categorical.items()},
-        numeric={name: jnp.asarray(numbers) for name, numbers in encoded.numeric.items()},
+        known=column(known),
+        categorical={name: column(codes) for name, codes in encoded.categorical.items()},
+        multi_categorical={name: column(codes) for name, codes in encoded.multi_categorical.items()},
+        numeric={name: column(numbers) for name, numbers in encoded.numeric.items()},
     )

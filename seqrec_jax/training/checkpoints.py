@@ -14,12 +14,12 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from jax.sharding import Sharding
+from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
 from seqrec_jax.errors import CheckpointError
 from seqrec_jax.model import SequenceModel
-from seqrec_jax.parallel import make_mesh, replicated
+from seqrec_jax.parallel import is_item_rows, make_mesh, state_sharding
 from seqrec_jax.training.state import TrainState, evaluated_params
 
 SCHEMA_VERSION = 1
@@ -127,26 +127,25 @@ class CheckpointStore:
         except (OSError, ValueError) as error:
             raise self._cannot_write(error) from error
 
-    def restore(self, like: TrainState, *, sharding: Sharding) -> tuple[TrainState, dict[str, Any]]:
-        """The state and progress of the last checkpoint.
+    def restore(self, like: TrainState, *, mesh: Mesh) -> tuple[TrainState, dict[str, Any]]:
+        """The state and progress of the last checkpoint, whatever mesh wrote it.
 
         Args:
-          like: a state (or its shapes) with the structure that is expected.
-          sharding: where the arrays go.
+          like: a state (or its shapes) with the structure that is expected; tables of items may have more or fewer
+            rows beyond the items than when they were saved.
+          mesh: where the arrays go, see `state_sharding`.
 
         Raises:
           CheckpointError: no checkpoint, or one of another model, optimizer or schema version.
         """
         step = self._require(self.last_step)
         progress = self.progress(step)
-        expected = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            {"params": evaluated_params(like), "training": _training_tree(like)},
-        )
+        placed = _placed(like, mesh)
         restored = self._restore(
             step,
-            params=ocp.args.StandardRestore(expected["params"]),
-            training=ocp.args.StandardRestore(expected["training"]),
+            num_items=progress.get("num_items"),
+            params=ocp.args.StandardRestore(evaluated_params(placed), strict=False),
+            training=ocp.args.StandardRestore(_training_tree(placed), strict=False),
         )
         training, params = restored["training"], restored["params"]
         if like.average:
@@ -155,16 +154,16 @@ class CheckpointStore:
             state = TrainState(params, training["optimizer"], {}, training["step"])
         return state, progress
 
-    def restore_params(self, like: Any, *, step: int | None = None, sharding: Sharding) -> tuple[Any, int]:
+    def restore_params(self, like: Any, *, step: int | None = None, mesh: Mesh) -> tuple[Any, int]:
         """The evaluated parameters of a checkpoint, the best one by default, and its step.
 
         Raises:
           CheckpointError: no such checkpoint, or one of another model.
         """
         step = self._require(self.best_step if step is None else step)
-        self.progress(step)
-        expected = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
-        return self._restore(step, params=ocp.args.StandardRestore(expected))["params"], step
+        num_items = self.progress(step).get("num_items")
+        params = ocp.args.StandardRestore(_placed(like, mesh), strict=False)
+        return self._restore(step, num_items=num_items, params=params)["params"], step
 
     def progress(self, step: int) -> dict[str, Any]:
         """What was saved as progress with a step.
@@ -205,9 +204,10 @@ class CheckpointStore:
             )
         return step
 
-    def _restore(self, step: int, **items: Any) -> Any:
-        # checked beforehand, since Orbax would stop in the middle of reading and name no parameter
-        reason = self._misfit(step, items["params"].item) if "params" in items else ""
+    def _restore(self, step: int, *, num_items: int | None = None, **items: Any) -> Any:
+        # checked beforehand, since Orbax would stop in the middle of reading and name no parameter, or would cut and
+        # fill up arrays of any other shape, which is right for rows beyond the items only
+        reason = self._misfit(step, items["params"].item, num_items) if "params" in items else ""
         cause: Exception | None = None
         if not reason:
             try:
@@ -218,12 +218,13 @@ class CheckpointStore:
             f"checkpoint {step} in {self.directory} does not fit this model, or is damaged: {reason}"
         ) from cause
 
-    def _misfit(self, step: int, expected: Any) -> str:
-        """Which parameters differ from those expected, empty where none does or the checkpoint cannot tell."""
+    def _misfit(self, step: int, expected: Any, num_items: int | None) -> str:
+        """Which parameters differ from those expected, empty where none does."""
         try:
-            there, here = _shapes(self._manager.item_metadata(step)["params"].tree), _shapes(expected)
-        except (OSError, ValueError, KeyError, AttributeError):
-            return ""
+            there = _shapes(self._manager.item_metadata(step)["params"].tree, num_items)
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            return _short(error)
+        here = _shapes(expected, num_items)
         names = [name for name in sorted({**there, **here}) if there.get(name) != here.get(name)]
         texts = [f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here" for name in names]
         return "; ".join(texts[:5]) + (f"; and {len(texts) - 5} more" if len(texts) > 5 else "")
@@ -240,10 +241,25 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:400]
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes by dotted name."""
+def _placed(like: Any, mesh: Mesh) -> Any:
+    """Shapes with their places on the mesh."""
+
+    def placed(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+    return jax.tree.map(placed, like, state_sharding(like, mesh))
+
+
+def _shapes(tree: Any, num_items: int | None) -> dict[str, tuple[int, ...]]:
+    """Shapes by dotted name, in which tables of items end with the last item."""
+
+    def shape(path: tuple, leaf: Any) -> tuple[int, ...]:
+        if num_items is None or not is_item_rows(path):
+            return tuple(leaf.shape)
+        return (min(leaf.shape[0], num_items + 1), *leaf.shape[1:])
+
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="."): shape(path, leaf) for path, leaf in leaves}
 
 
 def load_params(model: SequenceModel, run: str | Path, *, step: int | None = None) -> tuple[Any, int]:
@@ -254,7 +270,7 @@ def load_params(model: SequenceModel, run: str | Path, *, step: int | None = Non
     """
     with closing(CheckpointStore(Path(run) / "checkpoints", read_only=True)) as store:
         like = jax.eval_shape(model.init, jax.random.key(0))
-        return store.restore_params(like, step=step, sharding=replicated(make_mesh(1)))
+        return store.restore_params(like, step=step, mesh=make_mesh(1))
 
 
 def _training_tree(state: TrainState) -> dict[str, Any]:

@@ -172,7 +172,11 @@ class TrainingConfig:
       validate_every: epochs between validations.
       patience: validations without improvement before training stops; None never stops early.
       checkpoint_seconds: seconds between checkpoints besides those at validations.
+      stream_batches: batches whose events are on the device at a time, for a log that does not fit there; None keeps
+        all events on the device, which is faster.
       num_devices: devices to use; None means all that are visible.
+      model_devices: devices that share the tables of items, the softmax over all items and the optimizer's numbers
+        for them; num_devices / model_devices share the batch.
       warm_start: run directory whose parameters are continued; the dataset must extend its vocabulary.
       seed: seed of initialisation, order, dropout and negatives.
     """
@@ -191,7 +195,9 @@ class TrainingConfig:
     validate_every: int = 1
     patience: int | None = 5
     checkpoint_seconds: float = 60.0
+    stream_batches: int | None = None
     num_devices: int | None = None
+    model_devices: int = 1
     warm_start: str | None = None
     seed: int = 0
 
@@ -204,7 +210,9 @@ class TrainingConfig:
             validate_every=self.validate_every,
             patience=self.patience,
             checkpoint_seconds=self.checkpoint_seconds,
+            stream_batches=self.stream_batches,
             num_devices=self.num_devices,
+            model_devices=self.model_devices,
         )
         if not (0 < self.mask_rate < 1 and 0 <= self.mask_last_share <= 1):
             raise ConfigError(

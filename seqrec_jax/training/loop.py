@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,21 +21,24 @@ import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from seqrec_jax.data.batches import EventArrays, Rows, event_arrays, shuffled_rows
-from seqrec_jax.data.sequences import (
-    Packing,
-    Sequences,
-    Windows,
-    one_window_per_row,
-    pack_windows,
-    sliding_windows,
-)
-from seqrec_jax.errors import ConfigError, DataError, DivergenceError
+from seqrec_jax.data.sequences import Sequences, one_window_per_row, pack_windows, sliding_windows
+from seqrec_jax.errors import ConfigError, DataError, DivergenceError, ShapeError
 from seqrec_jax.items import ItemTable
 from seqrec_jax.model import SequenceModel
-from seqrec_jax.parallel import DATA_AXIS, data_size, is_simulated, make_mesh, replicate, replicated
+from seqrec_jax.parallel import (
+    data_size,
+    is_first_process,
+    is_simulated,
+    largest_over_processes,
+    make_mesh,
+    on_this_process,
+    over_items,
+    rows_on_mesh,
+    state_sharding,
+)
 from seqrec_jax.training.checkpoints import CheckpointStore
 from seqrec_jax.training.config import TrainingConfig
+from seqrec_jax.training.feed import EpochPlan, resident_feed, streamed_feed
 from seqrec_jax.training.objective import Objective, make_objective
 from seqrec_jax.training.run import RunLog
 from seqrec_jax.training.state import (
@@ -52,7 +54,6 @@ from seqrec_jax.training.step import StepTotals, make_run_steps
 Validate = Callable[[Params], dict[str, float]]
 CHUNK_SECONDS = 1.0
 DIVERGED = 100.0  # times the loss at the start
-_ORDER_STREAM = 0x0E90C4  # keeps the keys of the order apart from those of initialisation and steps
 
 
 class TrainingData(NamedTuple):
@@ -83,6 +84,7 @@ class Progress:
       first_loss: of the first step, which tells divergence.
       seconds: of the steps, without validation.
       finished: all epochs are made, or training stopped early.
+      num_items: V, by which a checkpoint tells rows of items from those that fill up a table for a mesh.
     """
 
     epoch: int = 0
@@ -92,6 +94,7 @@ class Progress:
     first_loss: float | None = None
     seconds: float = 0.0
     finished: bool = False
+    num_items: int | None = None
 
 
 def train(
@@ -114,7 +117,7 @@ def train(
       model: pure functions.
       params: where a new run starts; ignored where the directory has a checkpoint.
       data: what is trained on.
-      item_table: attributes of the items.
+      item_table: attributes of the items; its rows, V + 1 or more, are shared by `config.model_devices`.
       config: the run's settings.
       length: L.
       directory: the run's directory; checkpoints, log and TensorBoard go there.
@@ -134,25 +137,31 @@ def train(
         checkpoint is kept.
       CheckpointError: checkpoints cannot be read or written.
     """
-    mesh = make_mesh(config.num_devices)
+    mesh = make_mesh(config.num_devices, model_devices=config.model_devices)
     if config.batch_size % data_size(mesh):
         raise ConfigError(
             f"training.batch_size is {config.batch_size}, which {data_size(mesh)} devices cannot share evenly; "
             "choose a multiple, or set training.num_devices"
         )
+    num_rows = item_table.known.shape[0]
+    if num_rows % config.model_devices:
+        raise ShapeError(
+            f"item_table has {num_rows} rows, which {config.model_devices} devices cannot share evenly; make it with "
+            f"num_rows={rows_on_mesh(data.num_items, model_devices=config.model_devices)}"
+        )
     # without a next event there is no target, unless events are predicted from both sides
-    epoch_rows, steps_per_epoch = _plan_epochs(data.sequences, config, length, drop_last=1 if model.causal else 0)
+    plan = _plan_epochs(data.sequences, config, length, drop_last=1 if model.causal else 0)
+    steps_per_epoch = plan.num_batches
     total_steps = config.max_epochs * steps_per_epoch
     optimizer = make_optimizer(config.optimizer, total_steps=total_steps)
     rates = make_schedule(config.optimizer, total_steps=total_steps)
     if objective is None:
-        item_ids, size = data.sequences.item_ids, data.num_items + 1
+        item_ids = data.sequences.item_ids
         are_targets = data.behavior_weights[data.sequences.behaviors] > 0
         objective = make_objective(
             config.loss,
-            item_counts=np.bincount(item_ids, minlength=size),
-            target_counts=np.bincount(item_ids[are_targets], minlength=size),
-            axis_name=DATA_AXIS,
+            item_counts=np.bincount(item_ids, minlength=num_rows),
+            target_counts=np.bincount(item_ids[are_targets], minlength=num_rows),
         )
     run_steps = make_run_steps(
         model,
@@ -163,31 +172,41 @@ def train(
         behavior_weights=jnp.asarray(data.behavior_weights, dtype=jnp.float32),
         mesh=mesh,
     )
-    events: EventArrays = replicate(event_arrays(data.sequences, first_timestamp=data.first_timestamp), mesh)
-    item_table = replicate(item_table, mesh)
+    place: dict[str, Any] = {"first_timestamp": data.first_timestamp, "mesh": mesh}
+    if config.stream_batches is None:
+        feed = resident_feed(plan, data.sequences, **place)
+    else:
+        feed = streamed_feed(plan, data.sequences, batches_per_piece=config.stream_batches, **place)
+    item_table = jax.device_put(item_table, over_items(mesh))
     with closing(CheckpointStore(directory / "checkpoints")) as store:
-        state, progress = _start_or_continue(store, params, optimizer, config=config, mesh=mesh)
+        state, progress = _start_or_continue(
+            store, params, optimizer, config=config, num_items=data.num_items, mesh=mesh
+        )
         if progress.finished:
             return progress
-        log = RunLog(directory, resume_step=int(state.step))
+        log = RunLog(directory, resume_step=int(state.step), active=is_first_process())
         bar = tqdm(
             total=total_steps,
             initial=int(state.step),
             desc=directory.name,
             unit="step",
-            disable=not show_progress,
+            disable=not (show_progress and is_first_process()),
             dynamic_ncols=True,
         )
         figures: dict[str, str] = {}
-        chunk_steps, last_save = 1, time.monotonic()
+        chunk_steps, last_save, stopping = 1, time.monotonic(), 0
         with closing(log), closing(bar), _interruptions() as stop:
-            while not progress.finished and not stop.is_set():
-                rows = replicate(epoch_rows(progress.epoch), mesh)
+            while not progress.finished and not stopping:
                 first = int(state.step) - progress.epoch * steps_per_epoch
+                pieces = feed(progress.epoch, first)
+                piece = next(pieces)
                 while first < steps_per_epoch:
-                    last = min(first + chunk_steps, steps_per_epoch)
+                    piece = next(pieces) if first == piece.last else piece
+                    last = min(first + chunk_steps, piece.last)
                     started = time.monotonic()
-                    outputs = run_steps(state, item_table, events, rows, first, last)
+                    outputs = run_steps(
+                        state, item_table, piece.events, piece.rows, first - piece.first, last - piece.first
+                    )
                     state, totals, norm = jax.block_until_ready(outputs)
                     seconds = time.monotonic() - started
                     progress.seconds += seconds
@@ -204,16 +223,20 @@ def train(
                         pace = (last - first) / seconds
                         chunk_steps = max(1, min(round(pace * CHUNK_SECONDS), 8 * chunk_steps))
                     first = last
+                    # clocks and signals differ between processes, what they do next must not
+                    is_due = time.monotonic() - last_save > config.checkpoint_seconds
+                    chunk_steps, stopping, due = largest_over_processes(chunk_steps, stop.is_set(), is_due)
                     if first < steps_per_epoch:  # the end of an epoch saves its own checkpoint, with a score
-                        if stop.is_set():
+                        if stopping:
                             break
-                        if time.monotonic() - last_save > config.checkpoint_seconds:
+                        if due:
                             store.save(state, asdict(progress))
                             last_save = time.monotonic()
                 else:
                     score = _end_epoch(state, progress, config, validate, metric, log)
                     store.save(state, asdict(progress), score=score)
                     last_save = time.monotonic()
+                    [stopping] = largest_over_processes(stop.is_set())
                     if score is not None:
                         figures[metric] = f"{score:.4f}"
                         bar.set_postfix(figures)
@@ -228,23 +251,23 @@ def _start_or_continue(
     optimizer: optax.GradientTransformation,
     *,
     config: TrainingConfig,
+    num_items: int,
     mesh: Mesh,
 ) -> tuple[TrainState, Progress]:
     """State and progress of the last checkpoint, or of a new run where there is none."""
 
-    def first_state() -> TrainState:
+    def first_state(params: Params) -> TrainState:
         return init_state(params, optimizer, with_average=config.ema_decay is not None)
 
+    like = jax.eval_shape(first_state, params)
     if store.last_step is None:
-        return replicate(first_state(), mesh), Progress()
-    state, saved = store.restore(jax.eval_shape(first_state), sharding=replicated(mesh))
+        start = jax.jit(first_state, out_shardings=state_sharding(like, mesh))
+        return start(params), Progress(num_items=num_items)
+    state, saved = store.restore(like, mesh=mesh)
     return state, Progress(**saved)
 
 
-def _plan_epochs(
-    sequences: Sequences, config: TrainingConfig, length: int, *, drop_last: int
-) -> tuple[Callable[[int], Rows], int]:
-    """A function from the number of an epoch to its rows, and the batches in it."""
+def _plan_epochs(sequences: Sequences, config: TrainingConfig, length: int, *, drop_last: int) -> EpochPlan:
     windows = sliding_windows(sequences, length=length, stride=config.stride, drop_last=drop_last)
     if sequences.lengths.max(initial=0) < 2:
         raise DataError(
@@ -254,18 +277,7 @@ def _plan_epochs(
     packing = (
         pack_windows(windows.lengths, row_length=length) if config.packing else one_window_per_row(windows.lengths)
     )
-    batches = -(-len(packing.lengths) // config.batch_size)
-    padding = batches * config.batch_size - len(packing.lengths)
-
-    @jax.jit
-    def epoch_rows(windows: Windows, packing: Packing, epoch: jax.Array) -> Rows:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), _ORDER_STREAM), epoch)
-        rows = shuffled_rows(windows, packing, key)
-        return jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, padding), (0, 0))), rows)
-
-    # arguments, since as constants they would be compiled into the function
-    on_device = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=jnp.int32), (windows, packing))
-    return partial(epoch_rows, *on_device), batches
+    return EpochPlan(windows, packing, config.batch_size, config.seed)
 
 
 def _end_epoch(
@@ -282,7 +294,7 @@ def _end_epoch(
     last_epoch = progress.epoch >= config.max_epochs
     if validate is not None and (progress.epoch % config.validate_every == 0 or last_epoch):
         started = time.monotonic()
-        figures = validate(evaluated_params(state))
+        figures = validate(on_this_process(evaluated_params(state)))
         seconds = time.monotonic() - started
         log.write("validation", int(state.step), epoch=progress.epoch, **figures, validation_seconds=seconds)
         score = figures.get(metric)

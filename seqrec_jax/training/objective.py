@@ -25,7 +25,6 @@ def make_objective(
     config: LossConfig,
     *,
     item_counts: np.ndarray,
-    axis_name: str | None,
     target_counts: np.ndarray | None = None,
 ) -> Objective:
     """The training objective as a pure function.
@@ -34,18 +33,17 @@ def make_objective(
       config: the loss.
       item_counts: `[V+1]` events of each item in training; items with none are neither negatives nor part of
         the softmax, so that an item without training is not pushed down.
-      axis_name: mesh axis that shares the batch, None on one device.
       target_counts: `[V+1]` how often each item is a target, by which negatives come from the batch and inverse
         propensities are taken; None takes the events for it.
 
     Returns:
       `objective(queries [B, L, E], v_y [V+1, E], targets [B, L], weights [B, L], step_key, row_keys [B])`, the
-      weighted mean over all targets of all devices, float32.
+      weighted mean over all targets, float32.
     """
     trained = np.asarray(item_counts) > 0
     trained[0] = False
     target_counts = np.where(trained, item_counts if target_counts is None else target_counts, 0)
-    draw = _make_draw(config, np.where(trained, item_counts, 0), target_counts, axis_name)
+    draw = _make_draw(config, np.where(trained, item_counts, 0), target_counts)
     pair_loss = _make_pair_loss(config, num_items=int(trained.sum()))
     propensity_weights = losses.inverse_propensity_weights(
         target_counts, power=config.propensity_power, max_weight=_LARGEST_PROPENSITY_WEIGHT
@@ -72,7 +70,6 @@ def make_objective(
                 allowed=jnp.asarray(trained),
                 where=where.reshape(-1),
                 weights=weights.reshape(-1),
-                axis_name=axis_name,
             )
         negatives = draw(targets, step_key, row_keys)
         if config.kind == "sampled_softmax":
@@ -92,14 +89,12 @@ def make_objective(
                 negative_where=losses.negatives_that_count(negatives.ids, targets),
                 where=where,
             )
-        return losses.weighted_mean(values, weights, where=where, axis_name=axis_name)
+        return losses.weighted_mean(values, weights, where=where)
 
     return objective
 
 
-def _make_draw(
-    config: LossConfig, item_counts: np.ndarray, target_counts: np.ndarray, axis_name: str | None
-) -> DrawNegatives:
+def _make_draw(config: LossConfig, item_counts: np.ndarray, target_counts: np.ndarray) -> DrawNegatives:
     """`draw(targets [B, L], step_key, row_keys [B])` gives the ids of a batch `[N]`, of rows or of targets."""
     power = config.popularity_power if config.negatives == "popularity" else 0.0
     sampler = popularity_sampler(item_counts, power=power)
@@ -107,13 +102,9 @@ def _make_draw(
 
     def draw(targets: Array, step_key: jax.Array, row_keys: jax.Array) -> Negatives:
         if config.negatives == "in_batch":
-            return in_batch_negatives(
-                targets, target_log_q, num_negatives=config.num_negatives, axis_name=axis_name, key=step_key
-            )
+            return in_batch_negatives(targets, target_log_q, num_negatives=config.num_negatives, key=step_key)
         if config.negatives == "mixed":
-            return mixed_negatives(
-                targets, target_log_q, sampler, num_negatives=config.num_negatives, axis_name=axis_name, key=step_key
-            )
+            return mixed_negatives(targets, target_log_q, sampler, num_negatives=config.num_negatives, key=step_key)
         if config.negatives_per == "batch":
             return sample_negatives(sampler, (config.num_negatives,), step_key)
         places = (targets.shape[1],) if config.negatives_per == "target" else ()

@@ -104,13 +104,20 @@ class RunLog:
     TensorBoard's file is written by its synchronous writer: the usual one has a thread, which hangs on a full disk.
     """
 
-    def __init__(self, directory: Path, *, resume_step: int):
+    def __init__(self, directory: Path, *, resume_step: int, active: bool = True):
         """Open the log, without the lines after the step that training continues from.
+
+        Args:
+          directory: of the run.
+          resume_step: the step that training continues from.
+          active: False writes nothing, for all but one of the processes that share the run.
 
         Raises:
           CheckpointError: the directory cannot be written.
         """
-        self._path = directory / "log.jsonl"
+        self._path, self._active = directory / "log.jsonl", active
+        if not active:
+            return
         kept = [row for row in read_log(directory) if row["step"] <= resume_step]
         try:
             _write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
@@ -129,6 +136,8 @@ class RunLog:
         Raises:
           CheckpointError: the disk is full or the file cannot be written.
         """
+        if not self._active:
+            return
         row = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
@@ -147,7 +156,8 @@ class RunLog:
 
     def close(self) -> None:
         """Release the files."""
-        self._events.close()
+        if self._active:
+            self._events.close()
 
     def _write_event(self, step: int, **content: Any) -> None:
         self._events.write_event(Event(wall_time=time.time(), step=step, **content))

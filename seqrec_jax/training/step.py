@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from seqrec_jax.data.batches import EventArrays, Rows, gather_batch, masked_batch
 from seqrec_jax.items import ItemTable
 from seqrec_jax.model import SequenceModel
-from seqrec_jax.parallel import DATA_AXIS, data_size
+from seqrec_jax.parallel import over_rows, state_sharding
 from seqrec_jax.training.config import TrainingConfig
 from seqrec_jax.training.objective import Objective
 from seqrec_jax.training.state import Params, TrainState
@@ -53,16 +53,15 @@ def make_run_steps(
     number of devices change the result beyond rounding.
     """
     dtype = jnp.bfloat16 if config.precision == "bfloat16" else jnp.float32
-    rows_per_device = config.batch_size // data_size(mesh)
 
-    def local_loss(
+    def mean_loss(
         params: Params, item_table: ItemTable, events: EventArrays, rows: Rows, step: Array
     ) -> tuple[Float[Array, ""], StepTotals]:
         batch = gather_batch(events, rows, length=length, behavior_weights=behavior_weights)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), _STEP_STREAM), step)
         key, row_key = jax.random.split(key)
-        first_row = jax.lax.axis_index(DATA_AXIS) * rows_per_device
-        row_keys = jax.vmap(lambda row: jax.random.fold_in(row_key, row))(first_row + jnp.arange(rows_per_device))
+        numbers = jnp.arange(config.batch_size, dtype=jnp.int32)
+        row_keys = jax.vmap(lambda row: jax.random.fold_in(row_key, row))(numbers)
         if not model.causal:
             batch = masked_batch(
                 batch,
@@ -75,37 +74,21 @@ def make_run_steps(
         queries = model.project(cast, model.encode(cast, item_table, batch, key=row_keys))
         v_y = model.item_vectors(cast, item_table)
         loss = objective(queries, v_y, batch.targets, batch.weights, key, row_keys)
-        counts = StepTotals(
-            loss,
-            jax.lax.psum(jnp.sum(batch.targets > 0, dtype=jnp.int32), DATA_AXIS),
-            jax.lax.psum(jnp.sum(rows.lengths > 0, dtype=jnp.int32), DATA_AXIS),
-        )
-        return loss, counts
-
-    def local_gradient(*arguments: Any) -> tuple[Params, StepTotals]:
-        grads, totals = jax.grad(local_loss, has_aux=True)(*arguments)
-        # each device holds its own rows' share, times the number of devices (the transpose of the loss's psum)
-        return jax.lax.pmean(grads, DATA_AXIS), totals
-
-    whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
-    gradient = jax.shard_map(
-        local_gradient,
-        mesh=mesh,
-        in_specs=(whole, whole, whole, split, whole),
-        out_specs=(whole, whole),
-        check_vma=False,  # with it JAX 0.12 cannot lower erf, which gelu needs
-    )
+        num_targets = jnp.sum(batch.targets > 0, dtype=jnp.int32)
+        return loss, StepTotals(loss, num_targets, jnp.sum(rows.lengths > 0, dtype=jnp.int32))
 
     def update(
         state: TrainState, item_table: ItemTable, events: EventArrays, rows: Rows
     ) -> tuple[TrainState, StepTotals]:
-        grads, totals = gradient(state.params, item_table, events, rows, state.step)
+        rows = jax.lax.with_sharding_constraint(rows, over_rows(mesh))
+        grads, totals = jax.grad(mean_loss, has_aux=True)(state.params, item_table, events, rows, state.step)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         average: Any = state.average
         if config.ema_decay is not None:
             average = optax.incremental_update(params, average, 1.0 - config.ema_decay)
-        return TrainState(params, optimizer_state, average, state.step + 1), totals
+        state = TrainState(params, optimizer_state, average, state.step + 1)
+        return jax.lax.with_sharding_constraint(state, state_sharding(state, mesh)), totals
 
     @jax.jit(donate_argnums=0)
     def run_steps(

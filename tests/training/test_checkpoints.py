@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from contextlib import closing
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from tiny_training import same_bits
 
 from seqrec_jax.errors import CheckpointError
-from seqrec_jax.parallel import make_mesh, replicate, replicated
+from seqrec_jax.parallel import make_mesh, replicate, rows_on_mesh, state_sharding
 from seqrec_jax.training.checkpoints import CheckpointStore
 from seqrec_jax.training.state import TrainState
 
@@ -26,11 +27,11 @@ def state_of(step, *, rows=4, average=False):
 
 
 def restore(store, **options):
-    return store.restore(jax.eval_shape(lambda: state_of(1, **options)), sharding=replicated(MESH))
+    return store.restore(jax.eval_shape(lambda: state_of(1, **options)), mesh=MESH)
 
 
 def restore_params(store, step=None, **options):
-    return store.restore_params(state_of(1, **options).params, step=step, sharding=replicated(MESH))
+    return store.restore_params(state_of(1, **options).params, step=step, mesh=MESH)
 
 
 @pytest.fixture
@@ -152,10 +153,10 @@ def test_a_checkpoint_of_another_model_names_the_parameters(store):
         restore_params(store, rows=5)
     other = {**state_of(2).params, "norm": jnp.zeros(7)}
     with pytest.raises(CheckpointError, match=r"norm is absent there, \(7,\) here"):
-        store.restore_params(other, sharding=replicated(MESH))
+        store.restore_params(other, mesh=MESH)
     del other["norm"], other["bias"]
     with pytest.raises(CheckpointError, match=r"bias is \(2,\) there, absent here"):
-        store.restore_params(other, sharding=replicated(MESH))
+        store.restore_params(other, mesh=MESH)
 
 
 def test_a_damaged_checkpoint(store):
@@ -200,3 +201,28 @@ def test_a_full_disk_is_one_clear_error_and_the_earlier_checkpoint_stays(store, 
     assert progress == {"epoch": 1}
     assert same_bits(state, state_of(2))
     again.close()
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (4, 2)])
+def test_a_checkpoint_is_read_onto_any_mesh(tmp_path, before, after):
+    """Seven rows, 0 and six items, filled up to eight where devices share them."""
+
+    def filled(model_devices, value):
+        mesh = make_mesh(4, model_devices=model_devices)
+        rows = rows_on_mesh(6, model_devices=model_devices)
+        table = jnp.pad(jnp.full((7, 3), value), ((0, rows - 7), (0, 0)))
+        params = {"items": {"ids": {"embedding": table}}, "bias": jnp.arange(2.0)}
+        state = TrainState(params, {"mean": jax.tree.map(lambda leaf: 2.0 * leaf, params)}, {}, jnp.int32(3))
+        return jax.device_put(state, state_sharding(state, mesh)), mesh
+
+    with closing(CheckpointStore(tmp_path)) as store:
+        store.save(filled(before, 5.0)[0], {"num_items": 6})
+        store.wait()
+        expected, mesh = filled(after, 5.0)
+        state, _ = store.restore(jax.eval_shape(lambda: filled(after, 0.0)[0]), mesh=mesh)
+        assert same_bits(state, expected)
+        jax.tree.map(lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim) or pytest.fail(), state, expected)
+        params, _ = store.restore_params(filled(1, 0.0)[0].params, mesh=make_mesh(1))
+        assert same_bits(params, filled(1, 5.0)[0].params)
+        with pytest.raises(CheckpointError, match=r"items.ids.embedding is \(7, 3\) there, \(5, 3\) here"):
+            store.restore_params({"items": {"ids": {"embedding": jnp.zeros((5, 3))}}, "bias": jnp.zeros(2)}, mesh=MESH)

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,8 @@ import seqrec_jax
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import prepare_dataset, write_dataset
 from seqrec_jax.data.splits import SplitConfig
-from seqrec_jax.parallel import make_mesh, replicated
+from seqrec_jax.parallel import make_mesh
+from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.checkpoints import CheckpointStore
 from seqrec_jax.training.config import config_yaml, parse_config
 from seqrec_jax.training.run import read_log
@@ -77,8 +79,8 @@ def last_state(directory):
     optimizer = make_optimizer(CONFIG.optimizer, total_steps=100)
     like = jax.eval_shape(lambda: init_state(tiny_params(), optimizer, with_average=True))
     store = CheckpointStore(directory / "checkpoints", read_only=True)
-    state, progress = store.restore(like, sharding=replicated(make_mesh(1)))
-    best, best_step = store.restore_params(tiny_params(), sharding=replicated(make_mesh(1)))
+    state, progress = store.restore(like, mesh=make_mesh(1))
+    best, best_step = store.restore_params(tiny_params(), mesh=make_mesh(1))
     store.close()
     return state, {name: value for name, value in progress.items() if name != "seconds"}, best, best_step
 
@@ -122,7 +124,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path, start)
 
 @pytest.fixture
 def experiment(tmp_path):
-    """A prepared dataset and the configuration of a run that would take hours."""
+    """A prepared dataset, and a function that writes the configuration of a run on it."""
     rng = np.random.default_rng(0)
     events = pd.DataFrame(
         {
@@ -132,27 +134,57 @@ def experiment(tmp_path):
         }
     )
     write_dataset(prepare_dataset(events, name="small", split=SplitConfig("leave_one_out")), tmp_path / "small")
-    config = parse_config(
-        ExperimentConfig,
-        values={
-            "name": "long",
-            "data": {"directory": str(tmp_path / "small")},
-            "model": {"encoder": {"kind": "mean", "width": 8, "max_length": 6}, "items": {"width": 8}},
-            "training": {"max_epochs": 1_000_000, "batch_size": 8, "patience": None},
-        },
-    )
-    (tmp_path / "long.yaml").write_text(config_yaml(config))
-    return tmp_path
+
+    def write(name, **training):
+        config = parse_config(
+            ExperimentConfig,
+            values={
+                "name": name,
+                "data": {"directory": str(tmp_path / "small")},
+                "model": {"encoder": {"kind": "mean", "width": 8, "max_length": 6}, "items": {"width": 8}},
+                "training": {"batch_size": 8, "patience": None, **training},
+            },
+        )
+        (tmp_path / f"{name}.yaml").write_text(config_yaml(config))
+        return ["-m", "seqrec_jax.cli", "train", "--config", f"{name}.yaml"]
+
+    return write
 
 
-def test_ctrl_c_on_the_command_line_saves_and_exits_with_130(experiment, start):
-    words = ["-m", "seqrec_jax.cli", "train", "--config", experiment / "long.yaml"]
-    process = start(words, experiment, cwd=experiment)
-    run = experiment / "runs" / "long"
-    wait_for(lambda: any(row["kind"] == "validation" for row in read_log(run)), process, experiment)
+def test_ctrl_c_on_the_command_line_saves_and_exits_with_130(tmp_path, experiment, start):
+    process = start(experiment("long", max_epochs=1_000_000), tmp_path, cwd=tmp_path)
+    run = tmp_path / "runs" / "long"
+    wait_for(lambda: any(row["kind"] == "validation" for row in read_log(run)), process, tmp_path)
     process.send_signal(signal.SIGINT)
-    assert process.wait(PATIENCE_SECONDS) == 130, output_of(experiment)
-    assert "everything is saved; the same command continues" in output_of(experiment)
-    assert "Traceback" not in output_of(experiment)
+    assert process.wait(PATIENCE_SECONDS) == 130, output_of(tmp_path)
+    assert "everything is saved; the same command continues" in output_of(tmp_path)
+    assert "Traceback" not in output_of(tmp_path)
     last = [row["step"] for row in read_log(run)][-1]
     assert max(steps_on_disk(run)) == last
+
+
+def test_two_processes_train_one_run_and_continue_it_after_one_was_killed(tmp_path, experiment, start):
+    settings = {"max_epochs": 12, "validate_every": 4}
+    assert start(experiment("alone", **settings), tmp_path, cwd=tmp_path).wait(PATIENCE_SECONDS) == 0
+    words, run = experiment("together", **settings), tmp_path / "runs" / "together"
+
+    def start_both():
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            together = ["--coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--num-processes", "2"]
+        return [start([*words, *together, "--process-id", number], tmp_path, cwd=tmp_path) for number in (0, 1)]
+
+    first, second = start_both()
+    wait_for(lambda: steps_on_disk(run), first, tmp_path)
+    second.send_signal(signal.SIGKILL)
+    assert first.wait(PATIENCE_SECONDS) == 1, output_of(tmp_path)
+    assert "process 0 of 2 ends, since another was lost" in output_of(tmp_path)
+    stopped_at = max(steps_on_disk(run))
+    for process in start_both():
+        assert process.wait(PATIENCE_SECONDS) == 0, output_of(tmp_path)
+    expected, found = (Recommender.load(tmp_path / "runs" / name).params for name in ("alone", "together"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, expected)
+    rows, alone = (read_log(tmp_path / "runs" / name) for name in ("together", "alone"))
+    assert [row["step"] for row in rows if row["kind"] == "end"] == [alone[-1]["step"]] > [stopped_at]
+    scores = [[row["ndcg@10"] for row in log if row["kind"] == "validation"] for log in (rows, alone)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4) and len(scores[0]) == 3

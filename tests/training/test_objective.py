@@ -1,13 +1,12 @@
 """Every objective against a loop in NumPy, on a case small enough to read."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.negatives import in_batch_negatives, mixed_negatives, popularity_sampler, sample_negatives
@@ -92,8 +91,8 @@ def loss_of_target(config, query, v_y, target, negatives):
     return config.score_penalty * shares @ others**2 - np.log(shares @ (1 / (1 + np.exp(others - own))))
 
 
-def value(config, queries, v_y, targets=TARGETS, weights=WEIGHTS, axis_name=None, row_keys=ROW_KEYS):
-    objective = make_objective(config, item_counts=COUNTS, axis_name=axis_name)
+def value(config, queries, v_y, targets=TARGETS, weights=WEIGHTS, row_keys=ROW_KEYS):
+    objective = make_objective(config, item_counts=COUNTS)
     return objective(queries, v_y, jnp.asarray(targets), jnp.asarray(weights), STEP_KEY, row_keys)
 
 
@@ -134,19 +133,17 @@ def test_gbce_takes_its_calibration_from_the_number_of_trained_items():
 def test_one_and_two_devices_give_the_same_value_and_gradient(name):
     queries, v_y = vectors()
 
-    def function(axis_name, queries, v_y, targets, weights, row_keys):
+    def function(queries, v_y, targets, weights, row_keys):
         def loss(v_y):
-            return value(CASES[name], queries, v_y, targets, weights, axis_name=axis_name, row_keys=row_keys)
+            return value(CASES[name], queries, v_y, targets, weights, row_keys=row_keys)
 
         return jax.value_and_grad(loss)(v_y)
 
     arrays = queries, v_y, TARGETS, WEIGHTS, ROW_KEYS
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
-    rows, whole = PartitionSpec("data"), PartitionSpec()
-    mapped = jax.shard_map(
-        partial(function, "data"), mesh=mesh, in_specs=(rows, whole, rows, rows, rows), out_specs=whole
-    )
-    found, expected = jax.block_until_ready(jax.jit(mapped)(*arrays)), jax.jit(partial(function, None))(*arrays)
+    rows, whole = (NamedSharding(mesh, spec) for spec in (PartitionSpec("data"), PartitionSpec()))
+    placed = map(jax.device_put, arrays, (rows, whole, rows, rows, rows))
+    found, expected = jax.block_until_ready(jax.jit(function)(*placed)), jax.jit(function)(*arrays)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
 
 
@@ -155,7 +152,7 @@ def test_negatives_of_the_batch_follow_the_counts_of_targets_where_they_differ()
 
     def found(target_counts):
         config = CASES["in batch"]
-        objective = make_objective(config, item_counts=COUNTS, axis_name=None, target_counts=target_counts)
+        objective = make_objective(config, item_counts=COUNTS, target_counts=target_counts)
         return float(objective(queries, v_y, jnp.asarray(TARGETS), jnp.asarray(WEIGHTS), STEP_KEY, ROW_KEYS))
 
     assert found(None) == found(COUNTS) == found(2 * COUNTS)

@@ -26,7 +26,7 @@ from tiny_training import (
 from seqrec_jax.data.batches import gather_batch, history_batch
 from seqrec_jax.items.tower import id_table
 from seqrec_jax.model import last_states
-from seqrec_jax.parallel import replicate, replicated
+from seqrec_jax.parallel import is_item_rows, over_items, replicate
 from seqrec_jax.training.checkpoints import CheckpointStore
 from seqrec_jax.training.config import LossConfig, LossKind, OptimizerConfig
 from seqrec_jax.training.state import init_state
@@ -80,6 +80,54 @@ def test_gradients_are_the_same_on_one_and_on_eight_devices(loss):
         first, second = gradient(one, batch), gradient(eight, batch)
         assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(first)) > 0.01
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), first, second)
+
+
+@pytest.mark.parametrize(
+    ("loss", "model_devices"), [("softmax", 2), ("softmax", 4), ("sampled_softmax", 4), ("in_batch", 8)]
+)
+def test_gradients_are_the_same_where_devices_share_the_items(loss, model_devices):
+    """Meshes of 4×2, 2×4 and 1×8; 21 rows of items do not divide, so that the last devices hold rows of none."""
+    kind = "sasrec" if loss == "softmax" and model_devices == 4 else "mean"
+    losses = {"in_batch": LossConfig(kind="sampled_softmax", negatives="in_batch", num_negatives=4)}
+    config = replace(PLAIN_GRADIENT, loss=losses.get(loss, LossConfig(kind=loss, num_negatives=4)))
+    one, many = Steps(config, devices=1, kind=kind), Steps(config, devices=8, model_devices=model_devices, kind=kind)
+    state, totals, norm = one(one.start(), 0, 1)
+    shared, shared_totals, shared_norm = many(many.start(), 0, 1)
+    table, shared_table = (found.params["items"]["ids"]["embedding"] for found in (state, shared))
+    assert shared_table.sharding.spec == over_items(many.mesh).spec
+    assert {shard.data.shape[0] for shard in shared_table.addressable_shards} == {many.num_rows // model_devices}
+    assert (np.asarray(shared_table)[NUM_ITEMS + 1 :] == 0).all()
+    assert np.abs(table - tiny_params(kind)["items"]["ids"]["embedding"]).max() > 0.01
+    shared_params = without_filling(shared.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), state.params, shared_params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), (totals, norm), (shared_totals, shared_norm))
+
+
+def test_many_steps_agree_where_devices_share_the_items():
+    one, many = adaptive_steps(1), Steps(ADAPTIVE, devices=4, model_devices=2)
+    first = one(one.start(), 0, STEPS_PER_EPOCH)[0]
+    second = many.one_by_one(many.start(), 0, STEPS_PER_EPOCH)
+    for tree, other in ((first.params, second.params), (first.average, second.average)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), tree, without_filling(other))
+    moments = [leaf for leaf in jax.tree.leaves(second.optimizer) if leaf.shape[:1] == (many.num_rows,)]
+    assert len(moments) == 2  # the first and the second moments of the table lie where the table lies
+    assert all(leaf.sharding.spec == over_items(many.mesh).spec for leaf in moments)
+
+
+def without_filling(tree):
+    """Tables cut after the last item."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: np.asarray(leaf)[: NUM_ITEMS + 1] if is_item_rows(path) else np.asarray(leaf), tree
+    )
+
+
+def test_no_device_gathers_the_table_or_the_scores_of_all_items():
+    """Of the table and the scores of all items each device has its share only: what is exchanged is small."""
+    steps = Steps(replace(PLAIN_GRADIENT, loss=LossConfig()), devices=8, model_devices=4, kind="sasrec")
+    compiled = steps.run.lower(steps.start(), steps.item_table, steps.events, tiny_rows(), 0, 1).compile()
+    text = compiled.as_text()
+    assert "all-reduce" in text
+    assert "all-gather" not in text and "all-to-all" not in text
 
 
 def test_masks_are_the_same_on_one_and_on_eight_devices():
@@ -152,7 +200,7 @@ def test_saving_and_restoring_between_steps_changes_no_bit(tmp_path):
     steps.one_by_one(state, 2, 4)  # takes over the saved state's buffers while it is being written
     store.close()
     store = CheckpointStore(tmp_path)
-    restored, progress = store.restore(jax.eval_shape(steps.start), sharding=replicated(steps.mesh))
+    restored, progress = store.restore(jax.eval_shape(steps.start), mesh=steps.mesh)
     store.close()
     assert progress == {"epoch": 0}
     assert same_bits(restored, steps.one_by_one(steps.start(), 0, 2))

@@ -13,7 +13,7 @@ from seqrec_jax.data.dataset import prepare_dataset, write_dataset
 from seqrec_jax.data.splits import SplitConfig
 from seqrec_jax.errors import CheckpointError
 from seqrec_jax.model import last_states
-from seqrec_jax.parallel import make_mesh, replicated
+from seqrec_jax.parallel import make_mesh
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.checkpoints import CheckpointStore
 from seqrec_jax.training.config import parse_config
@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_refused_with_a_way_out(yesterday):
     store = CheckpointStore(run / "checkpoints", read_only=True)
     wider = jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape[:-1], 9)), Recommender.load(run).params)
     with pytest.raises(CheckpointError, match=r"items\.ids\.embedding is \(13, 8\) there, \(13, 9\) here"):
-        store.restore_params(wider, sharding=replicated(make_mesh(1)))
+        store.restore_params(wider, mesh=make_mesh(1))
     store.close()
 
 

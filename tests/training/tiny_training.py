@@ -17,7 +17,7 @@ from seqrec_jax.encoders.events import EventInputConfig
 from seqrec_jax.items import ItemTowerConfig
 from seqrec_jax.items.tower import id_table
 from seqrec_jax.model import ModelConfig, SequenceModel, make_sequence_model
-from seqrec_jax.parallel import DATA_AXIS, make_mesh, replicate
+from seqrec_jax.parallel import is_item_rows, make_mesh, over_items, replicate, rows_on_mesh, state_sharding
 from seqrec_jax.training.config import LossConfig, OptimizerConfig, TrainingConfig
 from seqrec_jax.training.loop import Progress, TrainingData, Validate, train
 from seqrec_jax.training.objective import make_objective
@@ -83,18 +83,17 @@ def tiny_params(kind: str = "mean") -> dict[str, Any]:
 class Steps:
     """Compiled steps with their inputs on a mesh, and states to put through them."""
 
-    def __init__(self, config: TrainingConfig, *, devices: int, kind: str = "mean", dropout: float = 0.3):
-        self.mesh = make_mesh(devices)
+    def __init__(
+        self, config: TrainingConfig, *, devices: int, model_devices: int = 1, kind: str = "mean", dropout: float = 0.3
+    ):
+        self.mesh = make_mesh(devices, model_devices=model_devices)
+        self.num_rows = rows_on_mesh(NUM_ITEMS, model_devices=model_devices)
         self.optimizer = make_optimizer(config.optimizer, total_steps=config.max_epochs * STEPS_PER_EPOCH)
         self.with_average, self.kind = config.ema_decay is not None, kind
         sequences = tiny_sequences()
         self.run = make_run_steps(
             tiny_model(kind, dropout),
-            make_objective(
-                config.loss,
-                item_counts=np.bincount(sequences.item_ids, minlength=NUM_ITEMS + 1),
-                axis_name=DATA_AXIS,
-            ),
+            make_objective(config.loss, item_counts=np.bincount(sequences.item_ids, minlength=self.num_rows)),
             self.optimizer,
             config=config,
             length=LENGTH,
@@ -102,11 +101,16 @@ class Steps:
             mesh=self.mesh,
         )
         self.events: EventArrays = replicate(event_arrays(sequences, first_timestamp=FIRST_TIMESTAMP), self.mesh)
-        self.item_table = replicate(id_table(NUM_ITEMS), self.mesh)
+        table = jax.tree.map(lambda leaf: _with_rows(leaf, self.num_rows), id_table(NUM_ITEMS))
+        self.item_table = jax.device_put(table, over_items(self.mesh))
 
     def start(self) -> TrainState:
-        params = jax.tree.map(jnp.asarray, tiny_params(self.kind))
-        return replicate(init_state(params, self.optimizer, with_average=self.with_average), self.mesh)
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: _with_rows(leaf, self.num_rows) if is_item_rows(path) else jnp.asarray(leaf),
+            tiny_params(self.kind),
+        )
+        state = init_state(params, self.optimizer, with_average=self.with_average)
+        return jax.device_put(state, state_sharding(state, self.mesh))
 
     def __call__(self, state: TrainState, first: int, last: int, *, rows: Rows | None = None) -> Any:
         """State, totals and norm after the batches first…last-1; waits, as simulated devices need."""
@@ -117,6 +121,11 @@ class Steps:
         for step in range(first, last):
             state = self(state, step, step + 1)[0]
         return state
+
+
+def _with_rows(column: Any, num_rows: int) -> jax.Array:
+    """A column of an item table with rows of zeros after the items."""
+    return jnp.pad(jnp.asarray(column), ((0, num_rows - column.shape[0]),) + ((0, 0),) * (column.ndim - 1))
 
 
 def tiny_rows(seed: int = 3) -> Rows:
@@ -133,6 +142,7 @@ def tiny_rows(seed: int = 3) -> Rows:
 def train_tiny(
     directory: Path,
     *,
+    params: Any = None,
     validate: Validate | None = None,
     config: TrainingConfig = CONFIG,
     num_users: int = 60,
@@ -142,7 +152,7 @@ def train_tiny(
     """`train` on the tiny data, deciding by the figure "score"."""
     return train(
         tiny_model(),
-        jax.tree.map(jnp.asarray, tiny_params()),
+        jax.tree.map(jnp.asarray, tiny_params()) if params is None else params,
         tiny_data(num_users),
         id_table(NUM_ITEMS),
         config=replace(config, **changes),
