@@ -101,7 +101,7 @@ def cases(num_items: int) -> Iterator[tuple[str, Callable[..., jax.Array]]]:
     ]
     keys = jax.random.split(jax.random.key(1), BATCH + 1)
     for config in configs:
-        objective = make_objective(config, item_counts=np.maximum(counts, 1), axis_name=None)
+        objective = make_objective(config, item_counts=np.maximum(counts, 1))
         per = config.negatives_per or ("batch" if config.negatives in ("in_batch", "mixed") else "row")
         name = f"{config.kind}, {config.num_negatives} {config.negatives}, per {per}"
         yield (

@@ -78,6 +78,8 @@ def mean_softmax_loss(
     where: Bool[Array, " T"] | None = None,
     weights: Float[Array, " T"] | None = None,
     axis_name: str | tuple[str, ...] | None = None,
+    row_shards: int = 1,
+    item_shards: int = 1,
 ) -> Float[Array, ""]:
     """The weighted mean of `softmax_loss`, with the gradient made in the forward pass.
 
@@ -86,6 +88,9 @@ def mean_softmax_loss(
     Args:
       v, v_y, targets, chunk_size, temperature, label_smoothing, allowed, where, weights: as for `softmax_loss`.
       axis_name: mesh axis or axes over which the mean is taken, inside `shard_map` or `pmap`.
+      row_shards: devices over which `jit` lays the rows, in equal blocks. Each adds up its own gradient by `v_y`, and
+        they are summed once and not for every chunk.
+      item_shards: devices over which `jit` lays the rows of `v_y`, for which chunks can have more rows.
 
     Returns:
       float32 scalar; 0, with a gradient of 0, where nothing counts.
@@ -101,7 +106,13 @@ def mean_softmax_loss(
     rows, v_y, targets, usable, weights = _softmax_inputs(v, v_y, targets, temperature, allowed, where, weights)
     total = global_sum(weights, axis_name=axis_name)
     shares = weights / jnp.where(total != 0, total, 1.0)
-    local = _softmax_sum(rows, v_y, targets, usable, shares, _num_chunks(rows, v_y, chunk_size))
+    if row_shards < 1 or item_shards < 1 or len(rows) % row_shards:
+        raise ShapeError(
+            f"row_shards and item_shards must be at least 1 and row_shards divide T = {len(rows)}, got {row_shards} "
+            f"and {item_shards}"
+        )
+    num_chunks = _num_chunks(rows, v_y, chunk_size, row_shards=row_shards, item_shards=item_shards)
+    local = _softmax_sum(rows, v_y, targets, usable, shares, (num_chunks, row_shards))
     smoothing = _smoothing_terms(rows, v_y, targets, usable, label_smoothing)
     local += jnp.sum(shares * jnp.where(shares != 0, smoothing, 0.0))
     return global_sum(local, axis_name=axis_name)
@@ -119,31 +130,31 @@ def _smoothing_terms(rows: Array, v_y: Array, targets: Array, usable: Array, smo
     return smoothing * jnp.sum(rows * differences, axis=1)
 
 
-# Both softmax losses over all items cut their rows into chunks and go through `_chunk_logits`.
+# Both losses over all items cut their rows into chunks `[S, t, …]` of S shards, and go through `_chunk_logits`.
 
 
 def _chunk_logits(rows: Array, v_y: Array, usable: Array) -> Array:
-    logits = jnp.einsum("te,ve->tv", rows, v_y, preferred_element_type=jnp.float32)
-    return jnp.where(usable[None, :], logits, -jnp.inf)
+    logits = jnp.einsum("ste,ve->stv", rows, v_y, preferred_element_type=jnp.float32)
+    return jnp.where(usable[None, None, :], logits, -jnp.inf)
 
 
 def _chunk_losses(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """`[T]` losses and `[T]` log normalisers of one chunk."""
-    normalizers = jax.nn.logsumexp(logits, axis=1)
-    return normalizers - jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0], normalizers
+    """`[S, t]` losses and `[S, t]` log normalisers of one chunk."""
+    normalizers = jax.nn.logsumexp(logits, axis=-1)
+    return normalizers - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0], normalizers
 
 
 def _chunk_gradients(
     rows: Array, v_y: Array, targets: Array, logits: Array, normalizers: Array, cotangents: Array
 ) -> tuple[Array, Array]:
-    """Gradients by the rows and by `v_y` of Σ cotangent × loss over one chunk, in float32."""
-    cotangents = cotangents[:, None]
-    probabilities = jnp.exp(logits - jnp.where(jnp.isfinite(normalizers), normalizers, 0.0)[:, None])
-    labels = jax.nn.one_hot(targets, logits.shape[1], dtype=jnp.float32)
+    """Gradients by the rows `[S, t, E]` and by `v_y`, each shard's `[S, V+1, E]`, of Σ cotangent × loss, in float32."""
+    cotangents = cotangents[..., None]
+    probabilities = jnp.exp(logits - jnp.where(jnp.isfinite(normalizers), normalizers, 0.0)[..., None])
+    labels = jax.nn.one_hot(targets, logits.shape[-1], dtype=jnp.float32)
     by_logits = cotangents * (probabilities - labels)
     by_logits = jnp.where(cotangents != 0, by_logits, 0.0).astype(rows.dtype)
-    by_rows = jnp.einsum("tv,ve->te", by_logits, v_y, preferred_element_type=jnp.float32)
-    by_v_y = jnp.einsum("tv,te->ve", by_logits, rows, preferred_element_type=jnp.float32)
+    by_rows = jnp.einsum("stv,ve->ste", by_logits, v_y, preferred_element_type=jnp.float32)
+    by_v_y = jnp.einsum("stv,ste->sve", by_logits, rows, preferred_element_type=jnp.float32)
     return by_rows, by_v_y
 
 
@@ -158,7 +169,7 @@ def _softmax_rows_forward(
     def chunk(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         return _chunk_losses(_chunk_logits(inputs[0], v_y, usable), inputs[1])
 
-    chunked = jax.lax.map(chunk, (_to_chunks(rows, num_chunks), _to_chunks(targets, num_chunks)))
+    chunked = jax.lax.map(chunk, tuple(_to_chunks(values, (num_chunks, 1)) for values in (rows, targets)))
     losses, normalizers = (_from_chunks(values, len(rows)) for values in chunked)
     return losses, (rows, v_y, targets, usable, normalizers)
 
@@ -174,23 +185,23 @@ def _softmax_rows_backward(
         by_rows, by_v_y = _chunk_gradients(rows, v_y, targets, logits, normalizers, cotangents)
         return total + by_v_y, by_rows
 
-    inputs = tuple(_to_chunks(values, num_chunks) for values in (rows, targets, normalizers, cotangents))
-    by_v_y, by_rows = jax.lax.scan(chunk, jnp.zeros_like(v_y, dtype=jnp.float32), inputs)
-    return _from_chunks(by_rows, len(rows)).astype(rows.dtype), by_v_y.astype(v_y.dtype), None, None
+    inputs = tuple(_to_chunks(values, (num_chunks, 1)) for values in (rows, targets, normalizers, cotangents))
+    by_v_y, by_rows = jax.lax.scan(chunk, _zeros_of_shards(v_y, 1), inputs)
+    return _from_chunks(by_rows, len(rows)).astype(rows.dtype), by_v_y[0].astype(v_y.dtype), None, None
 
 
 _softmax_rows.defvjp(_softmax_rows_forward, _softmax_rows_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _softmax_sum(rows: Array, v_y: Array, targets: Array, usable: Array, shares: Array, num_chunks: int) -> Array:
-    """Σ share × loss."""
-    losses = _softmax_rows(rows, v_y, targets, usable, num_chunks)
+def _softmax_sum(rows: Array, v_y: Array, targets: Array, usable: Array, shares: Array, cut: tuple[int, int]) -> Array:
+    """Σ share × loss; `cut` is the numbers of chunks and of shards."""
+    losses = _softmax_rows(rows, v_y, targets, usable, cut[0])
     return jnp.sum(shares * jnp.where(shares != 0, losses, 0.0))
 
 
 def _softmax_sum_forward(
-    rows: Array, v_y: Array, targets: Array, usable: Array, shares: Array, num_chunks: int
+    rows: Array, v_y: Array, targets: Array, usable: Array, shares: Array, cut: tuple[int, int]
 ) -> tuple[Array, tuple[Array, ...]]:
     def chunk(total: Array, inputs: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
         rows, targets, shares = inputs
@@ -199,15 +210,15 @@ def _softmax_sum_forward(
         by_rows, by_v_y = _chunk_gradients(rows, v_y, targets, logits, normalizers, shares)
         return total + by_v_y, (jnp.where(shares != 0, losses, 0.0), by_rows)
 
-    inputs = tuple(_to_chunks(values, num_chunks) for values in (rows, targets, shares))
-    by_v_y, chunked = jax.lax.scan(chunk, jnp.zeros_like(v_y, dtype=jnp.float32), inputs)
+    inputs = tuple(_to_chunks(values, cut) for values in (rows, targets, shares))
+    by_v_y, chunked = jax.lax.scan(chunk, _zeros_of_shards(v_y, cut[1]), inputs)
     losses, by_rows = (_from_chunks(values, len(rows)) for values in chunked)
-    gradients = (by_rows.astype(rows.dtype), by_v_y.astype(v_y.dtype), losses)
+    gradients = (by_rows.astype(rows.dtype), jnp.sum(by_v_y, axis=0).astype(v_y.dtype), losses)
     return jnp.sum(shares * losses), gradients
 
 
 def _softmax_sum_backward(
-    num_chunks: int, gradients: tuple[Array, ...], cotangent: Array
+    cut: tuple[int, int], gradients: tuple[Array, ...], cotangent: Array
 ) -> tuple[Array, Array, None, None, Array]:
     by_rows, by_v_y, by_shares = ((cotangent * g.astype(jnp.float32)).astype(g.dtype) for g in gradients)
     return by_rows, by_v_y, None, None, by_shares
@@ -248,23 +259,35 @@ def _varying_zero(array: Array) -> Array:
     return jnp.zeros_like(array, shape=(), dtype=jnp.float32)
 
 
-def _num_chunks(rows: Array, v_y: Array, chunk_size: int | None) -> int:
+def _num_chunks(rows: Array, v_y: Array, chunk_size: int | None, *, row_shards: int = 1, item_shards: int = 1) -> int:
+    """Chunks of the rows of one shard."""
     if chunk_size is None:
-        chunk_size = max(_MIN_CHUNK_SIZE, _LOGITS_PER_CHUNK // v_y.shape[0])
+        chunk_size = max(_MIN_CHUNK_SIZE, _LOGITS_PER_CHUNK // max(1, v_y.shape[0] // item_shards))
     if chunk_size < 1:
         raise ShapeError(f"chunk_size must be at least 1, got {chunk_size}")
-    return max(1, -(-len(rows) // chunk_size))
+    return max(1, -(-len(rows) // (row_shards * chunk_size)))
 
 
-def _to_chunks(values: Array, num_chunks: int) -> Array:
-    """`[T, ...]` to `[chunks, rows, ...]`, filled up with zeros.
+def _zeros_of_shards(v_y: Array, num_shards: int) -> Array:
+    return jnp.zeros_like(v_y, shape=(num_shards, *v_y.shape), dtype=jnp.float32)
 
-    Row t goes to chunk t mod chunks, so that each chunk of a batch split over devices is split over them too.
+
+def _to_chunks(values: Array, cut: tuple[int, int]) -> Array:
+    """`[T, …]` to `[chunks, shards, rows, …]`, filled up with zeros.
+
+    A shard is a block of T / shards rows, and its row t goes to chunk t mod chunks, so that each chunk of a batch
+    split over devices is split over them too.
     """
-    size = -(-len(values) // num_chunks)
-    values = jnp.pad(values, ((0, size * num_chunks - len(values)),) + ((0, 0),) * (values.ndim - 1))
-    return values.reshape(size, num_chunks, *values.shape[1:]).swapaxes(0, 1)
+    num_chunks, num_shards = cut
+    values = values.reshape(num_shards, len(values) // num_shards, *values.shape[1:])
+    size = -(-values.shape[1] // num_chunks)
+    missing = ((0, 0), (0, size * num_chunks - values.shape[1])) + ((0, 0),) * (values.ndim - 2)
+    chunked = jnp.pad(values, missing).reshape(num_shards, size, num_chunks, *values.shape[2:])
+    return jnp.moveaxis(chunked, 2, 0)
 
 
 def _from_chunks(chunked: Array, length: int) -> Array:
-    return chunked.swapaxes(0, 1).reshape(-1, *chunked.shape[2:])[:length]
+    values = jnp.moveaxis(chunked, 0, 2)
+    num_shards = values.shape[0]
+    values = values.reshape(num_shards, -1, *values.shape[3:])[:, : length // num_shards]
+    return values.reshape(length, *values.shape[2:])

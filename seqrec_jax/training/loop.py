@@ -162,6 +162,8 @@ def train(
             config.loss,
             item_counts=np.bincount(item_ids, minlength=num_rows),
             target_counts=np.bincount(item_ids[are_targets], minlength=num_rows),
+            data_devices=data_size(mesh),
+            model_devices=config.model_devices,
         )
     run_steps = make_run_steps(
         model,

@@ -26,6 +26,8 @@ def make_objective(
     *,
     item_counts: np.ndarray,
     target_counts: np.ndarray | None = None,
+    data_devices: int = 1,
+    model_devices: int = 1,
 ) -> Objective:
     """The training objective as a pure function.
 
@@ -35,6 +37,8 @@ def make_objective(
         the softmax, so that an item without training is not pushed down.
       target_counts: `[V+1]` how often each item is a target, by which negatives come from the batch and inverse
         propensities are taken; None takes the events for it.
+      data_devices: devices that share the batch.
+      model_devices: devices that share the items.
 
     Returns:
       `objective(queries [B, L, E], v_y [V+1, E], targets [B, L], weights [B, L], step_key, row_keys [B])`, the
@@ -70,6 +74,8 @@ def make_objective(
                 allowed=jnp.asarray(trained),
                 where=where.reshape(-1),
                 weights=weights.reshape(-1),
+                row_shards=data_devices,
+                item_shards=model_devices,
             )
         negatives = draw(targets, step_key, row_keys)
         if config.kind == "sampled_softmax":

@@ -93,7 +93,12 @@ class Steps:
         sequences = tiny_sequences()
         self.run = make_run_steps(
             tiny_model(kind, dropout),
-            make_objective(config.loss, item_counts=np.bincount(sequences.item_ids, minlength=self.num_rows)),
+            make_objective(
+                config.loss,
+                item_counts=np.bincount(sequences.item_ids, minlength=self.num_rows),
+                data_devices=devices // model_devices,
+                model_devices=model_devices,
+            ),
             self.optimizer,
             config=config,
             length=LENGTH,
