@@ -142,7 +142,7 @@ def make_item_tower(config: ItemTowerConfig, item_table: ItemTable) -> ItemTower
             total = total + jnp.expand_dims(params["fusion"]["bias"], tuple(range(total.ndim - 1)))
         if config.ids and config.fusion == "sum" and not config.attributes:
             return total  # row 0 is not known, so it is zeros already
-        return _masked(total, where=rows(jnp.arange(num_rows) > 0))
+        return _masked(total, where=rows(jnp.arange(len(item_table.known)) > 0))
 
     return ItemTower(init, item_vectors)
 

@@ -123,6 +123,8 @@ class OptimizerConfig:
       clip_norm: global gradient norm; None for no clipping.
       b1: first-moment decay, or momentum of sgd.
       b2: second-moment decay.
+      rows: which rows of the id embeddings a step changes: all, or those that it reads, whose cost does not grow with
+        the catalogue. Of the others the moments then stand still and weight decay waits.
     """
 
     name: Literal["adamw", "adam", "sgd", "adagrad", "lion"] = "adamw"
@@ -133,6 +135,7 @@ class OptimizerConfig:
     clip_norm: float | None = None
     b1: float = 0.9
     b2: float = 0.999
+    rows: Literal["all", "read"] = "all"
 
     def __post_init__(self) -> None:
         require_positive("training.optimizer", learning_rate=self.learning_rate, clip_norm=self.clip_norm)
@@ -221,6 +224,11 @@ class TrainingConfig:
             )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ConfigError(f"training.ema_decay must be between 0 and 1, got {self.ema_decay}")
+        if self.optimizer.rows == "read" and (self.loss.kind == "softmax" or self.ema_decay is not None):
+            raise ConfigError(
+                "training.optimizer.rows is read, but a softmax over all items and a running average (ema_decay) read "
+                "every row in each step; choose a loss with negatives and no average, or rows: all"
+            )
         negative = {name: weight for name, weight in self.behavior_weights.items() if not weight >= 0}
         if negative:
             raise ConfigError(f"training.behavior_weights must not be negative, got {negative}")

@@ -108,7 +108,7 @@ def train(
     directory: Path,
     validate: Validate | None = None,
     metric: str = "ndcg@10",
-    objective: Objective | None = None,
+    objective: Objective | Callable[..., jax.Array] | None = None,
     show_progress: bool = True,
 ) -> Progress:
     """Train a model, or continue its run from the last checkpoint, to the same parameters either way.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,42 @@ from seqrec_jax.negatives import Negatives, in_batch_negatives, mixed_negatives,
 from seqrec_jax.scoring import pair_scores
 from seqrec_jax.training.config import LossConfig
 
-Objective = Callable[..., Float[Array, ""]]
 DrawNegatives = Callable[[Int[Array, "B L"], jax.Array, jax.Array], Negatives]
 
 _LARGEST_PROPENSITY_WEIGHT = 10.0  # a target that counts for more than ten others makes steps too noisy
+
+
+class Objective(NamedTuple):
+    """A loss in two halves: which negatives, and how much; called with the arguments of both it is a plain function.
+
+    Attributes:
+      draw: `draw(targets [B, L], step_key, row_keys [B]) -> Negatives`; None for a loss over all items.
+      loss: `loss(queries [B, L, E], v_y [V+1, E], targets [B, L], weights [B, L], negatives)`, the weighted mean over
+        all targets, float32. Given item numbers of its own for targets and negatives, and the rows of these items as
+        `v_y`, it gives the same.
+      item_weights: `[V+1]` float32 that a target's weight is multiplied by; None for ones.
+    """
+
+    draw: DrawNegatives | None
+    loss: Callable[..., Float[Array, ""]]
+    item_weights: Float[Array, " V+1"] | None
+
+    def weigh(self, targets: Int[Array, "B L"], weights: Float[Array, "B L"]) -> Float[Array, "B L"]:
+        """`[B, L]` weights of the targets."""
+        return weights if self.item_weights is None else weights * self.item_weights[targets]
+
+    def __call__(
+        self,
+        queries: Float[Array, "B L E"],
+        v_y: Float[Array, "V1 E"],
+        targets: Int[Array, "B L"],
+        weights: Float[Array, "B L"],
+        step_key: jax.Array,
+        row_keys: jax.Array,
+    ) -> Float[Array, ""]:
+        """The weighted mean over all targets, float32."""
+        negatives = None if self.draw is None else self.draw(targets, step_key, row_keys)
+        return self.loss(queries, v_y, targets, self.weigh(targets, weights), negatives)
 
 
 def make_objective(
@@ -41,30 +74,28 @@ def make_objective(
       model_devices: devices that share the items.
 
     Returns:
-      `objective(queries [B, L, E], v_y [V+1, E], targets [B, L], weights [B, L], step_key, row_keys [B])`, the
-      weighted mean over all targets, float32.
+      `objective(queries [B, L, E], v_y [V+1, E], targets [B, L], weights [B, L], step_key, row_keys [B])`.
     """
     trained = np.asarray(item_counts) > 0
     trained[0] = False
     target_counts = np.where(trained, item_counts if target_counts is None else target_counts, 0)
-    draw = _make_draw(config, np.where(trained, item_counts, 0), target_counts)
+    draw = None if config.kind == "softmax" else _make_draw(config, np.where(trained, item_counts, 0), target_counts)
     pair_loss = _make_pair_loss(config, num_items=int(trained.sum()))
-    propensity_weights = losses.inverse_propensity_weights(
-        target_counts, power=config.propensity_power, max_weight=_LARGEST_PROPENSITY_WEIGHT
-    )
+    item_weights = None
+    if config.propensity_power:
+        item_weights = losses.inverse_propensity_weights(
+            target_counts, power=config.propensity_power, max_weight=_LARGEST_PROPENSITY_WEIGHT
+        )
 
-    def objective(
+    def loss(
         queries: Float[Array, "B L E"],
         v_y: Float[Array, "V1 E"],
         targets: Int[Array, "B L"],
         weights: Float[Array, "B L"],
-        step_key: jax.Array,
-        row_keys: jax.Array,
+        negatives: Negatives | None,
     ) -> Float[Array, ""]:
         where = targets > 0
-        if config.propensity_power:
-            weights = weights * propensity_weights[targets]
-        if config.kind == "softmax":
+        if negatives is None:
             return losses.mean_softmax_loss(
                 queries.reshape(-1, queries.shape[-1]),
                 v_y,
@@ -77,7 +108,6 @@ def make_objective(
                 row_shards=data_devices,
                 item_shards=model_devices,
             )
-        negatives = draw(targets, step_key, row_keys)
         if config.kind == "sampled_softmax":
             values = losses.sampled_softmax_loss(
                 queries,
@@ -97,7 +127,7 @@ def make_objective(
             )
         return losses.weighted_mean(values, weights, where=where)
 
-    return objective
+    return Objective(draw, loss, item_weights)
 
 
 def _make_draw(config: LossConfig, item_counts: np.ndarray, target_counts: np.ndarray) -> DrawNegatives:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +12,14 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from seqrec_jax.data.batches import EventArrays, Rows, gather_batch, masked_batch
+from seqrec_jax.data.batches import Batch, EventArrays, Rows, gather_batch, masked_batch
+from seqrec_jax.errors import ConfigError
 from seqrec_jax.items import ItemTable
 from seqrec_jax.model import SequenceModel
 from seqrec_jax.parallel import over_rows, state_sharding
 from seqrec_jax.training.config import TrainingConfig
-from seqrec_jax.training.objective import Objective
+from seqrec_jax.training.objective import DrawNegatives, Objective
+from seqrec_jax.training.rows import items_read, put_item_rows, renumbered, take_item_rows, take_rows
 from seqrec_jax.training.state import Params, TrainState
 
 _STEP_STREAM = 0x57E9  # keeps the steps' keys apart from those of initialisation and order
@@ -36,7 +39,7 @@ RunSteps = Callable[[TrainState, ItemTable, EventArrays, Rows, int, int], tuple[
 
 def make_run_steps(
     model: SequenceModel,
-    objective: Objective,
+    objective: Objective | Callable[..., Float[Array, ""]],
     optimizer: optax.GradientTransformation,
     *,
     config: TrainingConfig,
@@ -54,14 +57,13 @@ def make_run_steps(
     """
     dtype = jnp.bfloat16 if config.precision == "bfloat16" else jnp.float32
 
-    def mean_loss(
-        params: Params, item_table: ItemTable, events: EventArrays, rows: Rows, step: Array
-    ) -> tuple[Float[Array, ""], StepTotals]:
-        batch = gather_batch(events, rows, length=length, behavior_weights=behavior_weights)
+    def draw_batch(events: EventArrays, rows: Rows, step: Array) -> tuple[Batch, Array, Array]:
+        """A step's batch, its key and a key a row."""
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), _STEP_STREAM), step)
         key, row_key = jax.random.split(key)
         numbers = jnp.arange(config.batch_size, dtype=jnp.int32)
         row_keys = jax.vmap(lambda row: jax.random.fold_in(row_key, row))(numbers)
+        batch = gather_batch(events, rows, length=length, behavior_weights=behavior_weights)
         if not model.causal:
             batch = masked_batch(
                 batch,
@@ -70,24 +72,64 @@ def make_run_steps(
                 behavior_weights=behavior_weights,
                 row_keys=jax.vmap(lambda key: jax.random.fold_in(key, _MASK_STREAM))(row_keys),
             )
+        return batch, key, row_keys
+
+    def vectors(params: Params, item_table: ItemTable, batch: Batch, row_keys: Array) -> tuple[Array, Array]:
+        """`[B, L, E]` queries and `[V+1, E]` item vectors."""
         cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
         queries = model.project(cast, model.encode(cast, item_table, batch, key=row_keys))
-        v_y = model.item_vectors(cast, item_table)
-        loss = objective(queries, v_y, batch.targets, batch.weights, key, row_keys)
-        num_targets = jnp.sum(batch.targets > 0, dtype=jnp.int32)
-        return loss, StepTotals(loss, num_targets, jnp.sum(rows.lengths > 0, dtype=jnp.int32))
+        return queries, model.item_vectors(cast, item_table)
+
+    def next_of_all_rows(state: TrainState, item_table: ItemTable, batch: Batch, key: Array, row_keys: Array) -> Any:
+        def mean_loss(params: Params) -> Array:
+            queries, v_y = vectors(params, item_table, batch, row_keys)
+            return objective(queries, v_y, batch.targets, batch.weights, key, row_keys)
+
+        loss, grads = jax.value_and_grad(mean_loss)(state.params)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+        return loss, optax.apply_updates(state.params, updates), optimizer_state
+
+    def next_of_read_rows(
+        draw: DrawNegatives,
+        objective: Objective,
+        state: TrainState,
+        item_table: ItemTable,
+        batch: Batch,
+        key: Array,
+        row_keys: Array,
+    ) -> Any:
+        negatives = draw(batch.targets, key, row_keys)
+        weights = objective.weigh(batch.targets, batch.weights)
+        items = items_read(batch, negatives, num_rows=len(item_table.known))
+        batch, negatives = renumbered(batch, negatives, items)
+        item_table = jax.tree.map(lambda column: take_rows(column, items), item_table)
+        params, moments = take_item_rows(state.params, items), take_item_rows(state.optimizer, items)
+
+        def mean_loss(params: Params) -> Array:
+            queries, v_y = vectors(params, item_table, batch, row_keys)
+            return objective.loss(queries, v_y, batch.targets, weights, negatives)
+
+        loss, grads = jax.value_and_grad(mean_loss)(params)
+        updates, moments = optimizer.update(grads, moments, params)
+        params = put_item_rows(state.params, optax.apply_updates(params, updates), items)
+        return loss, params, put_item_rows(state.optimizer, moments, items)
+
+    next_state: Callable[..., Any] = next_of_all_rows
+    if config.optimizer.rows == "read":
+        next_state = partial(next_of_read_rows, *_halves(objective))
 
     def update(
         state: TrainState, item_table: ItemTable, events: EventArrays, rows: Rows
     ) -> tuple[TrainState, StepTotals]:
         rows = jax.lax.with_sharding_constraint(rows, over_rows(mesh))
-        grads, totals = jax.grad(mean_loss, has_aux=True)(state.params, item_table, events, rows, state.step)
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        batch, key, row_keys = draw_batch(events, rows, state.step)
+        loss, params, optimizer_state = next_state(state, item_table, batch, key, row_keys)
         average: Any = state.average
         if config.ema_decay is not None:
             average = optax.incremental_update(params, average, 1.0 - config.ema_decay)
         state = TrainState(params, optimizer_state, average, state.step + 1)
+        num_targets = jnp.sum(batch.targets > 0, dtype=jnp.int32)
+        totals = StepTotals(loss, num_targets, jnp.sum(rows.lengths > 0, dtype=jnp.int32))
         return jax.lax.with_sharding_constraint(state, state_sharding(state, mesh)), totals
 
     @jax.jit(donate_argnums=0)
@@ -107,3 +149,13 @@ def make_run_steps(
         return state, totals, optax.tree.norm(state.params)
 
     return run_steps
+
+
+def _halves(objective: Any) -> tuple[DrawNegatives, Objective]:
+    """The draw of an objective and itself; ConfigError where it is one's own without that half."""
+    if not isinstance(objective, Objective) or objective.draw is None:
+        raise ConfigError(
+            "training.optimizer.rows is read, for which the objective must be an Objective that draws its negatives; "
+            "make it one, or set rows: all"
+        )
+    return objective.draw, objective

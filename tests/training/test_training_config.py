@@ -53,6 +53,7 @@ def read(tmp_path, text, *overrides):
         ("training: {optimizer: {warmup_steps: -1}}", "warmup_steps and weight_decay must not be negative, got -1"),
         ("training: {optimizer: {name: sgd, weight_decay: 0.1}}", "weight_decay is 0.1, but sgd has none"),
         ("training: {optimizer: {b1: 1.0}}", "b1 and b2 must be at least 0 and less than 1, got 1.0"),
+        ("training: {optimizer: {rows: read}}", "training.optimizer.rows is read, but a softmax over all items"),
         ("training: {ema_decay: 1}", "training.ema_decay must be between 0 and 1, got 1.0"),
         ("training: {behavior_weights: {view: -1}}", "behavior_weights must not be negative, got {'view': -1.0}"),
         ("training: {behavior_weights: 3}", 'key "training.behavior_weights": Expected a dict. Got value: 3'),

@@ -121,6 +121,59 @@ def without_filling(tree):
     )
 
 
+READ = {"name": "sgd", "learning_rate": 1.0, "b1": 0.0, "rows": "read"}
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LossConfig(kind="sampled_softmax", num_negatives=3, negatives_per="batch", propensity_power=0.5),
+        LossConfig(kind="sampled_softmax", num_negatives=4, negatives="mixed"),
+        LossConfig(kind="bpr_max", num_negatives=2),
+    ],
+    ids=lambda loss: f"{loss.kind}, {loss.negatives}",
+)
+def test_the_gradient_is_the_same_where_only_the_rows_that_are_read_are_seen(loss):
+    every = Steps(replace(PLAIN_GRADIENT, loss=loss), devices=1)
+    read = Steps(replace(PLAIN_GRADIENT, loss=loss, optimizer=OptimizerConfig(**READ)), devices=1)
+    for batch in (0, STEPS_PER_EPOCH - 1):
+        first, second = gradient(every, batch), gradient(read, batch)
+        assert np.abs(first["items"]["ids"]["embedding"]).max() > 0.01
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), first, second)
+
+
+def test_rows_that_a_step_does_not_read_keep_their_bits_and_moments():
+    """One row of one window of at most ten items, and two negatives, of twenty items."""
+    loss = LossConfig(kind="sampled_softmax", num_negatives=2, negatives_per="batch")
+    adam = OptimizerConfig(name="adam", learning_rate=0.1, rows="read")
+    steps = Steps(replace(CONFIG, loss=loss, optimizer=adam, batch_size=1), devices=1)
+    rows = tiny_rows()
+    first = steps(steps.start(), 0, 1, rows=rows)[0]
+    second = steps(steps.start(), 0, 2, rows=rows)[0]
+
+    def moved(before, after):
+        return np.abs(np.asarray(after) - np.asarray(before)).max(axis=1) > 0
+
+    table = tiny_params()["items"]["ids"]["embedding"]
+    tables = table, first.params["items"]["ids"]["embedding"], second.params["items"]["ids"]["embedding"]
+    in_first, in_second = moved(*tables[:2]), moved(*tables[1:])
+    window = int(rows.starts[0, 0]) + np.arange(int(rows.lengths[0, 0]) + 1)
+    assert in_first[tiny_sequences().item_ids[window]].all()
+    assert not in_first.all() and not in_second.all() and (in_first != in_second).any()
+    means = [state.optimizer[0].mu["items"]["ids"]["embedding"] for state in (first, second)]
+    assert ((np.abs(means[0]).max(axis=1) > 0) == in_first).all()
+    np.testing.assert_array_equal(means[0][~in_second], means[1][~in_second])
+
+
+def test_reading_some_rows_agrees_where_devices_share_the_items():
+    loss = LossConfig(kind="sampled_softmax", num_negatives=4, negatives_per="batch")
+    config = replace(PLAIN_GRADIENT, loss=loss, optimizer=OptimizerConfig(**READ))
+    state = Steps(config, devices=1)(Steps(config, devices=1).start(), 0, 1)[0]
+    many = Steps(config, devices=4, model_devices=2)
+    shared = without_filling(many(many.start(), 0, 1)[0].params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), state.params, shared)
+
+
 def test_no_device_gathers_the_table_or_the_scores_of_all_items():
     """Of the table and the scores of all items each device has its share only: what is exchanged is small."""
     steps = Steps(replace(PLAIN_GRADIENT, loss=LossConfig()), devices=8, model_devices=4, kind="sasrec")
