@@ -38,6 +38,8 @@ class SplitConfig:
       validation_fraction: share of events (timeline, random), users, or items that are a target which validate;
         at least one.
       test_fraction: the same for test.
+      validation_users: leave_one_out only; share of the users whose event before the last one validates. Of the
+        others it is trained on, so that a model knows nearly all that came before the test.
       validation_start: ISO time t1 of the timeline; given together with test_start it replaces the fractions.
       test_start: ISO time t2 of the timeline.
       target_behaviors: behaviours that can be a target, such as purchase; empty means all that have an item.
@@ -47,6 +49,7 @@ class SplitConfig:
     rule: SplitRule = "global_timeline"
     validation_fraction: float = 0.1
     test_fraction: float = 0.1
+    validation_users: float = 1.0
     validation_start: str | None = None
     test_start: str | None = None
     target_behaviors: tuple[str, ...] = ()
@@ -63,6 +66,10 @@ class SplitConfig:
                 f"split.validation_fraction + split.test_fraction must leave events to train on, got "
                 f"{self.validation_fraction} + {self.test_fraction}"
             )
+        if not 0 < self.validation_users <= 1:
+            raise ConfigError(f"split.validation_users must be above 0 and at most 1, got {self.validation_users}")
+        if self.validation_users < 1 and self.rule != "leave_one_out":
+            raise ConfigError(f"split.validation_users belongs to the rule leave_one_out, got {self.rule}")
         if (self.validation_start is None) != (self.test_start is None):
             raise ConfigError("split.validation_start and split.test_start must be given together")
         if self.validation_start is not None and self.rule != "global_timeline":
@@ -99,8 +106,9 @@ class Split:
         else:
             validation, test = 100 * self.config.validation_fraction, 100 * self.config.test_fraction
             share = f"{validation:g}% validation, {test:g}% test"
+            whose = "" if self.config.validation_users == 1 else f" of {100 * self.config.validation_users:g}% of them"
             how = {
-                "leave_one_out": "each user's last target is the test, the one before the validation",
+                "leave_one_out": f"each user's last target is the test, the one before{whose} the validation",
                 "user_holdout": f"whole users held out ({share}); their last target is predicted",
                 "item_holdout": f"whole items held out ({share})",
                 "random_ratio": f"events at random ({share}); leaks the future into training",
@@ -109,7 +117,10 @@ class Split:
 
     def to_dict(self) -> dict[str, Any]:
         """The rule, for `dataset.json`; the parts are stored with the sequences."""
-        return {**asdict(self.config), "cuts": self.cuts}
+        rule = asdict(self.config)
+        if self.config.validation_users == 1:
+            del rule["validation_users"]  # the fingerprint of a dataset from before this field stays
+        return {**rule, "cuts": self.cuts}
 
 
 @dataclass(frozen=True)
@@ -172,7 +183,7 @@ def split_events(
     rng = np.random.default_rng(config.seed)
     cuts: dict[str, int] = {}
     if config.rule == "leave_one_out":
-        parts = _leave_last_two(sequences, targets)
+        parts = _leave_last_two(sequences, targets, config, rng)
     elif config.rule == "global_timeline":
         cuts = _timeline_cuts(sequences, config, time_kind)
         parts = np.full(len(sequences.item_ids), TRAIN, dtype=np.int8)
@@ -290,17 +301,23 @@ def _first_event(sequences: Sequences, mask: np.ndarray) -> np.ndarray:
     return first
 
 
-def _leave_last_two(sequences: Sequences, targets: np.ndarray) -> np.ndarray:
-    """Parts of a leave-one-out split: of users with at least three targets, the last two are held out."""
+def _leave_last_two(
+    sequences: Sequences, targets: np.ndarray, config: SplitConfig, rng: np.random.Generator
+) -> np.ndarray:
+    """Parts of a leave-one-out split: of users with at least three targets, the last or the last two are held out."""
     users = sequences.users_of_events
     per_user = np.bincount(users[targets], minlength=sequences.num_users)
     from_start = np.cumsum(targets) - np.concatenate([[0], np.cumsum(per_user)])[users]
     from_end = per_user[users] - from_start  # 0 at the last target and after it
-    split_users = (per_user >= 3)[users]
+    splittable = np.flatnonzero(per_user >= 3)
+    count = min(len(splittable), max(1, round(config.validation_users * len(splittable))))
+    held_out = np.zeros(sequences.num_users, dtype=np.int64)
+    held_out[splittable] = 1
+    held_out[splittable if count == len(splittable) else rng.choice(splittable, count, replace=False)] = 2
     parts = np.full(len(users), TRAIN, dtype=np.int8)
-    parts[split_users & (from_end <= 1)] = HISTORY
-    parts[split_users & targets & (from_end == 1)] = VALIDATION
-    parts[split_users & targets & (from_end == 0)] = TEST
+    parts[from_end < held_out[users]] = HISTORY
+    parts[targets & (from_end == 1) & (held_out == 2)[users]] = VALIDATION
+    parts[targets & (from_end == 0) & (held_out > 0)[users]] = TEST
     return parts
 
 

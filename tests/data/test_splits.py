@@ -158,6 +158,27 @@ def test_leave_one_out_equals_a_loop(drawn):
     assert split.cuts == {}
 
 
+def test_of_users_who_do_not_validate_all_but_the_last_target_is_trained_on():
+    sequences = items_only(*[[1, 2, 3, 4]] * 10)
+    everyone = SplitConfig(rule="leave_one_out")
+    some = SplitConfig(rule="leave_one_out", validation_users=0.3)
+    whole, part = (split_events(sequences, config, behaviors=BEHAVIORS) for config in (everyone, some))
+    by_user = part.parts.reshape(10, 4).tolist()
+    assert sorted(map(tuple, by_user)) == [(TRAIN, TRAIN, TRAIN, TEST)] * 7 + [(TRAIN, TRAIN, VALIDATION, TEST)] * 3
+    assert part.parts.tolist() == split_events(sequences, some, behaviors=BEHAVIORS).parts.tolist()
+    cases = [evaluation_cases(sequences, split, stage="test", num_items=4) for split in (whole, part)]
+    assert cases[0].target_items.tolist() == cases[1].target_items.tolist()
+    assert cases[0].histories.item_ids.tolist() == cases[1].histories.item_ids.tolist()
+    assert "validation_users" not in whole.to_dict() and part.to_dict()["validation_users"] == 0.3
+    assert "the one before of 30% of them the validation" in part.describe()
+    for wrong, message in (
+        ({"validation_users": 0.0}, "split.validation_users must be above 0 and at most 1, got 0.0"),
+        ({"rule": "global_timeline"}, "split.validation_users belongs to the rule leave_one_out, got global_timeline"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            replace(some, **wrong)
+
+
 def test_leave_one_out_by_hand():
     sequences = make_sequences(
         [
