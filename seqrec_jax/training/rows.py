@@ -18,7 +18,7 @@ from seqrec_jax.parallel import is_item_rows
 
 
 def items_read(batch: Batch, negatives: Negatives, *, num_rows: int) -> Int[Array, " R"]:
-    """The items that a step reads: rising, 0 among them, filled up with `num_rows`, which is none.
+    """The items that a step reads: rising, 0 among them, filled up with numbers from `num_rows` on, which are none.
 
     Args:
       batch: its items and targets.
@@ -30,7 +30,8 @@ def items_read(batch: Batch, negatives: Negatives, *, num_rows: int) -> Int[Arra
     """
     parts = jnp.zeros(1, jnp.int32), batch.item_ids.ravel(), batch.targets.ravel(), negatives.ids.ravel()
     together = jnp.concatenate(parts)
-    return jnp.unique(together, size=min(len(together), num_rows), fill_value=num_rows)
+    items = jnp.unique(together, size=min(len(together), num_rows), fill_value=num_rows)
+    return jnp.where(items < num_rows, items, num_rows + jnp.arange(len(items), dtype=jnp.int32))
 
 
 def renumbered(batch: Batch, negatives: Negatives, items: Int[Array, " R"]) -> tuple[Batch, Negatives]:
