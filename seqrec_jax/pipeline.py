@@ -156,7 +156,8 @@ def train_run(
     if is_first_process():
         open_run(directory, overwrite=overwrite, **description)
     wait_for_processes("the run's directory is there")
-    open_run(directory, **description)
+    if not is_first_process():
+        open_run(directory, **description)
     length = config.model.encoder.max_length
     recommender = Recommender.for_dataset(dataset, model, params, item_table, length=length, name=config.name)
 
