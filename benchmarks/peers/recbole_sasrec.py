@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import recbole
+import torch
 from histories import TOP, read_histories
 from protocol import serve
 from recbole.config import Config
@@ -71,7 +72,7 @@ class RecboleSasrec:
             "topk": [TOP],
             "valid_metric": f"NDCG@{TOP}",
             "show_progress": False,
-            "use_gpu": False,
+            "use_gpu": torch.cuda.is_available(),
         }
         os.chdir(self.folder.name)  # RecBole writes logs where it is started
         config = Config(model="SASRec", dataset="movielens", config_dict=settings)

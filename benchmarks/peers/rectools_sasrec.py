@@ -32,7 +32,7 @@ def make_trainer() -> pytorch_lightning.Trainer:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        accelerator="cpu",
+        accelerator="auto",
         callbacks=[CLOCK],
     )
 

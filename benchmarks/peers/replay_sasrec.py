@@ -98,7 +98,7 @@ class ReplaySasrec:
     def trainer(self, **options: Any) -> lightning.Trainer:
         """A trainer that writes nothing."""
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        return lightning.Trainer(accelerator="cpu", enable_model_summary=False, **quiet, **options)
+        return lightning.Trainer(accelerator="auto", enable_model_summary=False, **quiet, **options)
 
     def samples(self, path: str, batches: int) -> None:
         self.data.setup("fit")

@@ -17,6 +17,12 @@ from protocol import serve
 from torch import nn
 
 WIDTH, BLOCKS = 64, 2
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def on_device(array: np.ndarray) -> torch.Tensor:
+    """A tensor on the GPU where there is one."""
+    return torch.from_numpy(array).to(DEVICE)
 
 
 class Block(nn.Module):
@@ -53,9 +59,9 @@ class Sasrec(nn.Module):
 
     def forward(self, item_ids: torch.Tensor) -> torch.Tensor:
         length = item_ids.shape[1]
-        places = torch.arange(1, length + 1) * (item_ids > 0)
+        places = torch.arange(1, length + 1, device=DEVICE) * (item_ids > 0)
         x = self.dropout(self.items(item_ids) * WIDTH**0.5 + self.positions(places))
-        unseen = torch.triu(torch.ones(length, length, dtype=torch.bool), diagonal=1)
+        unseen = torch.triu(torch.ones(length, length, dtype=torch.bool, device=DEVICE), diagonal=1)
         for block in self.blocks:
             x = block(x, unseen)
         return self.norm(x)
@@ -74,7 +80,7 @@ class TorchSasrec:
         for user, sequence in enumerate(self.histories.training):
             self.seen[user, sequence] = True
         self.rng = np.random.default_rng(0)
-        self.model = Sasrec(self.histories.num_items, length, heads, dropout)
+        self.model = Sasrec(self.histories.num_items, length, heads, dropout).to(DEVICE)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, betas=(0.9, 0.98))
         return {
             "model": {"num_heads": heads, "dropout": dropout, "attention_dropout": dropout, "activation": "relu"},
@@ -102,14 +108,14 @@ class TorchSasrec:
         steps, targets, total, started = 0, 0, 0.0, time.perf_counter()
         while not steps or time.perf_counter() - started < seconds:
             users = self.draw()
-            item_ids, positives = torch.from_numpy(self.inputs[users]), torch.from_numpy(self.targets[users])
+            item_ids, positives = on_device(self.inputs[users]), on_device(self.targets[users])
             states = self.model(item_ids)
             where = positives > 0
             if self.loss == "softmax":
                 scores = states @ self.model.items.weight.T
                 loss = nn.functional.cross_entropy(scores.flatten(0, 1), positives.flatten(), ignore_index=0)
             else:
-                negatives = torch.from_numpy(self.draw_negatives(users))
+                negatives = on_device(self.draw_negatives(users))
                 of_positives = (states * self.model.items(positives)).sum(-1)[where]
                 of_negatives = (states * self.model.items(negatives)).sum(-1)[where]
                 entropy = nn.functional.binary_cross_entropy_with_logits
@@ -136,12 +142,12 @@ class TorchSasrec:
         lists = []
         for start in range(0, len(known), batch_size):
             batch = known[start : start + batch_size]
-            states = self.model(torch.from_numpy(padded_left(batch, self.length)))
+            states = self.model(on_device(padded_left(batch, self.length)))
             scores = states[:, -1] @ self.model.items.weight.T
-            users = torch.from_numpy(np.repeat(np.arange(len(batch)), [len(sequence) for sequence in batch]))
-            scores[users, torch.from_numpy(np.concatenate(batch))] = -torch.inf
+            users = on_device(np.repeat(np.arange(len(batch)), [len(sequence) for sequence in batch]))
+            scores[users, on_device(np.concatenate(batch))] = -torch.inf
             scores[:, 0] = -torch.inf
-            lists.append(scores.topk(TOP).indices.numpy())
+            lists.append(scores.topk(TOP).indices.cpu().numpy())
         figure = ndcg(np.concatenate(lists), self.histories.targets)
         return {"users": len(known), "seconds": time.perf_counter() - started, "ndcg": figure}
 
