@@ -17,6 +17,7 @@ from seqrec_jax.encoders.layers import (
     Recall,
     Sight,
     embedding_init,
+    in_causal_spans,
     split_heads,
 )
 from seqrec_jax.encoders.stack import stack_encoder
@@ -44,6 +45,7 @@ def pointwise_attend(
     bias: Float[Array, "#B Q K H"],
     where: Bool[Array, "B Q K"],
     max_length: int,
+    causal: bool = False,
     dropout_rate: float = 0.0,
     site: str = "attention",
     key: PRNGKeyArray | None = None,
@@ -59,6 +61,7 @@ def pointwise_attend(
       bias: `[B or 1, Q, K, H]` added to the scores.
       where: `[B, Q, K]` True where a query may look at a key.
       max_length: divisor, the most events of a user.
+      causal: Q = K and `where` holds no later key, so that what is later need not be computed.
       dropout_rate: share of the weights set to zero.
       site: name of the call's place, for dropout.
       key: as for `dropout`.
@@ -66,11 +69,16 @@ def pointwise_attend(
     Returns:
       `[B, Q, H, d]`; the weights are computed in float32.
     """
-    scores_bhqk = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
+    if causal:
+        pairs = {"bias": bias, "where": where}
+        options = {"max_length": max_length, "dropout_rate": dropout_rate, "key": key}
+        return in_causal_spans(pointwise_attend, queries, keys, values, pairs=pairs, site=site, options=options)
+    queries, keys, values = (jnp.swapaxes(x, 1, 2) for x in (queries, keys, values))
+    scores_bhqk = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
     scores_bhqk = scores_bhqk + jnp.moveaxis(bias, -1, 1).astype(jnp.float32)
     weights = jnp.where(where[:, None], jax.nn.silu(scores_bhqk) * (1.0 / max_length), 0.0).astype(values.dtype)
     weights = dropout(weights, rate=dropout_rate, site=site, key=key)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, values)
+    return jnp.swapaxes(jnp.einsum("bhqk,bhkd->bhqd", weights, values), 1, 2)
 
 
 class TransductionUnit(nnx.Module):
@@ -104,6 +112,7 @@ class TransductionUnit(nnx.Module):
             bias=self.bias(sight),
             where=sight.where,
             max_length=config.max_length,
+            causal=sight.causal,
             dropout_rate=config.attention_dropout,
             site=f"{site}/weights",
             key=key,

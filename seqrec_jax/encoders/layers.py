@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -17,6 +18,7 @@ from seqrec_jax.encoders.config import EncoderConfig, Params
 from seqrec_jax.encoders.dropout import dropout
 
 embedding_init = jax.nn.initializers.truncated_normal(0.02)
+_SHORTEST_SPAN = 48  # of queries that attention takes at once
 NUM_TIME_BUCKETS = 32  # floor(log2(1 + seconds)) of int32 seconds
 
 
@@ -35,12 +37,14 @@ class Sight(NamedTuple):
       distances: `[B or 1, Q, K]` int32 events from the key to the query, at least 0.
       time_buckets: `[B, Q, K]` int32, logarithm of the seconds from the key to the query; None where unused.
       queries: `[B]` int32 column of the only event of each row that looks, so that Q = 1; None where all of them do.
+      causal: Q = K, and no query looks at a later key.
     """
 
     where: Bool[Array, "B Q K"]
     distances: Int[Array, "#B Q K"]
     time_buckets: Int[Array, "B Q K"] | None = None
     queries: Int[Array, " B"] | None = None
+    causal: bool = False
 
     def of_queries(self, x: Float[Array, "B K ..."]) -> Float[Array, "B Q ..."]:
         """What belongs to the events that look, out of that of all events."""
@@ -197,12 +201,51 @@ def split_heads(x: Float[Array, "B L D"], *, num_heads: int) -> Float[Array, "B 
     return x.reshape(*x.shape[:2], num_heads, x.shape[2] // num_heads)
 
 
+def in_causal_spans(
+    attention: Callable[..., Array],
+    queries: Float[Array, "B L H d"],
+    keys: Float[Array, "B L H d"],
+    values: Float[Array, "B L H d"],
+    *,
+    pairs: dict[str, Array],
+    site: str,
+    options: dict[str, Any],
+) -> Float[Array, "B L H d"]:
+    """An attention of queries that look at no later keys, span by span: that of a…b-1 needs no keys from b on.
+
+    Many small products are slower than few large ones, so that spans are not short.
+
+    Args:
+      attention: called with the queries, keys and values of each span, its pairs, a site of its own and the options.
+      queries, keys, values: `[B, L, H, d]`.
+      pairs: arguments that are about pairs of them, `[B, L, L, ...]`.
+      site: name of the call's place, for dropout.
+      options: other arguments.
+    """
+    length = queries.shape[1]
+    number = min(8, max(1, length // _SHORTEST_SPAN))
+    bounds = [length * part // number for part in range(number + 1)]
+    spans = [
+        attention(
+            queries[:, a:b],
+            keys[:, :b],
+            values[:, :b],
+            site=f"{site}/{a}",
+            **{name: array[:, a:b, :b] for name, array in pairs.items()},
+            **options,
+        )
+        for a, b in itertools.pairwise(bounds)
+    ]
+    return jnp.concatenate(spans, axis=1)
+
+
 def attend(
     queries: Float[Array, "B Q H d"],
     keys: Float[Array, "B K H d"],
     values: Float[Array, "B K H d"],
     *,
     where: Bool[Array, "B Q K"],
+    causal: bool = False,
     dropout_rate: float = 0.0,
     site: str = "attention",
     key: PRNGKeyArray | None = None,
@@ -214,6 +257,7 @@ def attend(
       keys: `[B, K, H, d]`.
       values: `[B, K, H, d]`.
       where: `[B, Q, K]` True where a query may look at a key; each query needs one.
+      causal: Q = K and `where` holds no later key, so that what is later need not be computed.
       dropout_rate: share of the weights set to zero.
       site: name of the call's place, for dropout.
       key: as for `dropout`.
@@ -221,12 +265,22 @@ def attend(
     Returns:
       `[B, Q, H, d]`; the softmax is computed in float32.
     """
-    scores_bhqk = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
-    scores_bhqk = scores_bhqk * (1.0 / math.sqrt(queries.shape[-1]))
-    bias = jnp.where(where, 0.0, -1e30)[:, None]
-    weights = jax.nn.softmax(scores_bhqk + bias, axis=-1).astype(values.dtype)
-    weights = dropout(weights, rate=dropout_rate, site=site, key=key)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, values)
+    if causal:
+        pairs, options = {"where": where}, {"dropout_rate": dropout_rate, "key": key}
+        return in_causal_spans(attend, queries, keys, values, pairs=pairs, site=site, options=options)
+    # heads first: with rows of one matrix far apart, products on a CPU are slower
+    queries, keys, values = (
+        jnp.swapaxes(x, 1, 2) for x in (queries * (1.0 / math.sqrt(queries.shape[-1])), keys, values)
+    )
+    scores_bhqk = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
+    scores_bhqk = jnp.where(where[:, None], scores_bhqk, -1e30)
+    largest = jax.lax.stop_gradient(jnp.max(scores_bhqk, axis=-1, keepdims=True))
+    exponentials = jnp.exp(scores_bhqk - largest)
+    sums = jnp.sum(exponentials, axis=-1, keepdims=True)
+    weights = dropout(exponentials.astype(values.dtype), rate=dropout_rate, site=site, key=key)
+    # dividing what was mixed instead of the weights saves a pass over these
+    mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, values, preferred_element_type=jnp.float32) / sums
+    return jnp.swapaxes(mixed.astype(values.dtype), 1, 2)
 
 
 class SelfAttention(nnx.Module):
@@ -246,7 +300,15 @@ class SelfAttention(nnx.Module):
         queries, keys, values = (split_heads(part, num_heads=self.num_heads) for part in parts)
         seen = recall(KeyValues(keys, values))
         queries = sight.of_queries(queries)
-        mixed = attend(queries, *seen, where=sight.where, dropout_rate=self.dropout, site=f"{site}/weights", key=key)
+        mixed = attend(
+            queries,
+            *seen,
+            where=sight.where,
+            causal=sight.causal,
+            dropout_rate=self.dropout,
+            site=f"{site}/weights",
+            key=key,
+        )
         return self.output(mixed.reshape(*mixed.shape[:2], -1)), seen
 
 

@@ -133,7 +133,7 @@ def _whole_sight(batch: Batch, *, causal: bool, timed: bool) -> Sight:
     distances = jnp.asarray(np.maximum(columns[:, None] - columns, 0))[None]
     where = (causal_mask if causal else segment_mask)(batch.segment_ids)
     seconds = batch.timestamps[:, :, None] - batch.timestamps[:, None, :]
-    return Sight(where, distances, time_buckets(seconds) if timed else None)
+    return Sight(where, distances, time_buckets(seconds) if timed else None, causal=causal)
 
 
 def _sight_of(queries: Int[Array, " B"], sight: Sight) -> Sight:

@@ -16,8 +16,9 @@ from seqrec_jax.errors import ConfigError, ShapeError
 from seqrec_jax.losses.inputs import check_shape, target_weights
 from seqrec_jax.losses.reduce import global_sum
 
-_LOGITS_PER_CHUNK = 2**22  # 16 MiB of float32
-_MIN_CHUNK_SIZE = 128  # fewer rows at a time would spend the time on adding up the gradient of v_y
+_LOGITS_PER_CHUNK = 2**21  # 8 MiB of float32, which a processor's cache holds
+_MIN_CHUNK_SIZE = 256  # fewer rows at a time would spend the time on adding up the gradient of v_y,
+_MAX_CHUNK_LOGITS = 2**27  # but more than 512 MiB is not for that
 
 
 def softmax_loss(
@@ -130,7 +131,8 @@ def _smoothing_terms(rows: Array, v_y: Array, targets: Array, usable: Array, smo
     return smoothing * jnp.sum(rows * differences, axis=1)
 
 
-# Both losses over all items cut their rows into chunks `[S, t, …]` of S shards, and go through `_chunk_logits`.
+# Both losses over all items cut their rows into chunks `[S, t, …]` of S shards, which know nothing of targets. A target
+# adds to the loss and to the gradients by itself, for all rows at once.
 
 
 def _chunk_logits(rows: Array, v_y: Array, usable: Array) -> Array:
@@ -138,24 +140,39 @@ def _chunk_logits(rows: Array, v_y: Array, usable: Array) -> Array:
     return jnp.where(usable[None, None, :], logits, -jnp.inf)
 
 
-def _chunk_losses(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """`[S, t]` losses and `[S, t]` log normalisers of one chunk."""
-    normalizers = jax.nn.logsumexp(logits, axis=-1)
-    return normalizers - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0], normalizers
+def _finite(normalizers: Array) -> Array:
+    """0 for rows for which there is no item at all, whose scores are all -inf."""
+    return jnp.where(jnp.isfinite(normalizers), normalizers, 0.0)
 
 
-def _chunk_gradients(
-    rows: Array, v_y: Array, targets: Array, logits: Array, normalizers: Array, cotangents: Array
-) -> tuple[Array, Array]:
-    """Gradients by the rows `[S, t, E]` and by `v_y`, each shard's `[S, V+1, E]`, of Σ cotangent × loss, in float32."""
-    cotangents = cotangents[..., None]
-    probabilities = jnp.exp(logits - jnp.where(jnp.isfinite(normalizers), normalizers, 0.0)[..., None])
-    labels = jax.nn.one_hot(targets, logits.shape[-1], dtype=jnp.float32)
-    by_logits = cotangents * (probabilities - labels)
-    by_logits = jnp.where(cotangents != 0, by_logits, 0.0).astype(rows.dtype)
-    by_rows = jnp.einsum("stv,ve->ste", by_logits, v_y, preferred_element_type=jnp.float32)
-    by_v_y = jnp.einsum("stv,ste->sve", by_logits, rows, preferred_element_type=jnp.float32)
+def _chunk_gradients(rows: Array, v_y: Array, exponentials: Array, scales: Array) -> tuple[Array, Array]:
+    """Gradients by the rows `[S, t, E]` and by `v_y`, each shard's `[S, V+1, E]`, of Σ share × normaliser, in float32.
+
+    A row's exponentials times its scale are its probabilities times its share. Scaling the rows instead of these saves
+    a pass over the largest array that there is.
+    """
+    exponentials, scales = exponentials.astype(rows.dtype), scales[..., None]
+    scaled = (rows.astype(jnp.float32) * scales).astype(rows.dtype)
+    by_rows = jnp.einsum("stv,ve->ste", exponentials, v_y, preferred_element_type=jnp.float32) * scales
+    by_v_y = jnp.einsum("stv,ste->sve", exponentials, scaled, preferred_element_type=jnp.float32)
     return by_rows, by_v_y
+
+
+def _target_scores(rows: Array, v_y: Array, targets: Array, usable: Array) -> Array:
+    """`[T]` float32; -inf for a target that is not in the softmax."""
+    scores = jnp.einsum("te,te->t", rows, v_y[targets], preferred_element_type=jnp.float32)
+    return jnp.where(usable[targets], scores, -jnp.inf)
+
+
+def _target_gradients(
+    rows: Array, v_y: Array, targets: Array, shares: Array, *, num_shards: int = 1
+) -> tuple[Array, Array]:
+    """Gradients `[T, E]` and `[S, V+1, E]` of -Σ share × score of the target, in float32."""
+    by_rows = -shares[:, None] * v_y[targets].astype(jnp.float32)
+    by_targets = (-shares[:, None] * rows.astype(jnp.float32)).reshape(num_shards, -1, rows.shape[1])
+    zeros = jnp.zeros_like(v_y, shape=(num_shards, *v_y.shape), dtype=jnp.float32)
+    add = jax.vmap(lambda zeros, targets, gradients: zeros.at[targets].add(gradients))
+    return by_rows, add(zeros, targets.reshape(num_shards, -1), by_targets)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -166,11 +183,11 @@ def _softmax_rows(rows: Array, v_y: Array, targets: Array, usable: Array, num_ch
 def _softmax_rows_forward(
     rows: Array, v_y: Array, targets: Array, usable: Array, num_chunks: int
 ) -> tuple[Array, tuple[Array, ...]]:
-    def chunk(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        return _chunk_losses(_chunk_logits(inputs[0], v_y, usable), inputs[1])
+    def chunk(rows: Array) -> Array:
+        return jax.nn.logsumexp(_chunk_logits(rows, v_y, usable), axis=-1)
 
-    chunked = jax.lax.map(chunk, tuple(_to_chunks(values, (num_chunks, 1)) for values in (rows, targets)))
-    losses, normalizers = (_from_chunks(values, len(rows)) for values in chunked)
+    normalizers = _from_chunks(jax.lax.map(chunk, _to_chunks(rows, (num_chunks, 1))), len(rows))
+    losses = normalizers - _target_scores(rows, v_y, targets, usable)
     return losses, (rows, v_y, targets, usable, normalizers)
 
 
@@ -180,14 +197,16 @@ def _softmax_rows_backward(
     rows, v_y, targets, usable, normalizers = residuals
 
     def chunk(total: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
-        rows, targets, normalizers, cotangents = inputs
-        logits = _chunk_logits(rows, v_y, usable)
-        by_rows, by_v_y = _chunk_gradients(rows, v_y, targets, logits, normalizers, cotangents)
+        rows, normalizers, cotangents = inputs
+        probabilities = jnp.exp(_chunk_logits(rows, v_y, usable) - _finite(normalizers)[..., None])
+        by_rows, by_v_y = _chunk_gradients(rows, v_y, probabilities, cotangents)
         return total + by_v_y, by_rows
 
-    inputs = tuple(_to_chunks(values, (num_chunks, 1)) for values in (rows, targets, normalizers, cotangents))
-    by_v_y, by_rows = jax.lax.scan(chunk, _zeros_of_shards(v_y, 1), inputs)
-    return _from_chunks(by_rows, len(rows)).astype(rows.dtype), by_v_y[0].astype(v_y.dtype), None, None
+    inputs = tuple(_to_chunks(values, (num_chunks, 1)) for values in (rows, normalizers, cotangents))
+    by_target, by_v_y = _target_gradients(rows, v_y, targets, cotangents)
+    by_v_y, by_rows = jax.lax.scan(chunk, by_v_y, inputs)
+    by_rows = by_target + _from_chunks(by_rows, len(rows))
+    return by_rows.astype(rows.dtype), by_v_y[0].astype(v_y.dtype), None, None
 
 
 _softmax_rows.defvjp(_softmax_rows_forward, _softmax_rows_backward)
@@ -204,17 +223,21 @@ def _softmax_sum_forward(
     rows: Array, v_y: Array, targets: Array, usable: Array, shares: Array, cut: tuple[int, int]
 ) -> tuple[Array, tuple[Array, ...]]:
     def chunk(total: Array, inputs: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
-        rows, targets, shares = inputs
+        rows, shares = inputs
         logits = _chunk_logits(rows, v_y, usable)
-        losses, normalizers = _chunk_losses(logits, targets)
-        by_rows, by_v_y = _chunk_gradients(rows, v_y, targets, logits, normalizers, shares)
-        return total + by_v_y, (jnp.where(shares != 0, losses, 0.0), by_rows)
+        largest = jnp.max(logits, axis=-1)
+        exponentials = jnp.exp(logits - _finite(largest)[..., None])
+        sums = jnp.sum(exponentials, axis=-1)
+        by_rows, by_v_y = _chunk_gradients(rows, v_y, exponentials, shares / jnp.where(sums > 0, sums, 1.0))
+        return total + by_v_y, (largest + jnp.log(sums), by_rows)
 
-    inputs = tuple(_to_chunks(values, cut) for values in (rows, targets, shares))
-    by_v_y, chunked = jax.lax.scan(chunk, _zeros_of_shards(v_y, cut[1]), inputs)
-    losses, by_rows = (_from_chunks(values, len(rows)) for values in chunked)
-    gradients = (by_rows.astype(rows.dtype), jnp.sum(by_v_y, axis=0).astype(v_y.dtype), losses)
-    return jnp.sum(shares * losses), gradients
+    inputs = tuple(_to_chunks(values, cut) for values in (rows, shares))
+    by_target, by_v_y = _target_gradients(rows, v_y, targets, shares, num_shards=cut[1])
+    by_v_y, chunked = jax.lax.scan(chunk, by_v_y, inputs)
+    normalizers, by_rows = (_from_chunks(values, len(rows)) for values in chunked)
+    losses = jnp.where(shares != 0, normalizers - _target_scores(rows, v_y, targets, usable), 0.0)
+    by_rows = (by_target + by_rows).astype(rows.dtype)
+    return jnp.sum(shares * losses), (by_rows, jnp.sum(by_v_y, axis=0).astype(v_y.dtype), losses)
 
 
 def _softmax_sum_backward(
@@ -262,14 +285,11 @@ def _varying_zero(array: Array) -> Array:
 def _num_chunks(rows: Array, v_y: Array, chunk_size: int | None, *, row_shards: int = 1, item_shards: int = 1) -> int:
     """Chunks of the rows of one shard."""
     if chunk_size is None:
-        chunk_size = max(_MIN_CHUNK_SIZE, _LOGITS_PER_CHUNK // max(1, v_y.shape[0] // item_shards))
+        num_items = max(1, v_y.shape[0] // item_shards)
+        chunk_size = max(_LOGITS_PER_CHUNK // num_items, min(_MIN_CHUNK_SIZE, _MAX_CHUNK_LOGITS // num_items), 1)
     if chunk_size < 1:
         raise ShapeError(f"chunk_size must be at least 1, got {chunk_size}")
     return max(1, -(-len(rows) // (row_shards * chunk_size)))
-
-
-def _zeros_of_shards(v_y: Array, num_shards: int) -> Array:
-    return jnp.zeros_like(v_y, shape=(num_shards, *v_y.shape), dtype=jnp.float32)
 
 
 def _to_chunks(values: Array, cut: tuple[int, int]) -> Array:
