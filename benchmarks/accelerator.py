@@ -8,7 +8,7 @@
 - epochs: 100 epochs of MovieLens-1M with HSTU-large (8 units of width 64, L = 200, 128 negatives a target), through
   `scripts/train.py`'s own call, with everything but the preparation.
 
-Operations are counted by the formula of training_speed.py, attention over all L positions. Rows go to
+Operations are counted by the formula of training_speed.py. Rows go to
 benchmarks/results/accelerator.json. Without an accelerator the sizes are cut so that a CPU shows within a minute that
 every part runs; nothing is written then.
 """
@@ -106,7 +106,7 @@ def of_blocks(sizes: Sizes) -> Iterator[Row]:
 
         spent = seconds(jax.value_and_grad(loss), training.state.params)
         positions = sizes.rows * sizes.length
-        forward = sizes.blocks * positions * (2 * number * sizes.width**2 + 4 * sizes.length * sizes.width)
+        forward = sizes.blocks * positions * (2 * number * sizes.width**2 + 2 * (sizes.length + 1) * sizes.width)
         yield {
             "model": kind,
             "configuration": f"D = {sizes.width}, L = {sizes.length}, {sizes.blocks} blocks, bfloat16",

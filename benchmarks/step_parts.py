@@ -53,7 +53,7 @@ SAMPLED = TrainingConfig(
 
 def encoder_flops(length: int) -> float:
     """Operations of the blocks for all targets, forwards; a feed-forward layer has the width of the block."""
-    return TARGETS * BLOCKS * (2 * 6 * WIDTH**2 + 4 * length * WIDTH)
+    return TARGETS * BLOCKS * (2 * 6 * WIDTH**2 + 2 * (length + 1) * WIDTH)
 
 
 class Program:

@@ -19,10 +19,11 @@ training loop against as many steps in one compiled loop.
 The share is useful operations a second over those of the fastest product of two 2048 x 2048 float32 matrices in the
 same round. A target costs, forwards, in each block of width d with a feed-forward layer of width m d
 
-    2 (4 d² + 2 m d²) + 4 L d
+    2 (4 d² + 2 m d²) + 2 (L + 1) d
 
-(projections and feed-forward layer; attention over the L positions of its row), and 2 d V for the scores of V items;
-with the gradients three times that. Embedding rows, normalisation, softmax, dropout and the optimizer count as nothing.
+(projections and feed-forward layer; attention over itself and the earlier of L positions, (L + 1) / 2 on average), and
+2 d V for the scores of V items; with the gradients three times that. Embedding rows, normalisation, softmax, dropout
+and the optimizer count as nothing.
 
 Rows go to benchmarks/results/training_speed.json.
 """
@@ -51,7 +52,7 @@ FAST_LENGTH, FAST_EPOCHS, FAST_NDCG = 200, 8, 0.15
 
 def flops_per_target(length: int) -> float:
     """Floating-point operations of a target with its gradients; the formula is above."""
-    block = 2 * (4 + 2 * MULTIPLE) * WIDTH**2 + 4 * length * WIDTH
+    block = 2 * (4 + 2 * MULTIPLE) * WIDTH**2 + 2 * (length + 1) * WIDTH
     return 3.0 * (BLOCKS * block + 2 * WIDTH * NUM_ITEMS)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from seqrec_jax import metrics
-from seqrec_jax.data.sequences import Sequences, pad_sequences
+from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases, Stage
 from seqrec_jax.errors import ConfigError, ShapeError
 from seqrec_jax.scoring import UNREACHABLE, Ranks, TopK, catalogue_order, ranks_in_scores, top_k_in_scores
@@ -138,8 +138,6 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig) -
     order = _by_length(cases.histories.lengths, tile)
     targets = cases.padded_targets(slice(0, num_users))
     priority = catalogue_order(num_items, jax.random.key(config.seed))
-    allowed = jnp.asarray(cases.candidates)
-    width = int(cases.histories.lengths.max(initial=1)) if config.seen_items == "excluded" else 0
     measured: dict[int, tuple[Ranks, dict[str, np.ndarray], TopK]] = {}
     seconds = []
     # the first tile compiles, so its time says nothing; where it is the only one it goes through twice
@@ -154,15 +152,11 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig) -
                 f"{ranker.name} gave scores {scores.shape} for {tile} users of {num_items} items; expected "
                 f"({tile}, {num_items + 1}), column 0 for padding"
             )
-        excluded = pad_sequences(histories, length=width) if width else None
+        candidates = cases.candidates[None]
+        if config.seen_items == "excluded":
+            candidates = _unseen(cases.candidates, histories)
         result = _measure_tile(
-            jnp.asarray(scores),
-            targets[users],
-            priority,
-            allowed,
-            excluded,
-            cutoffs=config.cutoffs,
-            metric=config.metric,
+            jnp.asarray(scores), targets[users], priority, candidates, cutoffs=config.cutoffs, metric=config.metric
         )
         measured[start] = jax.tree.map(partial(_first_rows, count=num_users - start), result)
         seconds.append(time.monotonic() - started)
@@ -181,6 +175,13 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig) -
         worst=mean_of_users(columns["worst"]),
         seconds=float(np.mean(seconds[1:])) * len(starts),
     )
+
+
+def _unseen(candidates: np.ndarray, histories: Sequences) -> np.ndarray:
+    """`[U, V+1]` the candidates that are not in a user's history."""
+    unseen = np.repeat(candidates[None], histories.num_users, axis=0)
+    unseen[np.repeat(np.arange(histories.num_users), histories.lengths), histories.item_ids] = False
+    return unseen
 
 
 def _by_length(lengths: np.ndarray, tile: int) -> np.ndarray:
@@ -214,21 +215,21 @@ def _measure_tile(
     scores: jax.Array,
     targets: jax.Array,
     priority: jax.Array,
-    allowed: jax.Array,
-    excluded: jax.Array | None,
+    candidates: jax.Array,
     *,
     cutoffs: tuple[int, ...],
     metric: str,
 ) -> tuple[Ranks, dict[str, jax.Array], TopK]:
     """Ranks, metric columns with the deciding metric's `best` and `worst`, and lists of one tile of users."""
     where = targets > 0
-    request: dict[str, Any] = {"priority": priority, "allowed": allowed, "excluded": excluded}
-    ranks = ranks_in_scores(scores, targets, where=where, **request)
-    measure = partial(_metric, num_candidates=_num_candidates(allowed, excluded, len(targets)), where=where)
+    scores = jnp.where(candidates, scores, -jnp.inf)
+    ranks = ranks_in_scores(scores, targets, priority=priority, where=where)
+    num_candidates = jnp.broadcast_to(jnp.sum(candidates, axis=1, dtype=jnp.int32), len(targets))
+    measure = partial(_metric, num_candidates=num_candidates, where=where)
     columns = {name: measure(name, ranks.ranks) for name in metric_names(cutoffs)}
     columns["best"] = measure(metric, _apart(ranks.best))
     columns["worst"] = measure(metric, -_apart(-ranks.worst)[:, ::-1])
-    return ranks, columns, top_k_in_scores(scores, k=max(cutoffs), **request)
+    return ranks, columns, top_k_in_scores(scores, k=max(cutoffs), priority=priority)
 
 
 def _metric(name: str, ranks: jax.Array, *, num_candidates: jax.Array, where: jax.Array) -> jax.Array:
@@ -240,14 +241,6 @@ def _metric(name: str, ranks: jax.Array, *, num_candidates: jax.Array, where: ja
         return metrics.accuracy_at_1(ranks, where=where)
     metric = metrics.auc if name == "auc" else metrics.mean_rank
     return metric(ranks, num_candidates=num_candidates, where=where)
-
-
-def _num_candidates(allowed: jax.Array, excluded: jax.Array | None, num_users: int) -> jax.Array:
-    """`[U]` number of items that could be recommended to each user."""
-    usable = jnp.broadcast_to(allowed, (num_users, len(allowed)))
-    if excluded is not None:
-        usable = usable.at[jnp.arange(num_users)[:, None], excluded].set(False)
-    return jnp.sum(usable, axis=1, dtype=jnp.int32)
 
 
 def _apart(ranks: jax.Array) -> jax.Array:
