@@ -88,6 +88,8 @@ class Linear(nnx.Linear):
     """`x W + b` over the last axis, with all rows of x in one matrix: for an x of rank 3, JAX's product on a CPU and
     its gradients are slower."""
 
+    bias: nnx.Param[Array]
+
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B E"]:  # type: ignore[override]
         return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.out_features)
 
@@ -284,7 +286,10 @@ def attend(
 
 
 class SelfAttention(nnx.Module):
-    """Multi-head self-attention with one product for queries, keys and values."""
+    """Multi-head self-attention with one product for queries, keys and values.
+
+    Called for one event of each row, it makes no keys and values of the others, and returns none.
+    """
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         width = config.width
@@ -295,7 +300,9 @@ class SelfAttention(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "B N D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
-    ) -> tuple[Float[Array, "B Q D"], KeyValues]:
+    ) -> tuple[Float[Array, "B Q D"], KeyValues | None]:
+        if sight.queries is not None:
+            return self.output(self._of_one_query(x, sight)), None
         parts = jnp.split(self.queries_keys_values(x), 3, axis=-1)
         queries, keys, values = (split_heads(part, num_heads=self.num_heads) for part in parts)
         seen = recall(KeyValues(keys, values))
@@ -310,6 +317,23 @@ class SelfAttention(nnx.Module):
             key=key,
         )
         return self.output(mixed.reshape(*mixed.shape[:2], -1)), seen
+
+    def _of_one_query(self, x: Float[Array, "B N D"], sight: Sight) -> Float[Array, "B 1 D"]:
+        """What the one event of each row that looks gets to see, without the keys and values of all events.
+
+        A score q · (K x) is (Kᵀ q) · x, and a mixture of V x is V times the mixture of x. The bias of the keys adds
+        the same to all scores of a query, which softmax does not notice.
+        """
+        kernels = self.queries_keys_values.kernel[...].reshape(x.shape[2], 3, self.num_heads, -1)
+        of_queries, of_keys, of_values = (kernels[:, part] for part in range(3))
+        biases = self.queries_keys_values.bias[...].reshape(3, self.num_heads, -1)
+        queries = jnp.einsum("bd,dhe->bhe", sight.of_queries(x)[:, 0], of_queries) + biases[None, 0]
+        # each head is a query of its own, as wide as x, in an attention of one head, which divides by the root of D
+        asked = jnp.einsum("bhe,dhe->bhd", queries, of_keys) * math.sqrt(self.num_heads)
+        where = jnp.broadcast_to(sight.where, (len(x), self.num_heads, x.shape[1]))
+        mixed = attend(asked[:, :, None], x[:, :, None], x[:, :, None], where=where)[:, :, 0]
+        mixed = jnp.einsum("bhd,dhe->bhe", mixed, of_values) + biases[None, 2]
+        return mixed.reshape(len(x), 1, -1)
 
 
 class FeedForward(nnx.Module):
@@ -340,7 +364,7 @@ class AttentionBlock(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "B N D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
-    ) -> tuple[Float[Array, "B Q D"], KeyValues]:
+    ) -> tuple[Float[Array, "B Q D"], KeyValues | None]:
         attention_site, feed_forward_site = f"{site}/attention", f"{site}/feed_forward"
 
         y = self.attention_norm(x) if self.norm_first else x

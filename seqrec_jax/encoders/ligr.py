@@ -57,7 +57,7 @@ class GatedBlock(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "B N D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
-    ) -> tuple[Float[Array, "B Q D"], KeyValues]:
+    ) -> tuple[Float[Array, "B Q D"], KeyValues | None]:
         attention_site, feed_forward_site = f"{site}/attention", f"{site}/feed_forward"
         y, seen = self.attention(self.attention_norm(x), sight, recall=recall, site=attention_site, key=key)
         y = dropout(y, rate=self.dropout, site=attention_site, key=key)

@@ -119,7 +119,7 @@ class BlockStack(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "B N D"], sights: list[Sight], *, recalls: list[Recall], key: PRNGKeyArray | None
-    ) -> tuple[Float[Array, "B Q D"], tuple[KeyValues, ...]]:
+    ) -> tuple[Float[Array, "B Q D"], tuple[KeyValues | None, ...]]:
         seen = []
         for name, sight, recall in zip(self.names, sights, recalls, strict=True):
             x, keys_values = getattr(self, name)(x, sight, recall=recall, site=f"{self.kind}/{name}", key=key)
