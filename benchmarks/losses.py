@@ -1,14 +1,18 @@
 """Cost of every loss: `python benchmarks/losses.py` times value and gradients of each on one batch.
 
+The part `pytorch` sets the full softmax beside PyTorch's cross entropy, for 8,192 targets of width 64: a fresh process
+each, in an order drawn anew each round, with the memory that it takes beyond its inputs. At a million items PyTorch's
+scores and their gradient would take 65 GB, so that only ours is measured there.
+
 The batch is that of the Beauty configuration (32 rows of 50 targets, width 128), the catalogue Beauty's or one of
 60,000 items; gradients are by the user vectors and all item vectors. Two alternatives that the library does not have
-are measured beside its losses: the softmax with the catalogue in tiles, and scalable cross entropy. Writes all rows to
+are measured beside its losses: the softmax with the catalogue in tiles, and scalable cross entropy. Rows go to
 benchmarks/results/losses.json.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +22,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from records import circumstances
+from peers.contenders import alternate, median_ratio
+from peers.environments import run_json
+from records import Row, circumstances, write_rows
 
 from seqrec_jax import losses
 from seqrec_jax.training.config import LossConfig
@@ -26,7 +32,13 @@ from seqrec_jax.training.objective import make_objective
 
 RESULTS = Path("benchmarks/results/losses.json")
 BATCH, LENGTH, WIDTH, CATALOGUES, REPEATS = 32, 50, 128, (12_102, 60_000), 3
+KEYS = ("loss", "items", "targets")
 TILE = 4096
+SIDE_BY_SIDE = {
+    "PyTorch": partial(run_json, "torch", "torch_softmax.py"),
+    "ours": partial(run_json, None, "seqrec_softmax.py"),
+}
+TARGETS_BESIDE, ROUNDS = 8192, 5
 
 
 def softmax_in_tiles(v: jax.Array, v_y: jax.Array, targets: jax.Array) -> jax.Array:
@@ -134,20 +146,42 @@ def measure(loss: Callable[..., jax.Array], num_items: int) -> dict:
     }
 
 
-def main() -> None:
+def beside_pytorch() -> Iterator[Row]:
+    """Seconds and extra memory of both, or of ours alone where PyTorch's scores do not fit."""
+    for num_items, names in {100_000: ("PyTorch", "ours"), 1_000_000: ("ours",)}.items():
+        words = [f"--targets={TARGETS_BESIDE}", f"--items={num_items}", "--repeats=1"]
+        replies = alternate({name: partial(SIDE_BY_SIDE[name], *words) for name in names}, rounds=ROUNDS)
+        seconds = {name: [reply["seconds"] for reply in answers] for name, answers in replies.items()}
+        for name, answers in replies.items():
+            row = answers[-1] | {"seconds": round(statistics.median(seconds[name]), 3), "rounds": ROUNDS}
+            row["to_ours"] = round(median_ratio(seconds[name], seconds["ours"]), 2)
+            memory = row["extra_memory_bytes"] / 2**20
+            print(f"{num_items:>9,} {row['seconds']:8.3f} s {row['to_ours']:6.2f}x {memory:8,.0f} MiB extra  {name}")
+            yield row
+
+
+def of_one_batch() -> Iterator[Row]:
     """Every loss on both catalogues."""
-    about = circumstances("python benchmarks/losses.py")
-    rows = []
     for num_items in CATALOGUES:
         for name, loss in cases(num_items):
-            rows.append({"loss": name, "targets": BATCH * LENGTH, "items": num_items, "width": WIDTH})
-            rows[-1] |= measure(loss, num_items) | about
-            print(
-                f"{num_items:>6} {rows[-1]['seconds']:8.3f} s {rows[-1]['temporary_bytes'] / 1e6:8.1f} MB  {name}",
-                flush=True,
+            row = {"loss": name, "targets": BATCH * LENGTH, "items": num_items, "width": WIDTH} | measure(
+                loss, num_items
             )
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+            print(f"{num_items:>6} {row['seconds']:8.3f} s {row['temporary_bytes'] / 1e6:8.1f} MB  {name}", flush=True)
+            yield row
+
+
+def main() -> None:
+    """The parts that are named on the command line."""
+    parts = {"library": of_one_batch, "pytorch": beside_pytorch}
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"default: {' '.join(parts)}")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(parts):
+        parser.error(f"unknown parts {sorted(unknown)}; there are {', '.join(parts)}")
+    about = circumstances("python benchmarks/losses.py")
+    for part in options.parts or parts:
+        write_rows(RESULTS, [row | about for row in parts[part]()], keys=KEYS)
 
 
 if __name__ == "__main__":

@@ -44,10 +44,12 @@ def python_of(peer: str) -> Path:
     return python
 
 
-def run_json(peer: str, script: str, *words: str) -> Any:
-    """What a script of this folder prints as JSON on its last line, run in a peer's environment."""
-    command = [str(python_of(peer)), str(_HERE / script), *words]
-    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+def run_json(peer: str | None, script: str, *words: str) -> Any:
+    """What a script of this folder prints as JSON on its last line, run in a peer's environment, or in this one."""
+    python = sys.executable if peer is None else str(python_of(peer))
+    printed = subprocess.run(
+        [python, str(_HERE / script), *words], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
     return json.loads(printed.splitlines()[-1])
 
 

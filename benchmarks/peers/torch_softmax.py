@@ -1,7 +1,7 @@
 """PyTorch's cross entropy over all items, value and gradients: `python benchmarks/peers/torch_softmax.py --help`.
 
 Prints one JSON object: seconds (median), extra_memory_bytes (the largest resident set over that before, of the process)
-and the value. It needs torch; `measure` runs it in the torch environment from a Python that has none.
+and the value. It needs torch; benchmarks/losses.py runs it in an environment that has it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,6 @@ import os
 import statistics
 import time
 from typing import Any
-
-
-def measure(*, targets: int, items: int, width: int = 64, repeats: int = 3) -> dict[str, Any]:
-    """The figures of a size, from a fresh process in the torch environment."""
-    from peers.environments import run_json
-
-    numbers = {"targets": targets, "items": items, "width": width, "repeats": repeats}
-    return run_json("torch", "torch_softmax.py", *(f"--{name}={number}" for name, number in numbers.items()))
 
 
 def softmax(*, targets: int, items: int, width: int, repeats: int) -> dict[str, Any]:
