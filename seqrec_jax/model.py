@@ -99,8 +99,9 @@ class SequenceModel(NamedTuple):
         do not share weights, output_items, and target_behaviors where v_x depends on them.
       encode: `encode(params, item_table, batch, *, key=None) -> states [B, L, D]`, each the v_x of its user after
         the events so far; a key, or `[B]` keys, switch dropout on.
-      encode_last: `encode_last(params, item_table, batch) -> v_x [B, D]`, the state of `encode` at the last real
-        position of each row, for rows of one user each, in less time.
+      encode_last: `encode_last(params, item_table, batch, *, key=None) -> v_x [B, D]`, the state of `encode` at the
+        last real position of each row, for rows of one user each, in less time; dropout, where it is on, is drawn
+        anew.
       item_vectors: `item_vectors(params, item_table, ids=None) -> v_y [V+1, E]` on the scored side, or
         `[*ids, E]`.
       project: `project(params, states [..., D]) -> [..., E]`, v_xᵀ W; scores are its product with v_yᵀ.
@@ -193,12 +194,14 @@ def make_sequence_model(
         states = encoder.encode(params["encoder"], event_vectors, batch, key=key)
         return towards_behaviors(params, states, batch.target_behaviors)
 
-    def encode_last(params: Params, item_table: ItemTable, batch: Batch) -> Float[Array, "B D"]:
-        event_vectors = embed(params, item_table, batch, key=None)
+    def encode_last(
+        params: Params, item_table: ItemTable, batch: Batch, *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B D"]:
+        event_vectors = embed(params, item_table, batch, key=key)
         if encoder.encode_last is None:
-            states = last_states(encoder.encode(params["encoder"], event_vectors, batch), batch)
+            states = last_states(encoder.encode(params["encoder"], event_vectors, batch, key=key), batch)
         else:
-            states = encoder.encode_last(params["encoder"], event_vectors, batch)
+            states = encoder.encode_last(params["encoder"], event_vectors, batch, key=key)
         behaviors = batch.target_behaviors
         return towards_behaviors(params, states, None if behaviors is None else last_states(behaviors, batch))
 

@@ -25,7 +25,7 @@ from seqrec_jax.data.dataset import read_dataset
 from seqrec_jax.data.sequences import pack_windows, sliding_windows
 from seqrec_jax.data.splits import EvaluationCases, Stage, evaluation_cases
 from seqrec_jax.evaluation.protocol import EvaluationConfig, judge, mean_of_users
-from seqrec_jax.model import SequenceModel, last_states
+from seqrec_jax.model import SequenceModel
 from seqrec_jax.parallel import make_mesh, replicate
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.config import parse_config
@@ -242,10 +242,11 @@ def _make_sample_steps(model: SequenceModel, objective: Objective, optimizer: op
 
     def loss_of(params: Any, item_table: Any, batch: Batch, key: jax.Array, last_only: bool) -> jax.Array:
         row_keys = jax.random.split(key, len(batch.item_ids))
-        states = model.encode(params, item_table, batch, key=row_keys)
+        encode = model.encode_last if last_only else model.encode
+        states = encode(params, item_table, batch, key=row_keys)
         targets, weights = batch.targets, batch.weights
         if last_only:
-            states = last_states(states, batch)[:, None]
+            states = states[:, None]
             targets, weights = jnp.max(targets, axis=1, keepdims=True), jnp.max(weights, axis=1, keepdims=True)
         queries, v_y = model.project(params, states), model.item_vectors(params, item_table)
         return objective(queries, v_y, targets, weights, key, row_keys)

@@ -32,9 +32,10 @@ class Encoder(NamedTuple):
         each user: the last column of `encode` over all events so far, without going through them again. `batch`
         is `[B, 1]` and its positions count each user's events from 0, which starts a user afresh whatever the
         memory holds. An event of segment 0 changes nothing of its user's memory.
-      encode_last: `encode_last(params, event_vectors, batch) -> [B, D]`, of the states of `encode` without a key the
-        one at the last real position of each row, for rows of one user each; finite where a row is all padding. None
-        where nothing is saved by leaving out the others: it is then taken from `encode`.
+      encode_last: `encode_last(params, event_vectors, batch, *, key=None) -> [B, D]`, of the states of `encode` the one
+        at the last real position of each row, for rows of one user each; with a key its dropout is another draw. Finite
+        where a row is all padding. None where nothing is saved by leaving out the others: it is then taken from
+        `encode`.
     """
 
     init: Callable[[jax.Array], Params]

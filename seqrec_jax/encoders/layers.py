@@ -302,7 +302,7 @@ class SelfAttention(nnx.Module):
         self, x: Float[Array, "B N D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
     ) -> tuple[Float[Array, "B Q D"], KeyValues | None]:
         if sight.queries is not None:
-            return self.output(self._of_one_query(x, sight)), None
+            return self.output(self._of_one_query(x, sight, site=site, key=key)), None
         parts = jnp.split(self.queries_keys_values(x), 3, axis=-1)
         queries, keys, values = (split_heads(part, num_heads=self.num_heads) for part in parts)
         seen = recall(KeyValues(keys, values))
@@ -318,7 +318,9 @@ class SelfAttention(nnx.Module):
         )
         return self.output(mixed.reshape(*mixed.shape[:2], -1)), seen
 
-    def _of_one_query(self, x: Float[Array, "B N D"], sight: Sight) -> Float[Array, "B 1 D"]:
+    def _of_one_query(
+        self, x: Float[Array, "B N D"], sight: Sight, *, site: str, key: PRNGKeyArray | None
+    ) -> Float[Array, "B 1 D"]:
         """What the one event of each row that looks gets to see, without the keys and values of all events.
 
         A score q · (K x) is (Kᵀ q) · x, and a mixture of V x is V times the mixture of x. The bias of the keys adds
@@ -331,7 +333,10 @@ class SelfAttention(nnx.Module):
         # each head is a query of its own, as wide as x, in an attention of one head, which divides by the root of D
         asked = jnp.einsum("bhe,dhe->bhd", queries, of_keys) * math.sqrt(self.num_heads)
         where = jnp.broadcast_to(sight.where, (len(x), self.num_heads, x.shape[1]))
-        mixed = attend(asked[:, :, None], x[:, :, None], x[:, :, None], where=where)[:, :, 0]
+        events, site = x[:, :, None], f"{site}/weights"
+        mixed = attend(asked[:, :, None], events, events, where=where, dropout_rate=self.dropout, site=site, key=key)[
+            :, :, 0
+        ]
         mixed = jnp.einsum("bhd,dhe->bhe", mixed, of_values) + biases[None, 2]
         return mixed.reshape(len(x), 1, -1)
 

@@ -71,11 +71,13 @@ def stack_encoder(
         sight = _whole_sight(batch, causal=causal, timed=timed)
         return bind(params)(event_vectors, [sight] * config.num_layers, recalls=whole, key=key)[0]
 
-    def encode_last(params: Params, event_vectors: Float[Array, "B L D"], batch: Batch) -> Float[Array, "B D"]:
+    def encode_last(
+        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B D"]:
         sight = _whole_sight(batch, causal=causal, timed=timed)
         # the states of all events are what the block above reads, and the last block has none above it
         sights = [sight] * (config.num_layers - 1) + [_sight_of(last_columns(batch), sight)]
-        return bind(params)(event_vectors, sights, recalls=whole, key=None)[0][:, 0]
+        return bind(params)(event_vectors, sights, recalls=whole, key=key)[0][:, 0]
 
     def start(num_users: int, dtype: Any) -> Memory:
         empty = jnp.zeros((num_users, length, config.num_heads, config.width // config.num_heads), dtype)

@@ -25,7 +25,7 @@ ROWS = [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1], [0, 1, 1, 1, 1, 0], [1] * 6, [0]
 
 def make(name: str) -> tuple[Encoder, dict]:
     """An encoder with parameters large enough for every path to matter."""
-    encoder = make_encoder(EncoderConfig(width=WIDTH, dropout=0.5, **SETTINGS[name]))
+    encoder = make_encoder(EncoderConfig(width=WIDTH, dropout=0.5, attention_dropout=0.3, **SETTINGS[name]))
     leaves, structure = jax.tree.flatten(encoder.init(jax.random.key(1)))
     noisy = [leaf + 0.3 * jax.random.normal(jax.random.key(9 + n), leaf.shape) for n, leaf in enumerate(leaves)]
     return encoder, jax.tree.unflatten(structure, noisy)
@@ -55,6 +55,19 @@ def test_eager_jit_vmap_and_pmap_agree_and_half_precision_stays() -> None:
         np.testing.assert_allclose(mapped[:, 0], eager, rtol=1e-5, atol=1e-5)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, vectors))
     assert jax.eval_shape(encoder.encode_last, *half, batch).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("name", ["sasrec", "ligr", "hstu"])
+def test_dropout_is_that_of_encode_on_average(name: str) -> None:
+    encoder, params = make(name)
+    batch, vectors = make_batch([[1] * 6] * 4), jax.random.normal(jax.random.key(2), (4, 6, WIDTH))
+    keys = jax.random.split(jax.random.key(3), 4000)
+    last = jax.jit(jax.vmap(lambda key: encoder.encode_last(params, vectors, batch, key=key)))(keys)
+    every = jax.jit(jax.vmap(lambda key: encoder.encode(params, vectors, batch, key=key)[:, -1]))(keys[::-1])
+    errors = jnp.sqrt((jnp.var(last, axis=0) + jnp.var(every, axis=0)) / len(keys))
+    assert float(jnp.max(jnp.abs(jnp.mean(last, axis=0) - jnp.mean(every, axis=0)) / errors)) < 4.5
+    np.testing.assert_allclose(jnp.std(last, axis=0), jnp.std(every, axis=0), rtol=0.1)
+    assert not np.allclose(last[0], last[1])
 
 
 def test_it_computes_less() -> None:
