@@ -128,7 +128,7 @@ def ours_alone(lengths: Sequence[int], *, rounds: int, seconds: float) -> Iterat
         ours.ask("rank", stage="validation")
         reached = ours.ask("reach", ndcg=FAST_NDCG, epochs=FAST_EPOCHS)
         name = f"seconds of training and validation to NDCG@10 {FAST_NDCG}"
-        yield report(name, FAST_LENGTH, reached["seconds"] if reached["ndcg"] >= FAST_NDCG else float("inf"), **reached)
+        yield report(name, FAST_LENGTH, reached["seconds"] if reached["ndcg"] >= FAST_NDCG else None, **reached)
 
 
 def peak_share(ours: Contender, length: int, *, rounds: int, seconds: float) -> Iterator[Row]:
@@ -145,9 +145,10 @@ def peak_share(ours: Contender, length: int, *, rounds: int, seconds: float) -> 
     yield report("share of the matrix peak, full softmax", length, median_ratio(useful, peaks), **facts)
 
 
-def report(figure: str, length: int, value: float, **facts: float) -> Row:
-    """The row of a figure of ours alone, printed."""
-    print(f"{value:10.3f}  {figure}, L = {length}", flush=True)
+def report(figure: str, length: int, value: float | None, **facts: float) -> Row:
+    """The row of a figure of ours alone, printed; None is one that was not reached."""
+    printed = f"{'not reached':>10}" if value is None else f"{value:10.3f}"
+    print(f"{printed}  {figure}, L = {length}", flush=True)
     configuration = f"softmax, L = {length}"
     return {"model": "ours", "configuration": configuration, "figure": figure, "value": value, "length": length} | facts
 
