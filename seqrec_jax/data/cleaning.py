@@ -257,12 +257,15 @@ def _repeats(kept: np.ndarray, what: list[np.ndarray], times: np.ndarray, *, sec
 
 
 def _drop_below_core(drops: _Drops, users: np.ndarray, items: np.ndarray, *, user_k: int, item_k: int) -> None:
-    """Rounds of users, then items, until a round changes nothing; events without item do not count."""
+    """Rounds of users, then items, until a round changes nothing; events without item do not count.
+
+    A core of 1 is none: it leaves users all of whose events are without item.
+    """
     while user_k > 1 or item_k > 1:
         before = drops.kept.sum()
         for reason, codes, k in (("user below k-core", users, user_k), ("item below k-core", items, item_k)):
             counts = np.bincount(codes[drops.kept & (items >= 0)], minlength=codes.max(initial=0) + 1)
-            drops.add(reason, (codes >= 0) & (counts[codes] < k))
+            drops.add(reason, (codes >= 0) & (counts[codes] < k) & (k > 1))
         if drops.kept.sum() == before:
             return
 

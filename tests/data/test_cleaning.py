@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from seqrec_jax.data.cleaning import CleaningConfig, CleaningReport, clean_events
@@ -247,6 +247,19 @@ def plain_clean(rows, *, user_k, item_k, gap, per_day):
     item_k=st.integers(1, 4),
     gap=st.sampled_from([None, 1, 4]),
     per_day=st.sampled_from([None, 6]),
+)
+@example(  # u3 has no item, and an item core of 2 is no reason to drop users
+    rows=[
+        ("u1", "a", 0, "view", ""),
+        ("u1", "c", 0, "view", ""),
+        ("u1", "c", 1, "view", ""),
+        ("u2", "a", 0, "view", ""),
+        ("u3", "", 0, "search", "q"),
+    ],
+    user_k=1,
+    item_k=2,
+    gap=None,
+    per_day=None,
 )
 @settings(max_examples=100, deadline=None)
 def test_cleaning_equals_plain_loops(rows, user_k, item_k, gap, per_day):
