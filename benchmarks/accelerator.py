@@ -8,9 +8,8 @@
 - epochs: 100 epochs of MovieLens-1M with HSTU-large (8 units of width 64, L = 200, 128 negatives a target), through
   `scripts/train.py`'s own call, with everything but the preparation.
 
-Operations are counted by the formula of training_speed.py. Rows go to
-benchmarks/results/accelerator.json. Without an accelerator the sizes are cut so that a CPU shows within a minute that
-every part runs; nothing is written then.
+Operations are counted by operations.py. Rows go to benchmarks/results/accelerator.json. Without an accelerator the
+sizes are cut so that a CPU shows within a minute that every part runs; nothing is written then.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from operations import block_operations
 from records import Row, circumstances, dataset_of, write_rows
 from synthetic import SyntheticTraining
 
 from seqrec_jax import losses, pipeline
 from seqrec_jax.config import ExperimentConfig
-from seqrec_jax.data.batches import gather_batch
 from seqrec_jax.encoders import EncoderConfig
 from seqrec_jax.encoders.layers import attend, causal_mask
 from seqrec_jax.training.config import TrainingConfig, parse_config
@@ -59,9 +58,13 @@ LARGE = Sizes(matrix=8192, rows=32, length=1024, width=512, blocks=8, targets=81
 SMALL = Sizes(matrix=512, rows=2, length=64, width=64, blocks=2, targets=256, items=20_000, epochs=0)
 
 
-def seconds(function: Callable[..., Any], *arguments: Any) -> float:
-    """Median seconds of a compiled call."""
-    program = jax.jit(function).lower(*arguments).compile()
+def compiled(function: Callable[..., Any], *arguments: Any) -> jax.stages.Compiled:
+    """The program of a function for such arguments."""
+    return jax.jit(function).lower(*arguments).compile()
+
+
+def seconds(program: jax.stages.Compiled, *arguments: Any) -> float:
+    """Median seconds of a call."""
     jax.block_until_ready(program(*arguments))
     measured = []
     for _ in range(REPEATS):
@@ -74,13 +77,13 @@ def seconds(function: Callable[..., Any], *arguments: Any) -> float:
 def matrix_peak(size: int) -> float:
     """Operations a second of a product of two square bfloat16 matrices."""
     matrix = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
-    return 2 * size**3 / seconds(jnp.matmul, matrix, matrix)
+    return 2 * size**3 / seconds(compiled(jnp.matmul, matrix, matrix), matrix, matrix)
 
 
 def of_blocks(sizes: Sizes) -> Iterator[Row]:
     """Share of the peak of whole encoders, forwards and backwards."""
     peak = matrix_peak(sizes.matrix)
-    # both read and write [D, D] six times: q, k, v, output and a feed-forward layer, or u, v, q, k and output
+    # matrices of D x D: q, k, v, output and two of a feed-forward layer; u, v, q, k and output
     products = {"sasrec": 6, "hstu": 5}
     for kind, number in products.items():
         training = SyntheticTraining(
@@ -96,17 +99,17 @@ def of_blocks(sizes: Sizes) -> Iterator[Row]:
             num_items=1000,
             steps=1,
         )
-        batch = gather_batch(training.events, training.rows, length=sizes.length, behavior_weights=jnp.ones(1))
-        row_keys = jax.random.split(jax.random.key(1), sizes.rows)
+        batch, row_keys = training.first_batch()
 
         def loss(params: Any, training: Any = training, batch: Any = batch, row_keys: Any = row_keys) -> jax.Array:
             cast = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
             states = training.model.encode(cast, training.item_table, batch, key=row_keys)
             return jnp.sum(states.astype(jnp.float32) ** 2)
 
-        spent = seconds(jax.value_and_grad(loss), training.state.params)
+        params = training.state.params
+        spent = seconds(compiled(jax.value_and_grad(loss), params), params)
         positions = sizes.rows * sizes.length
-        forward = sizes.blocks * positions * (2 * number * sizes.width**2 + 2 * (sizes.length + 1) * sizes.width)
+        forward = sizes.blocks * positions * block_operations(sizes.width, sizes.length, products=number)
         yield {
             "model": kind,
             "configuration": f"D = {sizes.width}, L = {sizes.length}, {sizes.blocks} blocks, bfloat16",
@@ -122,7 +125,9 @@ def of_attention(sizes: Sizes) -> Iterator[Row]:
     shape = (sizes.rows, sizes.length, HEADS, sizes.width // HEADS)
     arrays = tuple(jax.random.normal(key, shape, jnp.bfloat16) for key in jax.random.split(jax.random.key(0), 3))
     where = causal_mask(jnp.ones(shape[:2], jnp.int32))
-    ways: dict[str, Callable[..., jax.Array]] = {"as in the library": lambda *qkv: attend(*qkv, where=where)}
+    ways: dict[str, Callable[..., jax.Array]] = {
+        "as in the library": lambda *qkv: attend(*qkv, where=where, causal=True)
+    }
     if "cuda" in jax.devices()[0].client.platform_version.lower():
         ways["cuDNN"] = lambda *qkv: jax.nn.dot_product_attention(*qkv, is_causal=True, implementation="cudnn")
     for name, way in ways.items():
@@ -134,7 +139,7 @@ def of_attention(sizes: Sizes) -> Iterator[Row]:
             "model": name,
             "configuration": f"attention, {' x '.join(map(str, shape))}, bfloat16",
             "figure": "seconds, forwards and backwards",
-            "value": seconds(jax.value_and_grad(loss, argnums=(0, 1, 2)), *arrays),
+            "value": seconds(compiled(jax.value_and_grad(loss, argnums=(0, 1, 2)), *arrays), *arrays),
         }
 
 
@@ -144,14 +149,13 @@ def of_softmax(sizes: Sizes) -> Iterator[Row]:
     v = jax.random.normal(keys[0], (sizes.targets, 64), jnp.bfloat16)
     v_y = jax.random.normal(keys[1], (sizes.items + 1, 64), jnp.bfloat16)
     targets = jax.random.randint(keys[2], (sizes.targets,), 1, sizes.items + 1)
-    both = jax.value_and_grad(losses.mean_softmax_loss, argnums=(0, 1))
-    memory = jax.jit(both).lower(v, v_y, targets).compile().memory_analysis()
+    both = compiled(jax.value_and_grad(losses.mean_softmax_loss, argnums=(0, 1)), v, v_y, targets)
     yield {
         "model": "mean_softmax_loss",
         "configuration": f"{sizes.targets} targets, V = {sizes.items}, E = 64, bfloat16",
         "figure": "seconds, value and gradients",
         "value": seconds(both, v, v_y, targets),
-        "temporary_bytes": memory.temp_size_in_bytes,
+        "temporary_bytes": both.memory_analysis().temp_size_in_bytes,
     }
 
 

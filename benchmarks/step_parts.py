@@ -13,7 +13,7 @@ drawn anew each round, and the parts follow from medians of their times:
 - rest: what the whole step takes beyond the parts (drawing the batch, adding up gradients), less what it saves;
 - host: what steps cost more that are called one by one than in one compiled loop.
 
-Beside the seconds: operations by the formula of training_speed.py, the share of the fastest product of two
+Beside the seconds: operations by operations.py, the share of the fastest product of two
 2048 x 2048 matrices, and the arithmetic intensity, operations for a byte of memory that the compiler counts as read or
 written, fused operations once. Writes benchmarks/results/step_parts.json.
 """
@@ -32,11 +32,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from operations import block_operations
 from peers.contenders import alternate
 from records import Row, circumstances, write_rows
 from synthetic import SyntheticTraining
 
-from seqrec_jax.data.batches import gather_batch
 from seqrec_jax.encoders import EncoderConfig
 from seqrec_jax.training.config import LossConfig, OptimizerConfig, TrainingConfig
 
@@ -52,8 +52,8 @@ SAMPLED = TrainingConfig(
 
 
 def encoder_flops(length: int) -> float:
-    """Operations of the blocks for all targets, forwards; a feed-forward layer has the width of the block."""
-    return TARGETS * BLOCKS * (2 * 6 * WIDTH**2 + 2 * (length + 1) * WIDTH)
+    """Operations of the blocks for all targets, forwards."""
+    return TARGETS * BLOCKS * block_operations(WIDTH, length)
 
 
 class Program:
@@ -82,10 +82,8 @@ class Program:
 def programs_of(training: SyntheticTraining) -> dict[str, Program]:
     """Forward, both ways, both with dropout, the loss, the optimizer and a product of matrices."""
     model, table, params = training.model, training.item_table, training.state.params
-    size = training.config.batch_size
-    first_rows = jax.tree.map(lambda leaf: leaf[:size], training.rows)
-    batch = gather_batch(training.events, first_rows, length=training.length, behavior_weights=jnp.ones(1))
-    key, row_keys = jax.random.key(0), jax.random.split(jax.random.key(1), size)
+    batch, row_keys = training.first_batch()
+    key = jax.random.key(0)
 
     def queries(params: Any, row_keys: jax.Array | None = None) -> jax.Array:
         return model.project(params, model.encode(params, table, batch, key=row_keys))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqrec_jax.data.batches import EventArrays, Rows
+from seqrec_jax.data.batches import Batch, EventArrays, Rows, gather_batch
 from seqrec_jax.encoders import EncoderConfig
 from seqrec_jax.items import ItemTowerConfig
 from seqrec_jax.items.tower import id_table
@@ -60,6 +60,13 @@ class SyntheticTraining:
             behavior_weights=jnp.ones(1),
             mesh=make_mesh(1),
         )
+
+    def first_batch(self) -> tuple[Batch, jax.Array]:
+        """The first step's batch and a key for each of its rows."""
+        size = self.config.batch_size
+        rows = jax.tree.map(lambda leaf: leaf[:size], self.rows)
+        batch = gather_batch(self.events, rows, length=self.length, behavior_weights=jnp.ones(1))
+        return batch, jax.random.split(jax.random.key(1), size)
 
     def temporary_bytes(self) -> int:
         """What the compiled step takes beside its inputs and outputs."""

@@ -17,13 +17,8 @@ process to the end of the first step, to NDCG@10 0.15 on validation (once the st
 training loop against as many steps in one compiled loop.
 
 The share is useful operations a second over those of the fastest product of two 2048 x 2048 float32 matrices in the
-same round. A target costs, forwards, in each block of width d with a feed-forward layer of width m d
-
-    2 (4 d² + 2 m d²) + 2 (L + 1) d
-
-(projections and feed-forward layer; attention over itself and the earlier of L positions, (L + 1) / 2 on average), and
-2 d V for the scores of V items; with the gradients three times that. Embedding rows, normalisation, softmax, dropout
-and the optimizer count as nothing.
+same round. A target costs, forwards, in each block what operations.py says, and 2 d V for the scores of V items; with
+the gradients three times that. Embedding rows, normalisation, softmax, dropout and the optimizer count as nothing.
 
 Rows go to benchmarks/results/training_speed.json.
 """
@@ -38,13 +33,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from operations import block_operations
 from peers.contenders import PEERS, Contender, Reply, alternate, median_ratio, start_ours, start_peer
 from records import Row, circumstances, write_rows
 
 RESULTS = Path("benchmarks/results/training_speed.json")
 KEYS = ("data", "model", "configuration", "figure")
 LENGTHS = {"recbole": (50,)}  # where not 50 and 200: its time grows with every prefix of L positions
-NUM_ITEMS, WIDTH, BLOCKS, MULTIPLE = 3416, 64, 2, 1
+NUM_ITEMS, WIDTH, BLOCKS = 3416, 64, 2
 SAMPLES = 8  # batches of a peer that ours goes through again and again
 FAST = {"name": "adamw", "learning_rate": 2e-3, "warmup_steps": 100, "schedule": "cosine"}
 FAST_LENGTH, FAST_EPOCHS, FAST_NDCG = 200, 8, 0.15
@@ -52,8 +48,7 @@ FAST_LENGTH, FAST_EPOCHS, FAST_NDCG = 200, 8, 0.15
 
 def flops_per_target(length: int) -> float:
     """Floating-point operations of a target with its gradients; the formula is above."""
-    block = 2 * (4 + 2 * MULTIPLE) * WIDTH**2 + 2 * (length + 1) * WIDTH
-    return 3.0 * (BLOCKS * block + 2 * WIDTH * NUM_ITEMS)
+    return 3.0 * (BLOCKS * block_operations(WIDTH, length) + 2 * WIDTH * NUM_ITEMS)
 
 
 def speeds(replies: list[Reply]) -> list[float]:
