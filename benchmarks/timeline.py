@@ -173,7 +173,7 @@ def fill(name: str, chosen: Sequence[Contender], *, changes: Row, results: Path)
             dataset.split,
             stage="test",
             num_items=dataset.num_items,
-            first_target_only=protocol.first_target_only,
+            targets=protocol.targets,
             min_history=protocol.min_history,
         )
         words = "".join(f" --{field} {value}" for field, value in changes.items())

@@ -15,6 +15,7 @@ from seqrec_jax.errors import SeqrecError
 
 if TYPE_CHECKING:
     from seqrec_jax.config import ExperimentConfig
+    from seqrec_jax.evaluation.protocol import EvaluationConfig
 
 INTERRUPTED = 130
 
@@ -123,27 +124,38 @@ def evaluate(words: Sequence[str]) -> int:
     """Judge a checkpoint beside the baselines: table, metrics.json, per_user.parquet, report.html."""
     parser = _parser("evaluate", evaluate)
     _add_checkpoint(parser)
-    parser.add_argument("--dataset", help="another prepared dataset with the same items (default: the run's own)")
+    _add_judging(parser)
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
-    from seqrec_jax.evaluation.protocol import EvaluationConfig
-    from seqrec_jax.evaluation.tables import evaluation_table
-    from seqrec_jax.training.config import parse_config
-    from seqrec_jax.training.run import read_run
 
-    saved = read_run(options.checkpoint)[0].get("evaluation", {})
-    config = parse_config(EvaluationConfig, values=saved, overrides=[_without_section(word) for word in overrides])
     evaluation, reason = pipeline.evaluate_run(
-        options.checkpoint, config, dataset_directory=options.dataset, step=options.step
+        options.checkpoint,
+        _protocol(options.checkpoint, overrides),
+        dataset_directory=options.dataset,
+        step=options.step,
+        lists=options.lists,
     )
-    print(evaluation_table(evaluation.result))
-    run = Path(options.checkpoint)
-    print(
-        f"written    {run / 'metrics.json'}, {run / 'per_user.parquet'}"
-        + ("" if reason else f", {run / 'report.html'}")
+    _print_evaluation(evaluation.result, Path(options.checkpoint), reason)
+    return 0
+
+
+def compare(words: Sequence[str]) -> int:
+    """Is another run, or another system's lists, better than the first run: for whom, and how surely."""
+    parser = _parser("compare", compare)
+    parser.add_argument("runs", nargs="+", help="run directories, what runs today first")
+    parser.add_argument("--output", default="runs/comparison", help="folder of the report (default runs/comparison)")
+    _add_judging(parser)
+    options, overrides = parser.parse_known_args(words)
+    from seqrec_jax import pipeline
+
+    evaluation, reason = pipeline.compare_runs(
+        options.runs,
+        _protocol(options.runs[0], overrides),
+        output=options.output,
+        dataset_directory=options.dataset,
+        lists=options.lists,
     )
-    if reason:
-        print(f"no report  {reason}")
+    _print_evaluation(evaluation.result, Path(options.output), reason)
     return 0
 
 
@@ -215,6 +227,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "prepare": prepare,
     "train": train,
     "evaluate": evaluate,
+    "compare": compare,
     "recommend": recommend,
     "embed": embed,
 }
@@ -235,10 +248,12 @@ def _parser(name: str, verb: Callable) -> argparse.ArgumentParser:
 
 
 _EXPERIMENT_HELP = "Any field of docs/configuration.md can follow, e.g. --training.max_epochs 5."
+_PROTOCOL_HELP = "Fields of the evaluation section can follow, e.g. --evaluation.seen_items excluded."
 _FIELDS_HELP = {
     "prepare": _EXPERIMENT_HELP,
     "train": _EXPERIMENT_HELP,
-    "evaluate": "Fields of the evaluation section can follow, e.g. --evaluation.seen_items excluded.",
+    "evaluate": _PROTOCOL_HELP,
+    "compare": _PROTOCOL_HELP,
     "recommend": "Weights of the re-ranking (docs/configuration.md) can follow, e.g. --reranking.diversity 0.3.",
 }
 
@@ -250,6 +265,38 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, help="run directory, runs/<name>")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best by validation)")
+
+
+def _add_judging(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", help="another prepared dataset with the same items (default: the run's own)")
+    parser.add_argument(
+        "--lists",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="lists of another system: .parquet, .csv or .tsv with user_id, item_id and rank or score, or a TREC .run; "
+        "may be given several times",
+    )
+
+
+def _protocol(run: str, overrides: Sequence[str]) -> EvaluationConfig:
+    """The protocol that a run was made under, with changes from the command line."""
+    from seqrec_jax.evaluation.protocol import EvaluationConfig
+    from seqrec_jax.training.config import parse_config
+    from seqrec_jax.training.run import read_run
+
+    saved = read_run(run)[0].get("evaluation", {})
+    return parse_config(EvaluationConfig, values=saved, overrides=[_without_section(word) for word in overrides])
+
+
+def _print_evaluation(result: dict[str, Any], folder: Path, reason: str | None) -> None:
+    from seqrec_jax.evaluation.tables import evaluation_table
+
+    print(evaluation_table(result))
+    files = ["metrics.json", "per_user.parquet", *([] if reason else ["report.html"])]
+    print(f"written    {', '.join(str(folder / name) for name in files)}")
+    if reason:
+        print(f"no report  {reason}")
 
 
 def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> ExperimentConfig:

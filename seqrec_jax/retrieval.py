@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from seqrec_jax.data.batches import Batch, history_batch
@@ -23,6 +24,7 @@ from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.items import ItemTable
 from seqrec_jax.items.table import make_item_table
 from seqrec_jax.model import ModelConfig, SequenceModel, make_sequence_model
+from seqrec_jax.parallel import data_size, over_rows, replicate
 from seqrec_jax.reranking import RerankConfig, make_reranker
 from seqrec_jax.scoring import bilinear_scores, catalogue_order, top_k_in_scores
 from seqrec_jax.training.checkpoints import load_params
@@ -64,6 +66,7 @@ class Recommender:
         length: int,
         first_timestamp: int,
         target_behavior: str | None = None,
+        gives_logits: bool = False,
         name: str = "model",
     ):
         """A recommender from parts.
@@ -77,12 +80,14 @@ class Recommender:
           length: L, how many events of a history the model looks at.
           first_timestamp: the dataset's first event in seconds.
           target_behavior: what is predicted, for a model whose v_x depends on it; see `predicting`.
+          gives_logits: the softmax of the scores is meant as the probability of the next item.
           name: for tables.
 
         Raises:
           ConfigError: a behaviour that the model was not trained with.
         """
         self.name = name
+        self.gives_logits = gives_logits
         self.items = items
         self.behaviors = tuple(behaviors)
         self.params = params
@@ -114,6 +119,7 @@ class Recommender:
 
         self._scored_items, self._user_vectors, self._scores = scored_items, user_vectors, scores
         self._made_items: tuple[Array, Array] | None = None
+        self._mesh: Mesh | None = None
         self._project = jax.jit(model.project)
 
     @classmethod
@@ -143,6 +149,8 @@ class Recommender:
             length=model_config.encoder.max_length,
             first_timestamp=facts["first_timestamp"],
             target_behavior=_only(facts["split"]["target_behaviors"]),
+            gives_logits=config["training"]["loss"]["kind"] == "softmax"
+            and config["training"]["loss"]["temperature"] == 1,
             name=model_config.encoder.kind,
         )
 
@@ -169,6 +177,12 @@ class Recommender:
         other.params, other._made_items = params, None
         return other
 
+    def on_mesh(self, mesh: Mesh) -> Recommender:
+        """The same recommender with its users shared by the devices of a mesh over the axis `data`."""
+        other = copy.copy(self)
+        other.params, other._made_items, other._mesh = replicate(self.params, mesh), None, mesh
+        return other
+
     def predicting(self, behavior: str) -> Recommender:
         """The same recommender, asked for another behaviour: what will the user purchase, not merely view.
 
@@ -192,7 +206,8 @@ class Recommender:
 
         Users without history get the number of training events of each item instead.
         """
-        return self._scores(self.params, *self._items_once(), self.user_vectors(histories), histories.lengths == 0)
+        v_x, empty = self._spread((self.user_vectors(histories), histories.lengths == 0))
+        return self._scores(self.params, *self._items_once(), v_x, empty)
 
     def user_vectors(self, histories: Sequences) -> Float[np.ndarray, "U D"]:
         """`[U, D]` float32 v_x of each user; zeros for users without history.
@@ -205,7 +220,7 @@ class Recommender:
         for length in np.unique(lengths).tolist():
             size = 1 if histories.num_users == 1 else _rows_of(length)
             for tile, members in _tiles(histories, np.flatnonzero(lengths == length), size=size):
-                parts.append((members, self._user_vectors(self.params, self._batch(tile, length=length))))
+                parts.append((members, self._user_vectors(self.params, self._spread(self._batch(tile, length=length)))))
         users = np.concatenate([members for members, _ in parts])
         # only now, so that the device computes while further batches are made
         vectors = np.concatenate([np.asarray(states)[: len(members)] for members, states in parts])
@@ -349,6 +364,12 @@ class Recommender:
         if self._made_items is None:
             self._made_items = self._scored_items(self.params)
         return self._made_items
+
+    def _spread(self, rows: Any) -> Any:
+        """Arrays of so many rows, shared by the devices where they divide them evenly."""
+        if self._mesh is None or len(jax.tree.leaves(rows)[0]) % data_size(self._mesh):
+            return rows
+        return jax.device_put(rows, over_rows(self._mesh))
 
     def _batch(self, histories: Sequences, *, length: int) -> Batch:
         return history_batch(

@@ -9,6 +9,7 @@ import pytest
 from tiny import tiny_config
 
 from seqrec_jax import pipeline
+from seqrec_jax.baselines import baseline_rankers
 from seqrec_jax.data.splits import evaluation_cases
 from seqrec_jax.evaluation.protocol import judge
 
@@ -23,18 +24,18 @@ from seqrec_jax.evaluation.protocol import judge
         (("random_ratio",), False),
         (("leave_one_out", "--data.split.target_behaviors", "[purchase]"), False),
         (("leave_one_out", "--data.cleaning.collapse_repeats_seconds", "3600"), False),
-        (("leave_one_out", "--evaluation.first_target_only", "false"), False),
+        (("leave_one_out", "--evaluation.targets", "all"), False),
     ],
 )
 @pytest.mark.filterwarnings("ignore:random_ratio")
 def test_the_ceiling_is_shown_only_where_it_is_exact(tmp_path, words, exact):
     config = tiny_config(tmp_path, "--data.split.rule", *words)
     dataset = pipeline.prepare(config)
-    ceiling = pipeline._ceiling(dataset, config.evaluation)
+    ceiling = pipeline.ceiling(dataset, config.evaluation)
     assert (ceiling is not None) == exact
     if ceiling is not None:
         cases = evaluation_cases(
-            dataset.sequences, dataset.split, stage="test", **pipeline._case_options(config.evaluation, dataset)
+            dataset.sequences, dataset.split, stage="test", **pipeline.case_options(config.evaluation, dataset)
         )
         scores = ceiling.scores(cases.histories)
         assert scores.shape == (len(cases.users), 61)
@@ -45,9 +46,9 @@ def test_the_ceiling_is_shown_only_where_it_is_exact(tmp_path, words, exact):
 def test_the_ceiling_knows_how_often_it_hits_and_no_baseline_is_above_it(tmp_path, rule):
     config = tiny_config(tmp_path, "--data.shop.num_users", "3000", "--data.split.rule", rule)
     dataset = pipeline.prepare(config)
-    options = pipeline._case_options(config.evaluation, dataset)
+    options = pipeline.case_options(config.evaluation, dataset)
     cases = evaluation_cases(dataset.sequences, dataset.split, stage="test", **options)
-    ceiling = pipeline._ceiling(dataset, config.evaluation)
+    ceiling = pipeline.ceiling(dataset, config.evaluation)
     assert ceiling.name == "Bayes filter (optimum)"
     probabilities = np.asarray(ceiling.scores(cases.histories)).astype(float)
     listed = np.argsort(-probabilities, axis=1)[:, :5]
@@ -58,8 +59,8 @@ def test_the_ceiling_knows_how_often_it_hits_and_no_baseline_is_above_it(tmp_pat
     assert abs(hits.mean() - expected.mean()) < 3 * error < 0.09
 
     best = judge(ceiling, cases, config=config.evaluation).per_user
-    known = pipeline._known_events(dataset, "test")
-    for baseline in pipeline.baseline_rankers(known, num_items=60, time_kind="seconds"):
+    known = pipeline.known_events(dataset, "test")
+    for baseline in baseline_rankers(known, num_items=60, time_kind="seconds"):
         difference = best - judge(baseline, cases, config=config.evaluation).per_user
         for metric in ("ndcg@10", "hit_rate@5"):
             error = difference[metric].std() / np.sqrt(len(difference))

@@ -155,7 +155,7 @@ def test_the_item_table_can_say_from_when_an_item_could_be_recommended(tmp_path)
     ids = dataset.item_index(["new", "old", "i0"])
     for stage, new in (("validation", False), ("test", True)):
         cases = evaluation_cases(
-            dataset.sequences, dataset.split, stage=stage, **pipeline._case_options(EvaluationConfig(), dataset)
+            dataset.sequences, dataset.split, stage=stage, **pipeline.case_options(EvaluationConfig(), dataset)
         )
         assert cases.candidates[ids].tolist() == [new, True, True]
     day = pd.Timestamp("2024-01-18").timestamp()
@@ -214,7 +214,7 @@ def test_baselines_know_what_a_shop_would_know_at_that_stage(tiny_run):
     dataset = read_dataset(tiny_run.dataset)
     parts = dataset.split.parts
     for stage, known in (("validation", parts == TRAIN), ("test", np.isin(parts, [TRAIN, VALIDATION]))):
-        events = pipeline._known_events(dataset, stage)
+        events = pipeline.known_events(dataset, stage)
         assert events.item_ids.tolist() == dataset.sequences.item_ids[known].tolist()
 
 

@@ -25,7 +25,7 @@ VALUES: dict[str, Any] = {
         "bilinear": "full",
     },
     "training": {"batch_size": 32, "max_epochs": 2, "num_devices": 1, "optimizer": {"learning_rate": 0.01}},
-    "evaluation": {"first_target_only": True, "num_resamples": 200},
+    "evaluation": {"targets": "next", "num_resamples": 200, "parts": ["audit"]},
 }
 
 SMALL_HEADER = "user_id,item_id,timestamp\n"

@@ -132,6 +132,8 @@ class EvaluationCases:
       histories: the events that a recommender may look at, of the same U users.
       target_offsets: `[U+1]` int64; the targets of case u are `target_offsets[u]:target_offsets[u+1]`.
       target_items: `[T]` int32 distinct held-out items of each case, in the order of their first event.
+      target_events: `[T]` int64 place of each target's first held-out event in the dataset's sequences.
+      target_gains: `[T]` float32 the largest gain of each target's held-out events, None where none were given.
       candidates: `[V+1]` bool, the items that could be recommended at that time; row 0 is False.
       users_without_history: users with targets who are left out because their history is too short.
     """
@@ -140,21 +142,22 @@ class EvaluationCases:
     histories: Sequences
     target_offsets: np.ndarray
     target_items: np.ndarray
+    target_events: np.ndarray
     candidates: np.ndarray
     users_without_history: int
+    target_gains: np.ndarray | None = None
 
     @property
     def num_targets(self) -> np.ndarray:
         """`[U]` int64 number of targets P of each user."""
         return np.diff(self.target_offsets)
 
-    def padded_targets(self, cases: slice) -> np.ndarray:
-        """`[U', P]` int32 targets of consecutive cases, 0 = none, P the largest number of targets of any case."""
-        first, last, _ = cases.indices(len(self.users))
-        offsets = self.target_offsets[first : max(first, last) + 1]
+    def padded(self, of_targets: np.ndarray, cases: np.ndarray) -> np.ndarray:
+        """`[U', P]` a value of each target `[T]` for some cases, 0 = none, P the most targets that any case has."""
         places = np.arange(int(self.num_targets.max(initial=0)))
-        padded = np.zeros((len(offsets) - 1, len(places)), dtype=np.int32)
-        padded[places[None, :] < np.diff(offsets)[:, None]] = self.target_items[offsets[0] : offsets[-1]]
+        real = places[None, :] < self.num_targets[cases][:, None]
+        padded = np.zeros(real.shape, dtype=of_targets.dtype)
+        padded[real] = of_targets[(self.target_offsets[cases][:, None] + places[None, :])[real]]
         return padded
 
 
@@ -220,8 +223,9 @@ def evaluation_cases(
     stage: Stage,
     num_items: int,
     available_from: np.ndarray | None = None,
-    first_target_only: bool = False,
+    targets: str = "all",
     min_history: int = 1,
+    gains: np.ndarray | None = None,
 ) -> EvaluationCases:
     """The users who have something to predict at a stage, with their histories and targets.
 
@@ -236,16 +240,19 @@ def evaluation_cases(
       num_items: V.
       available_from: `[V+1]` seconds at which an item can first be recommended; None means its first event in
         the log. Only a timeline, which has one moment of recommendation, restricts the candidates by it.
-      first_target_only: predict the next target only, not all that followed.
+      targets: which of a user's held-out events are to be predicted: "all", "next", "next 5" (any number, their
+        distinct items), or "basket" (the next and those at its very time, such as the lines of an invoice).
       min_history: users with a history of fewer events are left out and counted.
+      gains: `[H]` what a target of each behaviour is worth, for graded metrics; None for no gains.
 
     Returns:
       The cases, users in the order of `sequences`.
 
     Raises:
       DataError: nobody is left to evaluate, or `available_from` is not one time an item.
-      ConfigError: an unknown stage.
+      ConfigError: an unknown stage or targets, or gains that are not one a behaviour.
     """
+    num_next = num_next_targets(targets)
     if stage not in get_args(Stage):
         raise ConfigError(f"stage must be one of {', '.join(get_args(Stage))}, got {stage!r}")
     part = VALIDATION if stage == "validation" else TEST
@@ -264,19 +271,49 @@ def evaluation_cases(
             f"no user has a {stage} target and a history of at least {min_history} events "
             f"({int(has_target.sum())} have a target); lower min_history or choose another split"
         )
-    if first_target_only:
-        held_out &= np.arange(len(users)) == first[users]
+    if targets == "basket":
+        held_out &= sequences.timestamps == sequences.timestamps[np.minimum(first, len(users) - 1)][users]
+    elif num_next is not None:
+        so_far = np.cumsum(held_out)
+        before_first = np.where(has_target, so_far[np.minimum(first, len(users) - 1)] - 1, 0)
+        held_out &= so_far - before_first[users] <= num_next
     events = np.flatnonzero(held_out & np.isin(users, evaluated))
-    pairs = pd.DataFrame({"user": users[events], "item": sequences.item_ids[events]}).drop_duplicates()
+    pairs = pd.DataFrame({"user": users[events], "item": sequences.item_ids[events], "event": events})
+    best_gains = None
+    if gains is not None:
+        if len(gains) <= sequences.behaviors.max(initial=0):
+            raise ConfigError(f"gains has {len(gains)} entries, the log has behaviour {sequences.behaviors.max()}")
+        pairs["gain"] = np.asarray(gains, dtype=np.float32)[sequences.behaviors[events]]
+        best_gains = pairs.groupby(["user", "item"], sort=False)["gain"].max().to_numpy(dtype=np.float32)
+    pairs = pairs.drop_duplicates(["user", "item"])
     counts = np.bincount(pairs["user"], minlength=sequences.num_users)[evaluated]
     return EvaluationCases(
         users=evaluated,
         histories=histories.select_users(evaluated),
         target_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         target_items=pairs["item"].to_numpy(dtype=np.int32),
+        target_events=pairs["event"].to_numpy(dtype=np.int64),
+        target_gains=best_gains,
         candidates=_candidates(sequences, split, part, num_items, available_from),
         users_without_history=int(has_target.sum()) - len(evaluated),
     )
+
+
+def num_next_targets(targets: str) -> int | None:
+    """How many of a user's next held-out events are to be predicted, None for "all" and "basket".
+
+    Raises:
+      ConfigError: no such rule.
+
+    >>> num_next_targets("next"), num_next_targets("next 5"), num_next_targets("all")
+    (1, 5, None)
+    """
+    if targets in ("all", "basket"):
+        return None
+    word, _, count = targets.partition(" ")
+    if word == "next" and (not count or (count.isdecimal() and int(count) >= 1)):
+        return int(count or 1)
+    raise ConfigError(f'targets must be "all", "next", "next 5" or another number, or "basket", got {targets!r}')
 
 
 def _target_names(config: SplitConfig) -> str:

@@ -1,9 +1,10 @@
-"""From a ranker and evaluation cases to a table users × metrics; the only file here that touches scores."""
+"""From a ranker or lists, and evaluation cases, to a table users × metrics; the only file here that touches scores."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -11,17 +12,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from jax.sharding import Mesh
 
-from seqrec_jax import metrics
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.data.splits import EvaluationCases, Stage
-from seqrec_jax.errors import ConfigError, ShapeError
-from seqrec_jax.scoring import UNREACHABLE, Ranks, TopK, catalogue_order, ranks_in_scores, top_k_in_scores
+from seqrec_jax.data.splits import EvaluationCases, Stage, num_next_targets
+from seqrec_jax.errors import ConfigError, DataError, ShapeError
+from seqrec_jax.evaluation.measures import NOT_DECIDING, Measured, measure_lists, measure_scores, metric_names
+from seqrec_jax.parallel import over_rows, replicated
+from seqrec_jax.scoring import UNREACHABLE, catalogue_order
 
-SCORE_BYTES = 512 * 2**20
-"""Most memory that the scores of one tile of users take."""
+_ROWS_OF_RANKS = 4096  # users whose metrics are computed at once from ranks alone
 
 SeenItems = Literal["kept", "excluded"]
+Part = Literal[
+    "audit",
+    "questions",
+    "beyond_accuracy",
+    "segments",
+    "representation",
+    "robustness",
+    "exposure",
+    "sampled",
+    "cost",
+]
 
 
 @dataclass(frozen=True)
@@ -34,20 +47,32 @@ class EvaluationConfig:
       cutoffs: list lengths K of the metrics at k.
       seen_items: kept, or excluded: items of the history are then not recommended, and a target among them is
         a miss.
-      first_target_only: predict the next target only, instead of all that followed the history.
+      targets: what is to be predicted of the events that followed: "all", "next", "next 5" (or another number), or
+        "basket", the next one and those at its very time.
       min_history: users with fewer events before their target are left out, and counted.
+      gains: what a target of each behaviour is worth, such as `{view: 1, purchase: 3}`; adds graded_ndcg@k. Behaviours
+        that are not named are worth 1.
+      margin: share of the other system's figure by which the model may be worse without being called inferior.
       num_resamples: of the user bootstrap behind the intervals.
       seed: of the order of the catalogue that settles ties, and of the bootstrap.
+      score_bytes: most memory that the scores of one tile of users take.
+      num_devices: how many share the users of a tile.
+      parts: of the report beside figures, comparisons and slices. Each costs time; robustness and cost the most.
     """
 
     stage: Stage = "test"
     metric: str = "ndcg@10"
     cutoffs: tuple[int, ...] = (5, 10, 20)
     seen_items: SeenItems = "kept"
-    first_target_only: bool = False
+    targets: str = "all"
     min_history: int = 1
+    gains: Mapping[str, float] = field(default_factory=dict)
+    margin: float = 0.05
     num_resamples: int = 2000
     seed: int = 0
+    score_bytes: int = 512 * 2**20
+    num_devices: int = 1
+    parts: tuple[Part, ...] = get_args(Part)
 
     def __post_init__(self) -> None:
         for name, kind in (("stage", Stage), ("seen_items", SeenItems)):
@@ -55,10 +80,24 @@ class EvaluationConfig:
                 raise ConfigError(f"evaluation.{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
         if not self.cutoffs or min(self.cutoffs) < 1:
             raise ConfigError(f"evaluation.cutoffs must be list lengths of at least 1, got {self.cutoffs}")
+        if unknown := set(self.parts) - set(get_args(Part)):
+            raise ConfigError(f"evaluation.parts can be {', '.join(get_args(Part))}, got {', '.join(sorted(unknown))}")
+        if not 0 < self.margin < 1:
+            raise ConfigError(f"evaluation.margin must be a share between 0 and 1, got {self.margin}")
+        num_next_targets(self.targets)
+        if wrong := [name for name, gain in self.gains.items() if not gain >= 0]:
+            raise ConfigError(f"evaluation.gains must not be negative, got {self.gains[wrong[0]]} for {wrong[0]}")
         # training keeps the checkpoint with the largest figure, so it must be one of which more is better
-        if self.metric not in (known := [name for name in metric_names(self.cutoffs) if name != "mean_rank"]):
+        names = metric_names(self.cutoffs, graded=bool(self.gains))
+        if self.metric not in (known := [name for name in names if name not in NOT_DECIDING]):
             raise ConfigError(f"evaluation.metric is {self.metric!r}; with these cutoffs it can be {', '.join(known)}")
-        for name, least in (("min_history", 0), ("num_resamples", 100), ("seed", 0)):
+        for name, least in (
+            ("min_history", 0),
+            ("num_resamples", 100),
+            ("seed", 0),
+            ("score_bytes", 1),
+            ("num_devices", 1),
+        ):
             if (value := getattr(self, name)) < least:
                 raise ConfigError(f"evaluation.{name} must be at least {least}, got {value}")
 
@@ -66,7 +105,8 @@ class EvaluationConfig:
 class Ranker(Protocol):
     """What can be judged: a name, and scores `[U, V+1]` of all items for the histories of U users.
 
-    Higher is better, column 0 is ignored, and -inf says that the ranker cannot rank an item.
+    Higher is better, column 0 is ignored, and -inf says that the ranker cannot rank an item. Where the softmax of its
+    scores is meant as a probability, it says so with an attribute `gives_logits` that is true.
     """
 
     @property
@@ -78,19 +118,22 @@ class Ranker(Protocol):
 
 
 class Judged(NamedTuple):
-    """One ranker under one protocol.
+    """One system under one protocol.
 
     Attributes:
-      name: of the ranker.
+      name: of the system.
       per_user: U rows: `rank` of the first target, missing where it cannot be ranked, and a column of each of
         `metric_names`, nan where it is undefined.
       lists: `[U, K]` int32 recommended item ids, K the largest cutoff, 0 = none.
       list_scores: `[U, K]` float32 their scores.
-      ranks: `[..]` int32 rank of every target, `UNREACHABLE` where it cannot be ranked.
+      ranks: `[T]` int32 rank of every target, `UNREACHABLE` where it cannot be ranked.
+      best_ranks: `[T]` int32 the ranks if every tie were won.
+      worst_ranks: `[T]` int32 the ranks if every tie were lost.
       tied_targets: targets that share their score with another candidate.
       best: the deciding metric's mean if every tie were won.
       worst: the deciding metric's mean if every tie were lost.
       seconds: wall time of scoring, ranking and measuring all users, without compilation.
+      whole_ranking: False for lists made elsewhere, whose ranks end with the list.
     """
 
     name: str
@@ -98,23 +141,16 @@ class Judged(NamedTuple):
     lists: np.ndarray
     list_scores: np.ndarray
     ranks: np.ndarray
+    best_ranks: np.ndarray
+    worst_ranks: np.ndarray
     tied_targets: int
     best: float
     worst: float
     seconds: float
+    whole_ranking: bool = True
 
 
-def metric_names(cutoffs: tuple[int, ...]) -> list[str]:
-    """Names of the columns that `judge` measures: `name@k` for each cutoff, and those without a cutoff."""
-    return [
-        "accuracy@1",
-        *(f"{name}@{k}" for name in metrics.RANKING_METRICS for k in sorted(cutoffs)),
-        "auc",
-        "mean_rank",
-    ]
-
-
-def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig) -> Judged:
+def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig, mesh: Mesh | None = None) -> Judged:
     """Rank every target among all candidates, and measure each user.
 
     Users go through in tiles of a fixed shape, so that memory is bounded and a figure does not depend on how
@@ -124,21 +160,29 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig) -
       ranker: a model's `Recommender`, a baseline, or anything with the same call.
       cases: whom to ask what.
       config: the protocol.
+      mesh: devices that share the users of a tile over the axis `data`; None for the default device.
 
     Returns:
       The table and the lists.
 
     Raises:
       ShapeError: scores of another shape than users × (V+1).
+      DataError: a score that is nan.
     """
     num_items = len(cases.candidates) - 1
     num_users = len(cases.users)
-    tile = int(max(1, min(256, SCORE_BYTES // (4 * (num_items + 1)))))
+    tile = int(max(1, min(256, config.score_bytes // (4 * (num_items + 1)))))
+    spread, everywhere = jnp.asarray, jnp.asarray
+    if mesh is not None:
+        tile = -(-tile // mesh.shape["data"]) * mesh.shape["data"]
+        spread, everywhere = (
+            partial(jax.device_put, device=over_rows(mesh)),
+            partial(jax.device_put, device=replicated(mesh)),
+        )
     starts = range(0, num_users, tile)
     order = _by_length(cases.histories.lengths, tile)
-    targets = cases.padded_targets(slice(0, num_users))
-    priority = catalogue_order(num_items, jax.random.key(config.seed))
-    measured: dict[int, tuple[Ranks, dict[str, np.ndarray], TopK]] = {}
+    priority = everywhere(catalogue_order(num_items, jax.random.key(config.seed)))
+    measured: dict[int, Measured] = {}
     seconds = []
     # the first tile compiles, so its time says nothing; where it is the only one it goes through twice
     for start in starts if len(starts) > 1 else (0, 0):
@@ -152,29 +196,130 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig) -
                 f"{ranker.name} gave scores {scores.shape} for {tile} users of {num_items} items; expected "
                 f"({tile}, {num_items + 1}), column 0 for padding"
             )
-        candidates = cases.candidates[None]
-        if config.seen_items == "excluded":
-            candidates = _unseen(cases.candidates, histories)
-        result = _measure_tile(
-            jnp.asarray(scores), targets[users], priority, candidates, cutoffs=config.cutoffs, metric=config.metric
+        unseen = config.seen_items == "excluded"
+        result = measure_scores(
+            spread(scores),
+            spread(cases.padded(cases.target_items, users)),
+            None if cases.target_gains is None else spread(cases.padded(cases.target_gains, users)),
+            priority,
+            spread(_unseen(cases.candidates, histories)) if unseen else everywhere(cases.candidates[None]),
+            cutoffs=config.cutoffs,
+            metric=config.metric,
+            logits=bool(getattr(ranker, "gives_logits", False)),
         )
         measured[start] = jax.tree.map(partial(_first_rows, count=num_users - start), result)
+        _check_numbers(ranker.name, measured[start].nan_scores, histories)
         seconds.append(time.monotonic() - started)
     back = np.argsort(order)
-    ranks, columns, lists = jax.tree.map(lambda *tiles: np.concatenate(tiles)[back], *measured.values())
+    ranks, columns, lists, _ = jax.tree.map(lambda *tiles: np.concatenate(tiles)[back], *measured.values())
     real = np.arange(ranks.ranks.shape[1])[None, :] < cases.num_targets[:, None]
-    first = pd.arrays.IntegerArray(ranks.ranks[:, 0], ranks.ranks[:, 0] == UNREACHABLE)
     return Judged(
         name=ranker.name,
-        per_user=pd.DataFrame({"rank": first, **{name: columns[name] for name in metric_names(config.cutoffs)}}),
+        per_user=_per_user(ranks.ranks[:, 0], columns, cases, config),
         lists=lists.item_ids,
         list_scores=lists.scores,
         ranks=ranks.ranks[real],
+        best_ranks=ranks.best[real],
+        worst_ranks=ranks.worst[real],
         tied_targets=int((ranks.worst > ranks.best)[real].sum()),
         best=mean_of_users(columns["best"]),
         worst=mean_of_users(columns["worst"]),
         seconds=float(np.mean(seconds[1:])) * len(starts),
     )
+
+
+def judge_lists(
+    name: str,
+    lists: np.ndarray,
+    cases: EvaluationCases,
+    *,
+    config: EvaluationConfig,
+    list_scores: np.ndarray | None = None,
+) -> Judged:
+    """Measure lists that another system made for the same users, under the same protocol.
+
+    A target beyond the end of a list is a miss; `auc`, `mean_rank` and `log_loss` are undefined. A listed item that the
+    protocol does not let be recommended (no candidate, or seen where seen items are excluded) keeps its place and is
+    no hit.
+
+    Args:
+      name: the row's label.
+      lists: `[U, K]` item ids, best first; 0 is an empty place, an id above V an item that the catalogue lacks.
+      cases: whom to ask what, the same U users in the same order.
+      config: the protocol.
+      list_scores: `[U, K]` the scores behind the lists; None where they are not known.
+
+    Returns:
+      The same table as of a ranker.
+
+    Raises:
+      ShapeError: lists that are not one a user.
+      DataError: an item twice in one list.
+    """
+    started = time.monotonic()
+    num_users, longest = len(cases.users), max(config.cutoffs)
+    if lists.ndim != 2 or len(lists) != num_users:
+        raise ShapeError(f"{name}: lists have shape {lists.shape}, expected [{num_users}, K], one a user of the cases")
+    ordered = np.sort(lists, axis=1)
+    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)
+    if twice.any():
+        user = int(np.flatnonzero(twice.any(axis=1))[0])
+        item = ordered[user, 1:][twice[user]][0]
+        raise DataError(
+            f"{name}: the list of user {cases.histories.user_ids[user]!r} has item number {item} twice, as have "
+            f"{int(twice.any(axis=1).sum()) - 1} lists besides; keep the first place of an item only"
+        )
+    usable = cases.candidates[cases.target_items]
+    if config.seen_items == "excluded":
+        usable &= ~_seen_targets(cases)
+    parts = []
+    for start in range(0, num_users, _ROWS_OF_RANKS):
+        users = np.minimum(np.arange(start, start + _ROWS_OF_RANKS), num_users - 1)
+        result = measure_lists(
+            jnp.asarray(lists[users], dtype=jnp.int32),
+            jnp.asarray(cases.padded(cases.target_items, users)),
+            jnp.asarray(cases.padded(usable, users)),
+            None if cases.target_gains is None else jnp.asarray(cases.padded(cases.target_gains, users)),
+            cutoffs=config.cutoffs,
+        )
+        parts.append(jax.tree.map(partial(_first_rows, count=num_users - start), result))
+    padded, columns = jax.tree.map(lambda *tiles: np.concatenate(tiles), *parts)
+    ranks = padded[np.arange(padded.shape[1])[None, :] < cases.num_targets[:, None]]
+    kept = np.zeros((num_users, longest), dtype=np.int32)
+    kept[:, : lists.shape[1]] = lists[:, :longest]
+    scores = np.full(kept.shape, np.nan, dtype=np.float32)
+    if list_scores is not None:
+        scores[:, : lists.shape[1]] = list_scores[:, :longest]
+    per_user = _per_user(padded[:, 0], columns, cases, config)
+    mean = mean_of_users(per_user[config.metric])
+    seconds = time.monotonic() - started
+    return Judged(name, per_user, kept, scores, ranks, ranks, ranks, 0, mean, mean, seconds, whole_ranking=False)
+
+
+def _check_numbers(name: str, nan_scores: np.ndarray, histories: Sequences) -> None:
+    if nan_scores.any():
+        user = int(nan_scores.argmax())
+        raise DataError(
+            f"{name} gave nan as the score of {nan_scores[user]} candidates for user {histories.user_ids[user]!r}; "
+            "their place would be anybody's guess; give -inf to an item that cannot be ranked"
+        )
+
+
+def _per_user(
+    first_ranks: np.ndarray, columns: dict[str, np.ndarray], cases: EvaluationCases, config: EvaluationConfig
+) -> pd.DataFrame:
+    first = pd.arrays.IntegerArray(first_ranks, first_ranks == UNREACHABLE)
+    names = metric_names(config.cutoffs, graded=cases.target_gains is not None)
+    undefined = np.full(len(first_ranks), np.nan, dtype=np.float32)
+    return pd.DataFrame({"rank": first, **{name: columns.get(name, undefined) for name in names}})
+
+
+def _seen_targets(cases: EvaluationCases) -> np.ndarray:
+    """`[T]` bool, targets that are in their user's history."""
+    base = len(cases.candidates)
+    had = np.unique(cases.histories.users_of_events * base + cases.histories.item_ids)
+    users = np.repeat(np.arange(len(cases.users)), cases.num_targets)
+    return np.isin(users * base + cases.target_items, had)
 
 
 def _unseen(candidates: np.ndarray, histories: Sequences) -> np.ndarray:
@@ -204,52 +349,15 @@ def mean_of_users(values: np.ndarray | pd.Series) -> float:
     return float(pd.Series(values, dtype=np.float64).mean())
 
 
+def reachable_targets(judged: Judged, cases: EvaluationCases) -> np.ndarray:
+    """`[T]` bool, targets that could be in a list; of lists made elsewhere only the candidates are known to be."""
+    return judged.ranks != UNREACHABLE if judged.whole_ranking else cases.candidates[cases.target_items]
+
+
 def reachable_mean(judged: Judged, cases: EvaluationCases, metric: str) -> float:
     """Mean of a metric over the users all of whose targets can be ranked, nan without any."""
-    unreachable = np.add.reduceat((judged.ranks == UNREACHABLE).astype(np.int64), cases.target_offsets[:-1])
+    unreachable = np.add.reduceat((~reachable_targets(judged, cases)).astype(np.int64), cases.target_offsets[:-1])
     return mean_of_users(judged.per_user[metric][unreachable == 0])
-
-
-@partial(jax.jit, static_argnames=("cutoffs", "metric"))
-def _measure_tile(
-    scores: jax.Array,
-    targets: jax.Array,
-    priority: jax.Array,
-    candidates: jax.Array,
-    *,
-    cutoffs: tuple[int, ...],
-    metric: str,
-) -> tuple[Ranks, dict[str, jax.Array], TopK]:
-    """Ranks, metric columns with the deciding metric's `best` and `worst`, and lists of one tile of users."""
-    where = targets > 0
-    scores = jnp.where(candidates, scores, -jnp.inf)
-    ranks = ranks_in_scores(scores, targets, priority=priority, where=where)
-    num_candidates = jnp.broadcast_to(jnp.sum(candidates, axis=1, dtype=jnp.int32), len(targets))
-    measure = partial(_metric, num_candidates=num_candidates, where=where)
-    columns = {name: measure(name, ranks.ranks) for name in metric_names(cutoffs)}
-    columns["best"] = measure(metric, _apart(ranks.best))
-    columns["worst"] = measure(metric, -_apart(-ranks.worst)[:, ::-1])
-    return ranks, columns, top_k_in_scores(scores, k=max(cutoffs), priority=priority)
-
-
-def _metric(name: str, ranks: jax.Array, *, num_candidates: jax.Array, where: jax.Array) -> jax.Array:
-    """`[U]` one of `metric_names` from ranks `[U, P]`."""
-    stem, _, k = name.partition("@")
-    if stem in metrics.RANKING_METRICS:
-        return metrics.RANKING_METRICS[stem](ranks, k=int(k), where=where)
-    if name == "accuracy@1":
-        return metrics.accuracy_at_1(ranks, where=where)
-    metric = metrics.auc if name == "auc" else metrics.mean_rank
-    return metric(ranks, num_candidates=num_candidates, where=where)
-
-
-def _apart(ranks: jax.Array) -> jax.Array:
-    """Rising ranks `[U, P]` in which targets that share a place, since they tie, take it and the ones after it."""
-    ranks = jnp.sort(ranks, axis=1)
-    places = jnp.broadcast_to(jnp.arange(ranks.shape[1], dtype=jnp.int32), ranks.shape)
-    begins = jnp.pad(ranks[:, 1:] != ranks[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    first = jax.lax.cummax(jnp.where(begins, places, 0), axis=1)
-    return jnp.where(jnp.abs(ranks) == UNREACHABLE, ranks, ranks + places - first)
 
 
 def _first_rows(values: jax.Array, *, count: int) -> np.ndarray:

@@ -3,28 +3,50 @@
 from __future__ import annotations
 
 import datetime
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jax.sharding import Mesh
 
 from seqrec_jax.data.dataset import Dataset
-from seqrec_jax.data.splits import TRAIN, EvaluationCases
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker, judge, reachable_mean
-from seqrec_jax.evaluation.statistics import Interval, bootstrap_means, holm_correction, paired_differences
+from seqrec_jax.data.splits import EvaluationCases
+from seqrec_jax.errors import ConfigError
+from seqrec_jax.evaluation.attributes import user_table
+from seqrec_jax.evaluation.audit import audit
+from seqrec_jax.evaluation.comparison import compare_systems
+from seqrec_jax.evaluation.fingerprint import fingerprint, protocol_card
+from seqrec_jax.evaluation.parts import report_parts
+from seqrec_jax.evaluation.protocol import (
+    EvaluationConfig,
+    Judged,
+    Ranker,
+    judge,
+    reachable_mean,
+    reachable_targets,
+)
+from seqrec_jax.evaluation.sections import plain
+from seqrec_jax.evaluation.slices import figure, paired_slices, paired_slices_section, user_slices
+from seqrec_jax.evaluation.statistics import bootstrap_means
+from seqrec_jax.metrics import expected_calibration_error
 from seqrec_jax.scoring import UNREACHABLE
 
 SCHEMA_VERSION = 1
-_FEWEST_USERS = 30  # percentile intervals of fewer are too short
-Kind = Literal["model", "baseline", "ceiling"]
+Kind = Literal["model", "baseline", "ceiling", "other"]
+_RIVALS = ("model", "baseline", "other")
+_TARGETS = {
+    "all": "all that followed the history",
+    "next": "the first after the history",
+    "basket": "the first after the history and those at its very time",
+}
 
 
 class Contender(NamedTuple):
-    """A ranker and its part in the report."""
+    """A system and its part in the report; of one that was judged already, such as lists from elsewhere, its table."""
 
-    ranker: Ranker
+    system: Ranker | Judged
     kind: Kind
 
 
@@ -41,6 +63,22 @@ class Evaluation(NamedTuple):
     per_user: pd.DataFrame
     judged: list[Judged]
 
+    @property
+    def figures(self) -> pd.DataFrame:
+        """A row a system and metric: `system`, `kind`, `metric`, `mean`, `low`, `high`, `reachable_mean`."""
+        return pd.DataFrame(
+            [
+                {"system": system["name"], "kind": system["kind"], "metric": metric, **figure}
+                for system in self.result["systems"]
+                for metric, figure in system["metrics"].items()
+            ]
+        )
+
+    @property
+    def comparisons(self) -> pd.DataFrame:
+        """A row a pair of systems and metric, see `compare_systems`."""
+        return pd.DataFrame(self.result["comparisons"])
+
 
 def evaluate(
     contenders: Sequence[Contender],
@@ -48,38 +86,137 @@ def evaluate(
     cases: EvaluationCases,
     *,
     config: EvaluationConfig,
-    protocol: dict[str, Any] | None = None,
+    protocol: Mapping[str, Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> Evaluation:
-    """Judge every contender on the same cases, and say how sure the figures are.
+    """Judge the first contender and its rivals on the same cases, and say how sure the figures are.
 
     Args:
-      contenders: the model first.
+      contenders: the model first; it is compared with every baseline and other system on the deciding metric.
       dataset: where the cases come from.
       cases: whom to ask what.
       config: the protocol.
-      protocol: further facts for the protocol's card.
+      protocol: further facts for the protocol's card that change figures.
+      mesh: devices that share the users.
 
     Returns:
       Figures, per-user table and lists.
+
+    Raises:
+      ConfigError: two contenders of one name.
     """
-    judged = [judge(contender.ranker, cases, config=config) for contender in contenders]
-    names = [column for column in judged[0].per_user.columns if column != "rank"]
-    users = _user_table(dataset, cases, judged[0])
+    judged, users, result = _judge_all(contenders, dataset, cases, config=config, protocol=protocol, mesh=mesh)
+    rivals = [entry for entry, contender in zip(judged, contenders, strict=True) if contender.kind in _RIVALS][1:]
+    if contenders[0].kind == "model":
+        rows = compare_systems([(judged[0], rival) for rival in rivals], [config.metric], config=config)
+        # about the first system, as a reader expects
+        result["comparisons"] = [{name: value for name, value in row.items() if name != "system"} for row in rows]
+    return _finished(judged, users, result, contenders, dataset, cases, config)
+
+
+def compare(
+    contenders: Sequence[Contender],
+    dataset: Dataset,
+    cases: EvaluationCases,
+    *,
+    config: EvaluationConfig,
+    protocol: Mapping[str, Any] | None = None,
+    mesh: Mesh | None = None,
+) -> Evaluation:
+    """Is any later contender better than the first one, which runs today: for whom, how surely, and would it show?
+
+    Args:
+      contenders: what runs today first; every further model or other system is compared with it, on the deciding
+        metric and the other ones of the same list length. Baselines and ceilings are shown beside them.
+      dataset: where the cases come from.
+      cases: whom to ask what.
+      config: the protocol.
+      protocol: further facts for the protocol's card that change figures.
+      mesh: devices that share the users.
+
+    Raises:
+      ConfigError: nothing to compare, or two contenders of one name.
+    """
+    compared = [contender for contender in contenders if contender.kind in ("model", "other")]
+    if len(compared) < 2 or compared[0] is not contenders[0]:
+        raise ConfigError("compare takes two systems or more, the one that runs today first")
+    judged, users, result = _judge_all(contenders, dataset, cases, config=config, protocol=protocol, mesh=mesh)
+    first, *others = [entry for entry, one in zip(judged, contenders, strict=True) if one.kind in ("model", "other")]
+    k = config.metric.partition("@")[2] or str(max(config.cutoffs))
+    family = [config.metric, *(f"{name}@{k}" for name in ("ndcg", "hit_rate", "recall", "mrr", "map"))]
+    metrics = [name for name in dict.fromkeys(family) if name in first.per_user]
+    rows = compare_systems([(other, first) for other in others], metrics, config=config)
+    for row in rows:
+        if row["metric"] == config.metric:
+            shop = (one["shop"] for one in rows if one["system"] == row["system"] and one["shop"])
+            row["shop"] = next(shop, "")
+    result |= {"kind": "comparison", "comparisons": rows}
+    evaluation = _finished(judged, users, result, contenders, dataset, cases, config)
+    for other in others:
+        by_slice = paired_slices([other, first], users, config=config)
+        part = paired_slices_section(by_slice, model=other.name, metric=config.metric)
+        part["key"] = f"paired_slices_{len(result['sections'])}"
+        part["title"] = f"For whom {other.name} is better"
+        evaluation.result["sections"].insert(0, part)
+    return evaluation
+
+
+def _judge_all(
+    contenders: Sequence[Contender],
+    dataset: Dataset,
+    cases: EvaluationCases,
+    *,
+    config: EvaluationConfig,
+    protocol: Mapping[str, Any] | None,
+    mesh: Mesh | None,
+) -> tuple[list[Judged], pd.DataFrame, dict[str, Any]]:
+    """Every contender judged, the table of users, and the result but for comparisons and sections."""
+    names = [contender.system.name for contender in contenders]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"two systems are called {twice[0]!r}; give each a name of its own")
+    judged = [
+        contender.system
+        if isinstance(contender.system, Judged)
+        else judge(contender.system, cases, config=config, mesh=mesh)
+        for contender in contenders
+    ]
+    users = user_table(dataset, cases)
+    measured = [one.per_user.drop(columns="rank") for one in judged]
+    columns = [name for name in measured[0] if any(table[name].notna().any() for table in measured)]
     result = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "stage": config.stage,
         "primary_metric": config.metric,
-        "protocol": {**_protocol(dataset, cases, judged[0], config), **(protocol or {})},
+        "protocol": _protocol(dataset, cases, judged[0], config, protocol),
         "systems": [
-            _system(entry, contender.kind, cases, names, config)
+            _system(entry, contender.kind, cases, columns, config)
             for entry, contender in zip(judged, contenders, strict=True)
         ],
-        "comparisons": _comparisons(judged, contenders, config),
-        "slices": _slices(judged, users, config),
+        "comparisons": [],
+        "slices": user_slices(judged, users, config=config),
+        "audit": [],
+        "sections": [],
         "cleaning": dataset.cleaning,
-        "warnings": _warnings(dataset, cases),
+        "warnings": [],
     }
+    return judged, users, result
+
+
+def _finished(
+    judged: list[Judged],
+    users: pd.DataFrame,
+    result: dict[str, Any],
+    contenders: Sequence[Contender],
+    dataset: Dataset,
+    cases: EvaluationCases,
+    config: EvaluationConfig,
+) -> Evaluation:
+    """The evaluation, with what the audit found and the other parts of the report."""
+    if "audit" in config.parts:
+        result["audit"] = plain([asdict(found) for found in audit(dataset, cases, judged, config=config)])
+    rankers = [None if isinstance(one.system, Judged) else one.system for one in contenders]
+    result["sections"] = report_parts(judged, rankers, dataset, cases, users, config=config)
     tables = [pd.concat([users, entry.per_user], axis=1).assign(system=entry.name) for entry in judged]
     return Evaluation(result, pd.concat(tables, ignore_index=True), judged)
 
@@ -146,40 +283,31 @@ def _example(
     }
 
 
-def _user_table(dataset: Dataset, cases: EvaluationCases, judged: Judged) -> pd.DataFrame:
-    """What is known of each evaluated user and target, apart from any system."""
-    first = cases.target_items[cases.target_offsets[:-1]]
-    counts = np.bincount(dataset.sequences.item_ids[dataset.split.parts == TRAIN], minlength=dataset.num_items + 1)
-    return pd.DataFrame(
-        {
-            "user_id": dataset.sequences.user_ids[cases.users],
-            "history_length": cases.histories.lengths,
-            "targets": cases.num_targets,
-            "first_target": dataset.items["item_id"].to_numpy()[first - 1],
-            "first_target_popularity": counts[first],
-        }
-    )
-
-
-def _protocol(dataset: Dataset, cases: EvaluationCases, judged: Judged, config: EvaluationConfig) -> dict[str, Any]:
+def _protocol(
+    dataset: Dataset,
+    cases: EvaluationCases,
+    judged: Judged,
+    config: EvaluationConfig,
+    further: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     num_candidates = int(cases.candidates.sum())
-    order = "time, then row" if dataset.time_kind == "seconds" else "the log's own order"
+    card = protocol_card(dataset, cases, config, further=further)
     return {
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
+        "protocol_fingerprint": fingerprint(card),
         "split": dataset.split.describe(),
-        "order": order,
+        "order": card["order of events"],
         "candidates": f"{num_candidates:,} of {dataset.num_items:,} items: all that could be recommended at the time",
         "seen_items": config.seen_items,
         "users": len(cases.users),
         "users_without_history": cases.users_without_history,
         "targets": len(cases.target_items),
-        "targets_per_user": "the first after the history"
-        if config.first_target_only
-        else "all that followed the history",
-        "unreachable_targets": int((judged.ranks == UNREACHABLE).sum()),
-        "tie_rule": "one random order of the catalogue, the same in ranks and lists",
+        "targets_per_user": _TARGETS.get(config.targets, f"the {config.targets} events after the history"),
+        "unreachable_targets": int((~reachable_targets(judged, cases)).sum()),
+        "tie_rule": card["tie rule"],
         "intervals": f"95 %, {config.num_resamples} resamples of users",
+        "card": card,
     }
 
 
@@ -187,116 +315,27 @@ def _system(
     judged: Judged, kind: Kind, cases: EvaluationCases, names: list[str], config: EvaluationConfig
 ) -> dict[str, Any]:
     interval = bootstrap_means(judged.per_user[names], num_resamples=config.num_resamples, seed=config.seed)
-    return {
-        "name": judged.name,
-        "kind": kind,
-        "metrics": {
-            name: {**_figure(interval, column), "reachable_mean": _defined(reachable_mean(judged, cases, name))}
-            for column, name in enumerate(names)
-        },
-        "ties": {
-            "tied_targets": judged.tied_targets,
-            "best": _defined(judged.best),
-            "worst": _defined(judged.worst),
-        },
-        "users_per_second": len(cases.users) / judged.seconds,
+    measured = {
+        name: {**figure(interval, column), "reachable_mean": reachable_mean(judged, cases, name)}
+        for column, name in enumerate(names)
     }
-
-
-def _comparisons(
-    judged: list[Judged], contenders: Sequence[Contender], config: EvaluationConfig
-) -> list[dict[str, Any]]:
-    """The model minus each baseline on the deciding metric, Holm-corrected over the baselines."""
-    others = [entry for entry, contender in zip(judged, contenders, strict=True) if contender.kind == "baseline"]
-    if contenders[0].kind != "model" or not others:
-        return []
-    model = judged[0].per_user[[config.metric]].to_numpy()
-    differences = [
-        paired_differences(
-            model,
-            other.per_user[[config.metric]].to_numpy(),
-            num_resamples=config.num_resamples,
-            seed=config.seed,
-        )
-        for other in others
-    ]
-    adjusted = holm_correction(np.array([difference.p_value[0] for difference in differences]))
-    return [
+    if "confidence" in names:
+        sure, right = (judged.per_user[name].to_numpy(np.float32) for name in ("confidence", "accuracy@1"))
+        # a share may come out an ulp above 1
+        error = expected_calibration_error(
+            np.nan_to_num(sure).clip(0, 1)[None], right[None] > 0, num_bins=15, where=~np.isnan(sure)[None]
+        )[0]
+        measured["calibration_error"] = {"mean": error, "low": None, "high": None, "reachable_mean": None}
+    ties = {"tied_targets": judged.tied_targets, "best": judged.best, "worst": judged.worst}
+    return plain(
         {
-            "baseline": other.name,
-            "metric": config.metric,
-            "difference": _defined(difference.mean[0]),
-            "low": _defined(difference.low[0]),
-            "high": _defined(difference.high[0]),
-            "p_value": _defined(difference.p_value[0]),
-            "p_holm": _defined(p_holm),
-            "effect_size": _defined(difference.effect_size[0]),
+            "name": judged.name,
+            "kind": kind,
+            "metrics": measured,
+            "ties": ties,
+            "users_per_second": len(cases.users) / judged.seconds,
         }
-        for other, difference, p_holm in zip(others, differences, adjusted, strict=True)
-    ]
-
-
-def _slices(judged: list[Judged], users: pd.DataFrame, config: EvaluationConfig) -> dict[str, list[dict[str, Any]]]:
-    lengths = [0, 1, 2, 5, 10, 20, 50, 100, 200]
-    popularity = [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
-    return {
-        "history_length": _bins(judged, users["history_length"], lengths, config),
-        "target_popularity": _bins(judged, users["first_target_popularity"], popularity, config),
-    }
-
-
-def _bins(judged: list[Judged], values: pd.Series, edges: list[int], config: EvaluationConfig) -> list[dict[str, Any]]:
-    """The deciding metric by system in bins from one edge to the next; a bin of few users joins a neighbour."""
-
-    def inside(low: int, high: int | None) -> np.ndarray:
-        return ((values >= low) & (True if high is None else values < high)).to_numpy()
-
-    lows = edges[:1]
-    for edge in edges[1:]:
-        if inside(lows[-1], edge).sum() >= _FEWEST_USERS:
-            lows.append(edge)
-    if len(lows) > 1 and inside(lows[-1], None).sum() < _FEWEST_USERS:
-        lows.pop()
-    bins = []
-    for low, high in zip(lows, [*lows[1:], None], strict=True):
-        users = inside(low, high)
-        table = pd.DataFrame({entry.name: entry.per_user[config.metric][users] for entry in judged})
-        interval = bootstrap_means(table, num_resamples=config.num_resamples, seed=config.seed)
-        bins.append(
-            {
-                "label": f"{low}+" if high is None else str(low) if high == low + 1 else f"{low}–{high - 1}",
-                "users": int(users.sum()),
-                "systems": {entry.name: _figure(interval, column) for column, entry in enumerate(judged)},
-            }
-        )
-    return bins
-
-
-def _figure(interval: Interval, column: int) -> dict[str, float | None]:
-    return {name: _defined(getattr(interval, name)[column]) for name in ("mean", "low", "high")}
-
-
-def _defined(value: float) -> float | None:
-    """None for nan, which JSON does not have."""
-    return None if math.isnan(value) else float(value)
-
-
-def _warnings(dataset: Dataset, cases: EvaluationCases) -> list[str]:
-    warnings = []
-    if dataset.split.config.rule == "random_ratio":
-        warnings.append("The split is random: the model was trained on events that happened after the tested ones.")
-    sequences = dataset.sequences
-    tied = (np.diff(sequences.timestamps) == 0) & (np.diff(sequences.users_of_events) == 0)
-    if dataset.time_kind == "seconds" and tied.mean() > 0.05:
-        warnings.append(
-            f"{tied.mean():.0%} of events share user and time with the event before; among those the log's row "
-            "order decides which is the target."
-        )
-    if cases.users_without_history:
-        warnings.append(
-            f"{cases.users_without_history:,} users with targets have too short a history and are left out."
-        )
-    return warnings
+    )
 
 
 def _spread(values: np.ndarray, count: int) -> np.ndarray:

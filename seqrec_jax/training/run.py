@@ -33,6 +33,10 @@ _FREE_TO_CHANGE = (
     "evaluation.stage",
     "evaluation.cutoffs",
     "evaluation.num_resamples",
+    "evaluation.score_bytes",
+    "evaluation.num_devices",
+    "evaluation.margin",
+    "evaluation.parts",
 )
 
 

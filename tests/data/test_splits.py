@@ -317,7 +317,7 @@ def test_random_ratio_warns_and_the_seed_decides():
 @given(splits(), st.sampled_from(sorted(STAGES)), st.booleans(), st.integers(0, 4))
 def test_cases_equal_a_loop_and_histories_never_hold_the_future(drawn, stage, first_only, min_history):
     sequences, split = drawn
-    options = {"first_target_only": first_only, "min_history": min_history}
+    options = {"targets": "next" if first_only else "all", "min_history": min_history}
     loop = {"first_only": first_only, "min_history": min_history}
     users, histories, targets, left_out = cases_by_loop(sequences, split, stage, **loop)
     if not users:
@@ -397,15 +397,28 @@ def test_timeline_cases_by_hand():
     assert cases.histories.item_ids.tolist() == [1, 2, 2]
     assert case_targets(cases) == [[3, 1, 4], [2]]  # the second 3 is no second target
     assert cases.candidates.tolist() == [False, True, True, False, False, False, False]
-    assert cases.padded_targets(slice(0, 2)).tolist() == [[3, 1, 4], [2, 0, 0]]
-    assert cases.padded_targets(slice(1, 9)).tolist() == [[2, 0, 0]]
-    assert cases.padded_targets(slice(None)).tolist() == [[3, 1, 4], [2, 0, 0]]
-    assert cases.padded_targets(slice(2, 4)).shape == (0, 3)
-    assert cases.padded_targets(slice(None)).dtype == np.int32
+    assert cases.padded(cases.target_items, np.array([0, 1])).tolist() == [[3, 1, 4], [2, 0, 0]]
+    assert cases.padded(cases.target_items, np.array([1, 0, 1])).tolist() == [[2, 0, 0], [3, 1, 4], [2, 0, 0]]
+    assert cases.padded(cases.target_items, np.array([], dtype=int)).shape == (0, 3)
+    assert cases.padded(cases.target_items, np.array([0])).dtype == np.int32
+    assert sequences.item_ids[cases.target_events].tolist() == cases.target_items.tolist()
+    assert cases.target_events.tolist() == [2, 3, 5, 8]
+    assert cases.target_gains is None
+    graded = evaluation_cases(sequences, split, stage="test", num_items=6, gains=np.array([0.5, 3.0, 5.0]))
+    assert graded.target_gains.tolist() == [0.5, 0.5, 0.5, 3.0]
+    with pytest.raises(ConfigError, match="gains has 1 entries, the log has behaviour 1"):
+        evaluation_cases(sequences, split, stage="test", num_items=6, gains=np.array([1.0]))
     everyone = evaluation_cases(sequences, split, stage="test", num_items=6, min_history=0)
     assert case_targets(everyone) == [[3, 1, 4], [2], [5]]
-    first = evaluation_cases(sequences, split, stage="test", num_items=6, first_target_only=True)
+    first = evaluation_cases(sequences, split, stage="test", num_items=6, targets="next")
     assert case_targets(first) == [[3], [2]]
+    two = evaluation_cases(sequences, split, stage="test", num_items=6, targets="next 2")
+    assert case_targets(two) == [[3, 1], [2]]
+    three = evaluation_cases(sequences, split, stage="test", num_items=6, targets="next 3")
+    assert case_targets(three) == [[3, 1], [2]]  # the third event repeats the first's item
+    shifted = replace(sequences, timestamps=np.array([1, 12, 21, 21, 21, 24, 1, 21, 21, 25]))
+    basket = evaluation_cases(shifted, split, stage="test", num_items=6, targets="basket")
+    assert case_targets(basket) == [[3, 1], [2]]  # what was bought at one time
     longer = evaluation_cases(sequences, split, stage="test", num_items=6, min_history=2)
     assert (longer.users.tolist(), longer.users_without_history) == ([0], 2)
     soon = np.array([0, 50, 0, 19, 20, 0, 0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,11 @@ import pytest
 
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases
-from seqrec_jax.errors import ConfigError, ShapeError
+from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.evaluation import protocol
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge, metric_names, reachable_mean
+from seqrec_jax.evaluation.measures import metric_names
+from seqrec_jax.evaluation.protocol import EvaluationConfig, judge, judge_lists, reachable_mean
+from seqrec_jax.parallel import make_mesh
 from seqrec_jax.scoring import UNREACHABLE, catalogue_order
 
 NUM_ITEMS, MOST_TARGETS, CUTOFFS = 11, 4, (1, 3, 14)
@@ -37,7 +40,7 @@ class TableRanker:
         return self.table[histories.user_ids.astype(int)]
 
 
-def make_cases(targets, histories, *, candidates=None) -> EvaluationCases:
+def make_cases(targets, histories, *, candidates=None, gains=None) -> EvaluationCases:
     lengths = [len(items) for items in histories]
     events = sum(lengths)
     sequences = Sequences(
@@ -53,16 +56,17 @@ def make_cases(targets, histories, *, candidates=None) -> EvaluationCases:
         histories=sequences,
         target_offsets=np.concatenate([[0], np.cumsum([len(items) for items in targets])]).astype(np.int64),
         target_items=np.array([item for items in targets for item in items], dtype=np.int32),
+        target_events=np.zeros(sum(map(len, targets)), dtype=np.int64),
+        target_gains=gains,
         candidates=np.arange(NUM_ITEMS + 1) > 0 if candidates is None else candidates,
         users_without_history=0,
     )
 
 
 def random_cases(rng, num_users: int) -> tuple[np.ndarray, EvaluationCases]:
-    """Scores with many ties, nan and -inf, and users with several targets, of which some are no candidates."""
+    """Scores with many ties and -inf, and users with several targets, of which some are no candidates."""
     scores = rng.integers(0, 4, (num_users, NUM_ITEMS + 1)).astype(np.float32)
     scores[rng.random(scores.shape) < 0.1] = -np.inf
-    scores[rng.random(scores.shape) < 0.05] = np.nan
     scores[:, 0] = 9.0  # the padding's column must not matter
     items = np.arange(1, NUM_ITEMS + 1)
     targets = [list(rng.choice(items, size=rng.integers(1, MOST_TARGETS + 1), replace=False)) for _ in scores]
@@ -117,6 +121,14 @@ def test_ranks_metrics_and_lists_equal_sorting(seen_items, seed):
     judged = judge(TableRanker(scores), cases, config=config)
     priority = np.asarray(catalogue_order(NUM_ITEMS, jax.random.key(seed)))
     assert list(judged.per_user.columns) == ["rank", *metric_names(CUTOFFS)]
+    assert judged.per_user[["log_loss", "confidence"]].isna().all(axis=None)  # scores are no logits
+    others = judge_lists("the same lists", judged.lists, cases, config=config, list_scores=judged.list_scores)
+    for name in metric_names(CUTOFFS):
+        if name not in ("auc", "mean_rank", "log_loss", "confidence"):
+            np.testing.assert_allclose(others.per_user[name], judged.per_user[name], rtol=1e-6, err_msg=name)
+    assert others.per_user[["auc", "mean_rank"]].isna().all(axis=None)
+    listed = judged.ranks <= max(CUTOFFS)
+    np.testing.assert_array_equal(others.ranks, np.where(listed, judged.ranks, UNREACHABLE))
     best, worst, tied = [], [], 0
     for user in range(40):
         relevant = targets_of(cases, user)
@@ -157,8 +169,8 @@ def test_more_items_than_the_list_is_long_and_lists_agree_with_ranks():
     np.testing.assert_array_equal(judged.lists[users, judged.ranks.clip(1, 14) - 1] == cases.target_items, listed)
 
 
-def test_users_come_by_the_length_of_their_history_after_a_tile_of_all_lengths(monkeypatch):
-    monkeypatch.setattr(protocol, "SCORE_BYTES", 4 * (NUM_ITEMS + 1) * 5)
+def test_users_come_by_the_length_of_their_history_after_a_tile_of_all_lengths():
+    config = replace(CONFIG, score_bytes=4 * (NUM_ITEMS + 1) * 5)
     lengths = np.random.default_rng(0).permutation(np.arange(1, 18))
     cases = make_cases([[1 + user % 3] for user in range(17)], [[1] * length for length in lengths])
     seen = []
@@ -169,7 +181,7 @@ def test_users_come_by_the_length_of_their_history_after_a_tile_of_all_lengths(m
             return super().scores(histories)
 
     table = np.random.default_rng(1).normal(size=(17, NUM_ITEMS + 1)).astype(np.float32)
-    judged = judge(Recording(table), cases, config=CONFIG)
+    judged = judge(Recording(table), cases, config=config)
     assert seen[0] == [1, 5, 9, 13, 17]
     others = [length for tile in seen[1:] for length in tile][:12]
     assert others == [length for length in range(1, 18) if length not in seen[0]]
@@ -196,6 +208,7 @@ def subset(cases: EvaluationCases, users: np.ndarray) -> EvaluationCases:
         histories=cases.histories.select_users(users),
         target_offsets=np.concatenate([[0], np.cumsum(cases.num_targets[users])]),
         target_items=np.concatenate([np.array(targets_of(cases, user), dtype=np.int32) for user in users]),
+        target_events=np.zeros(cases.num_targets[users].sum(), dtype=np.int64),
         candidates=cases.candidates,
         users_without_history=0,
     )
@@ -220,16 +233,14 @@ def test_a_users_figures_depend_neither_on_the_order_nor_on_the_number_of_users(
 
 
 @pytest.mark.parametrize(("budget", "tile"), [(4 * (NUM_ITEMS + 1) * 7 + 5, 7), (1, 1), (2**40, 256)])
-def test_a_tile_takes_no_more_memory_than_allowed(monkeypatch, budget, tile):
-    monkeypatch.setattr(protocol, "SCORE_BYTES", budget)
+def test_a_tile_takes_no_more_memory_than_allowed(budget, tile):
     scores, cases = random_cases(np.random.default_rng(1), 10)
     ranker = TableRanker(scores)
-    judged = judge(ranker, cases, config=CONFIG)
+    judged = judge(ranker, cases, config=replace(CONFIG, score_bytes=budget))
     assert set(ranker.tiles) == {tile}
     # a single tile goes through twice, so that its time leaves out compilation
     assert len(ranker.tiles) == {7: 2, 1: 10, 256: 2}[tile]
     assert judged.seconds > 0
-    monkeypatch.undo()
     pd.testing.assert_frame_equal(judged.per_user, judge(ranker, cases, config=CONFIG).per_user, check_exact=True)
 
 
@@ -288,6 +299,69 @@ def test_a_metric_that_is_undefined_for_everybody_is_nan_without_a_warning():
     assert judged.per_user["mean_rank"].tolist() == [1.0]
 
 
+def test_lists_cannot_be_hit_by_what_the_protocol_does_not_recommend():
+    candidates = np.arange(NUM_ITEMS + 1) > 0
+    candidates[4] = False
+    cases = make_cases([[4, 2], [3], [5]], [[2], [9], [9]], candidates=candidates)
+    lists = np.array([[4, 2, 1], [NUM_ITEMS + 7, 3, 0], [0, 0, 0]])
+    kept = judge_lists("theirs", lists, cases, config=CONFIG)
+    assert kept.ranks.tolist() == [UNREACHABLE, 2, 2, UNREACHABLE]
+    assert kept.per_user["hit_rate@3"].tolist() == [1.0, 1.0, 0.0]
+    assert protocol.reachable_targets(kept, cases).tolist() == [False, True, True, True]
+    excluded = judge_lists("theirs", lists, cases, config=replace(CONFIG, seen_items="excluded"))
+    assert excluded.ranks.tolist() == [UNREACHABLE, UNREACHABLE, 2, UNREACHABLE]
+    assert excluded.lists[:, :3].tolist() == lists.tolist() and excluded.lists.shape == (3, 14)
+    with pytest.raises(DataError, match="the list of user '1' has item number 3 twice, as have 0 lists besides"):
+        judge_lists("theirs", np.array([[1, 2], [3, 3], [1, 4]]), cases, config=CONFIG)
+    with pytest.raises(ShapeError, match=r"lists have shape \(2, 2\), expected \[3, K\], one a user"):
+        judge_lists("theirs", np.array([[1, 2], [3, 3]]), cases, config=CONFIG)
+
+
+def test_log_loss_and_confidence_of_logits_equal_a_plain_softmax():
+    rng = np.random.default_rng(3)
+    candidates = np.arange(NUM_ITEMS + 1) > 0
+    candidates[[3, 4]] = False
+    cases = make_cases([[1, 2], [4], [5, 4]], [[9]] * 3, candidates=candidates)
+    ranker = TableRanker(rng.normal(size=(3, NUM_ITEMS + 1)).astype(np.float32))
+    ranker.gives_logits = True
+    judged = judge(ranker, cases, config=CONFIG)
+    weights = np.exp(ranker.table.astype(np.float64)) * candidates
+    shares = weights / weights.sum(axis=1, keepdims=True)
+    expected = [-(np.log(shares[0, 1]) + np.log(shares[0, 2])) / 2, np.nan, -np.log(shares[2, 5])]
+    np.testing.assert_allclose(judged.per_user["log_loss"], expected, rtol=1e-5)
+    np.testing.assert_allclose(judged.per_user["confidence"], shares.max(axis=1), rtol=1e-5)
+
+
+def test_graded_targets_count_by_their_gains():
+    gains = np.array([1.0, 3.0, 2.0], dtype=np.float32)
+    cases = make_cases([[1, 2], [3]], [[9]] * 2, gains=gains)
+    table = np.zeros((2, NUM_ITEMS + 1), dtype=np.float32)
+    table[0, [1, 2]] = 2, 1  # the cheaper one first
+    table[1, 3] = 1
+    config = EvaluationConfig(metric="graded_ndcg@3", cutoffs=CUTOFFS, gains={"purchase": 3.0})
+    judged = judge(TableRanker(table), cases, config=config)
+    ideal = 3 + 1 / math.log2(3)
+    assert judged.per_user["graded_ndcg@3"].tolist() == pytest.approx([(1 + 3 / math.log2(3)) / ideal, 1.0])
+    assert judged.best == pytest.approx(judged.per_user["graded_ndcg@3"].mean())
+
+
+def test_devices_share_the_users_of_a_tile():
+    rng = np.random.default_rng(5)
+    scores, cases = random_cases(rng, 300)
+    for seen_items in ("kept", "excluded"):
+        config = replace(CONFIG, seen_items=seen_items)
+        one, many = (judge(TableRanker(scores), cases, config=config, mesh=mesh) for mesh in (None, make_mesh()))
+        pd.testing.assert_frame_equal(one.per_user, many.per_user, check_exact=True)
+        np.testing.assert_array_equal(one.lists, many.lists)
+
+
+def test_a_score_that_is_nan_is_refused():
+    scores = np.zeros((3, NUM_ITEMS + 1), dtype=np.float32)
+    scores[1, [2, 5]] = np.nan
+    with pytest.raises(DataError, match="table gave nan as the score of 2 candidates for user '1'; their place"):
+        judge(TableRanker(scores), make_cases([[1]] * 3, [[1]] * 3), config=CONFIG)
+
+
 def test_scores_of_another_shape_are_refused():
     ranker = TableRanker(np.zeros((2, NUM_ITEMS), dtype=np.float32))
     with pytest.raises(ShapeError) as raised:
@@ -309,6 +383,9 @@ def test_scores_of_another_shape_are_refused():
         ({"min_history": -1}, "evaluation.min_history must be at least 0, got -1"),
         ({"num_resamples": 10}, "evaluation.num_resamples must be at least 100, got 10"),
         ({"seed": -1}, "evaluation.seed must be at least 0, got -1"),
+        ({"score_bytes": 0}, "evaluation.score_bytes must be at least 1, got 0"),
+        ({"targets": "next five"}, 'targets must be "all", "next", "next 5" or another number, or "basket", got '),
+        ({"gains": {"view": -1.0}}, "evaluation.gains must not be negative, got -1.0 for view"),
     ],
 )
 def test_a_wrong_protocol_is_refused(wrong, message):
@@ -323,6 +400,8 @@ def test_every_metric_that_can_decide_is_larger_where_the_ranking_is_better():
     good = np.arange(NUM_ITEMS + 1, dtype=np.float32)[None, ::-1]
     tables = [judge(TableRanker(scores), cases, config=CONFIG).per_user for scores in (good, -good)]
     for name in metric_names((1, 3)):
+        if name in ("log_loss", "confidence"):
+            continue
         better, worse = (table[name].iloc[0] for table in tables)
         assert better < worse if name == "mean_rank" else better > worse, name
         with pytest.raises(ConfigError) if name == "mean_rank" else contextlib.nullcontext():

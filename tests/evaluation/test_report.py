@@ -7,22 +7,16 @@ import math
 import re
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from functools import cache
 from html.parser import HTMLParser
 
 import pytest
 
-from seqrec_jax.errors import ConfigError, DataError, MissingExtraError
-from seqrec_jax.evaluation.charts import (
-    Interval,
-    format_figure,
-    grouped_chart,
-    interval_chart,
-    line_chart,
-    training_curve,
-)
-from seqrec_jax.evaluation.report import format_interval, render_report, verdict
+from seqrec_jax.errors import DataError, MissingExtraError
+from seqrec_jax.evaluation.report import render_report
+from seqrec_jax.evaluation.sections import bars, curve, points, section, table
+from seqrec_jax.evaluation.verdict import verdict
 
 EVIL = '</td><script>alert("x")</script><img src=https://evil.example/x.png onerror=alert(1)>'
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -139,7 +133,14 @@ def make_examples() -> list[dict]:
     return [user | {"recommended": recommended, "target_ranks": [2, None]}]
 
 
+@cache
+def usual_page() -> str:
+    return render_report(make_result(), log=make_log(), examples=make_examples())
+
+
 def render(result: dict | None = None, *, log: list | None = None, examples: list | None = None) -> str:
+    if result is log is examples is None:
+        return usual_page()
     return render_report(
         make_result() if result is None else result,
         log=make_log() if log is None else log,
@@ -239,81 +240,6 @@ def test_everything_is_escaped():
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
 
 
-def test_strange_names_reach_the_charts_unharmed():
-    rows = [Interval(name, 0.1, 0.05, 0.2) for name in ("$x^2$ & <b>", "日本語", "a\x00b\nc", 'id="x" #fe0001')]
-    svg = interval_chart(rows, name="chart", title="t\x01", label="$\\frac$")
-    texts = [node.text for node in ElementTree.fromstring(svg).iter("text")]
-    assert {"$x^2$ & <b>", "日本語", "a b c", 'id="x" #fe0001', "$\\frac$"} <= set(texts)
-    render(make_result(), examples=[make_examples()[0] | {"user": "\ud800"}]).encode("utf-8")
-
-
-@pytest.mark.parametrize(
-    ("differences", "p_holm", "level", "headline"),
-    [
-        ((0.012, 0.04), 0.001, "better", "sasrec beats both baselines on ndcg@10."),
-        ((0.001, 0.04), 0.001, "unclear", "sasrec is not distinguishable from item-to-item on ndcg@10."),
-        ((0.001, -0.001), 0.001, "unclear", "sasrec is not distinguishable from either baseline on ndcg@10."),
-        ((0.012, 0.04), 0.2, "unclear", "sasrec is not distinguishable from either baseline on ndcg@10."),
-        (
-            (0.012, 0.04),
-            math.nan,
-            "unclear",
-            "sasrec is not distinguishable from either baseline on ndcg@10.",
-        ),
-        ((0.012, 0.04), None, "unclear", "sasrec is not distinguishable from either baseline on ndcg@10."),
-        ((-0.012, 0.04), 0.001, "worse", "sasrec is worse than item-to-item on ndcg@10."),
-        ((-0.012, -0.04), 0.001, "worse", "sasrec is worse than both baselines on ndcg@10."),
-        ((-0.012, 0.001), 0.001, "worse", "sasrec is worse than item-to-item on ndcg@10."),
-        ((math.nan, 0.04), 0.001, "unclear", "sasrec is not distinguishable from item-to-item on ndcg@10."),
-    ],
-)
-def test_verdict_follows_interval_and_corrected_p(differences, p_holm, level, headline):
-    result = make_result()
-    rows = [comparison(name, gain) for name, gain in zip(("item-to-item", "most popular"), differences, strict=True)]
-    result["comparisons"] = [row | {"p_holm": p_holm} for row in rows]
-    found = verdict(result)
-    assert (found.level, found.headline) == (level, headline)
-
-
-def test_verdict_details_name_the_hardest_baseline_and_the_rest():
-    result = make_result()
-    result["systems"].append(system("last item", "baseline", 0.05))
-    result["systems"].append(system("exact Bayes filter", "ceiling", 0.08))
-    gains = {"item-to-item": 0.001, "most popular": 0.04, "last item": -0.01, "exact Bayes filter": -0.03}
-    result["comparisons"] = [comparison(name, gain) for name, gain in gains.items()]
-    result["comparisons"].append(comparison("most popular", -0.5) | {"metric": "hit_rate@10"})
-    assert verdict(result).details == [
-        "Largest shortfall: −0.0100 [−0.0120, −0.0080] against last item.",
-        "Not distinguishable from item-to-item.",
-        "Difference: +0.0010 [−0.0010, +0.0030] against item-to-item. "
-        "This does not show that they are equal, only that these users do not tell them apart.",
-        "It does beat most popular.",
-        "It reaches 62 % of exact Bayes filter, a ceiling that uses the known truth.",
-    ]
-
-
-def test_verdict_does_not_claim_what_was_not_compared():
-    result = make_result()
-    result["comparisons"] = [comparison("item-to-item", 0.012)]
-    found = verdict(result)
-    assert found.headline == "sasrec beats item-to-item, the only baseline it was compared with, on ndcg@10."
-    assert found.details[-1] == "Not compared with most popular."
-    result["comparisons"] = []
-    assert verdict(result).level == "open"
-    del result["systems"][0]
-    assert verdict(result).headline == "No trained model is part of this evaluation."
-
-
-def test_verdict_turns_round_where_lower_is_better():
-    result = make_result() | {"primary_metric": "mean_rank"}
-    rows = [comparison("item-to-item", -50.0, width=10), comparison("most popular", -200.0, width=10)]
-    result["comparisons"] = [row | {"metric": "mean_rank"} for row in rows]
-    found = verdict(result)
-    assert found.headline == "sasrec beats both baselines on mean_rank."
-    assert found.details == ["Smallest gain: −50.0 [−60.0, −40.0] against item-to-item."]
-    assert "▼ worse" not in Page(render(result)).text
-
-
 def test_missing_parts_are_said_to_be_missing():
     nothing = {"mean": math.nan, "low": None, "high": None}
     smallest = {
@@ -385,17 +311,7 @@ def test_long_input_stays_small_and_says_that_it_was_cut():
 
 def test_usual_report_is_small_and_the_same_every_time():
     first = render()
-    assert first == render() and len(first.encode()) < 150_000
-
-
-def test_charts_have_a_zero_and_colours_of_the_page():
-    row = Interval("a", 0.5, 0.4, 0.6, series=0)
-    svg = interval_chart([row], name="chart", title="t", label="x")
-    assert {"0.0", "0.5000"} <= {node.text for node in ElementTree.fromstring(svg).iter("text")}
-    assert "var(--series-0)" in svg and "currentColor" in svg and "#fe00" not in svg and "DejaVu" not in svg
-    assert not re.search(r"(fill|stroke):\s*#[0-9a-f]", svg)
-    below = interval_chart([Interval("a", -0.5, -0.6, -0.4)], name="chart", title="t", label="x")
-    assert {"0.0", "−0.5000"} <= {node.text for node in ElementTree.fromstring(below).iter("text")}
+    assert first == render(make_result()) and len(first.encode()) < 150_000
 
 
 def test_charts_ignore_the_users_own_matplotlib_settings():
@@ -403,37 +319,8 @@ def test_charts_ignore_the_users_own_matplotlib_settings():
 
     before = render()
     with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 30, "svg.fonttype": "path"}):
-        assert render() == before
+        assert render(make_result()) == before
         assert matplotlib.rcParams["font.size"] == 30
-
-
-def test_last_row_of_a_step_counts_and_gaps_stay_gaps():
-    log = [{"kind": "train", "step": step, "loss": loss} for step, loss in ((1, 9.0), (2, 7.0), (1, 8.0))]
-    assert "2 points; first 8.0000, last 7.0000" in Page(render(log=log)).text
-    curve = training_curve({1: 0.2, 2: math.nan, 3: 0.1}, name="m", best="lowest")
-    assert curve.best == 2 and math.isnan(curve.values[1])
-    assert line_chart(curve, name="c").count("<svg") == 1
-    assert training_curve({1: math.inf}, name="m") is None
-
-
-def test_long_curves_are_averaged_and_lose_nothing():
-    points = {step: float(step % 7) for step in range(1, 1001)}
-    curve = training_curve(points, name="m", best="highest")
-    assert (curve.averaged, len(curve.values), curve.steps[-1], curve.best) == (4, 250, 1000, None)
-    assert 4 * sum(curve.values) == pytest.approx(sum(points.values()))
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.05172, "0.0517"), (-0.5, "−0.5000"), (12.34, "12.3"), (1234.5, "1,234"), (math.inf, "–"), ("3", "–")],
-)
-def test_figures_as_text(value, text):
-    assert format_figure(value) == text
-
-
-def test_intervals_as_text():
-    assert format_interval({"low": -0.1, "high": 0.2}, signed=True) == "[−0.1000, +0.2000]"
-    assert format_interval({"low": math.nan, "high": 0.2}) == format_interval(None) == ""
 
 
 @pytest.mark.parametrize(
@@ -452,12 +339,6 @@ def test_bad_results_are_refused_at_the_door(change, message):
         render(make_result() | change)
 
 
-def test_empty_charts_are_refused():
-    for chart in (interval_chart, grouped_chart):
-        with pytest.raises(ConfigError, match=r"at least one (row|group), got none"):
-            chart([], name="c", title="t", label="x")
-
-
 @pytest.mark.parametrize("absent", ["jinja2", "matplotlib"])
 def test_missing_extra_is_named(monkeypatch, absent):
     for name in list(sys.modules):
@@ -465,7 +346,7 @@ def test_missing_extra_is_named(monkeypatch, absent):
             monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(MissingExtraError, match=rf'needs {absent}.*pip install "seqrec_jax\[report\]"'):
-        render()
+        render(make_result())
 
 
 def test_importing_the_report_loads_no_extra():
@@ -486,3 +367,204 @@ def test_cleaning_report_as_the_dataset_stores_it():
     assert "4 values of price are no number" in text
     result["cleaning"]["time_kind"] = "order"
     assert "1970" not in render(result)
+
+
+def make_sections(count: int = 1, *, length: int = 12) -> list[dict]:
+    """Sections with a block of every kind."""
+    places = list(range(1, length + 1))
+    lines = [
+        {"name": name, "x": places, "y": [step / (5 + x) for x in places]}
+        | {"low": [step / (6 + x) for x in places], "high": [step / (4 + x) for x in places]}
+        for step, name in ((1, "sasrec"), (2, "item-to-item"))
+    ]
+    cloud = [{"name": "items", "x": [x * 7 % 11 for x in places], "y": places}]
+    blocks = [
+        curve("NDCG by history", x_label="events in the history", y_label="ndcg@10", series=lines, log_x=True),
+        points("Map of the users", x_label="first axis", y_label="second axis", groups=cloud),
+        bars("Probes", "accuracy", [{"name": "category", **figure(0.6)}, {"name": "permuted", **figure(0.1)}]),
+        table("Worst segments", ["segment", "users", "gap"], [["new users", 120, figure(-0.02)]], note="Corrected."),
+    ]
+    return [section(f"part_{number}", f"Part {number}", "What it shows.", blocks) for number in range(count)]
+
+
+def make_comparison(*differences: float, p_holm: float = 0.001, **changes) -> dict:
+    """Runs A, B, … with the differences of B, C, … to A."""
+    names = "ABCDEFG"[: len(differences) + 1]
+    rows = [
+        comparison("A", difference, p_holm=p_holm)
+        | {"system": name, "relative": difference / 0.05, "minimal_detectable": 0.0031, "users_needed": 41234.4}
+        | {"shop": f"{name} would show in the shop.", "equivalence": f"{name} is not shown to be equivalent."}
+        for name, difference in zip(names[1:], differences, strict=True)
+    ]
+    systems = [system(name, "model", 0.05) for name in names]
+    result = {key: make_result()[key] for key in ("schema_version", "primary_metric", "protocol", "stage")}
+    return result | {"kind": "comparison", "systems": systems, "comparisons": rows, "warnings": []} | changes
+
+
+def test_first_screen_shows_verdict_protocol_and_audit_before_all_figures():
+    result = make_result()
+    result["protocol"] |= {
+        "protocol_fingerprint": "0123456789ab",
+        "card": {"cut_time": "2024-03-05", "list length": 20},
+    }
+    result["audit"] = [
+        {"key": "ties", "severity": "info", "title": "Few ties", "text": "Fine.", "count": 3, "effect": None},
+        {
+            "key": "leak",
+            "severity": "error",
+            "title": "Leak",
+            "text": "Later.",
+            "count": 1234,
+            "effect": "at most a fifth",
+        },
+        {"key": "odd", "severity": "warning", "title": "Odd", "text": "Hm.", "count": None}
+        | {"effect": {"ndcg@10": -0.0123, "mrr": 0.2}},
+    ]
+    text = Page(render(result)).text
+    parts = [
+        "sasrec beats both",
+        "✖ error Leak count 1,234 · can move a figure by: at most a fifth",
+        "⚠ warning Odd can move a figure by: −0.0123 on ndcg@10, +0.2000 on mrr",
+        "○ remark Few ties",
+        "Protocol fingerprint 0123456789ab",
+        "cut time 2024-03-05 list length 20",
+    ]
+    places = [text.index(part) for part in [*parts, "Contents", "Results Mean over users"]]
+    assert text.index("protocol 0123456789ab") < places[0]
+    assert places == sorted(places)
+    assert "This evaluation was not audited." in Page(render()).text
+    assert "Nothing: no leak" in Page(render(make_result() | {"audit": []})).text
+
+
+def test_sections_are_shown_in_order_with_anchors_charts_and_numbers():
+    result = make_result() | {"sections": make_sections(2)}
+    html = render(result)
+    page = Page(html)
+    assert page.count("svg") == 6 + 2 * 3
+    assert {"#section-part_0", "#section-part_1"} <= set(page.attributes("href"))
+    assert page.text.index("Part 0 What it shows.") < page.text.index("Part 1 What it shows.")
+    assert "category 0.6000 [0.5980, 0.6020]" in page.text
+    assert "new users 120 −0.0200 [−0.0220, −0.0180]" in page.text and "Corrected." in page.text
+    assert "The horizontal axis is logarithmic." in page.text
+    ids = Counter(page.attributes("id"))
+    assert max(ids.values()) == 1
+    assert set(re.findall(r"url\(#([^)]*)\)", html)) | {href[1:] for href in page.attributes("href")} <= set(ids)
+    # every chart has its numbers or a table beside it
+    assert page.count("caption") == page.count("table") >= page.count("svg")
+
+
+def test_a_report_of_twelve_large_sections_stays_under_three_megabytes():
+    blocks = make_sections(1, length=2000)[0]["blocks"][:3]
+    blocks[2]["rows"] = blocks[2]["rows"] * 100
+    sections = [section(f"part_{number}", "Part", "Much.", blocks) for number in range(2)]
+    one, two = (render(make_result() | {"sections": sections[:count]}) for count in (1, 2))
+    assert len(one.encode()) + 11 * (len(two.encode()) - len(one.encode())) < 2_000_000
+    drawings = re.findall(r"<svg.*?</svg>", two, flags=re.DOTALL)
+    assert len(drawings) == 6 + 2 * 3 and max(len(svg.encode()) for svg in drawings) < 60_000
+
+
+def test_comparisons_say_what_could_have_been_seen():
+    result = make_result()
+    result["comparisons"][0] |= {"minimal_detectable": 0.00312, "users_needed": 5000.0, "p_t": 0.0002}
+    result["comparisons"][0] |= {"p_wilcoxon": 0.04, "equivalence": "Not equivalent within 2 %."}
+    text = Page(render(result)).text
+    assert "0.0031 5,000 ▲ better" in text and "t < 0.001 Wilcoxon 0.040" in text
+    assert "item-to-item: Not equivalent within 2 %." in text
+    both = [row | {"equivalence": "refused"} for row in result["comparisons"]]
+    assert "item-to-item and most popular: Refused." in Page(render(result | {"comparisons": both})).text
+    assert "Smallest detectable" in text and "– – ▲ better" in text
+    result["comparisons"][0] |= comparison("item-to-item", 0.001)
+    details = verdict(result).details
+    assert "A true difference below some 0.0031 would probably stay unseen with these users." in details
+    assert "To see one of the size found, some 5,000 users would be needed." in details
+
+
+def test_other_systems_are_rivals():
+    result = make_result()
+    result["systems"].append(system("the old engine", "other", 0.02))
+    assert verdict(result).details[-1] == "Not compared with the old engine."
+    result["comparisons"].append(comparison("the old engine", 0.03))
+    assert verdict(result).headline == "sasrec beats all 3 rivals on ndcg@10."
+    named = [row | {"system": "sasrec"} for row in result["comparisons"]]  # about the model all the same
+    assert verdict(result | {"comparisons": named}) == verdict(result)
+    assert "Square: another system." in Page(render(result)).text
+
+
+def test_comparison_says_how_large_how_sure_and_what_the_shop_would_see():
+    assert verdict(make_comparison(0.012, p_holm=0.0004)).details == [
+        "B minus A: +0.0120 [+0.0100, +0.0140], which is +24 % of A's figure; p < 0.001 after Holm's correction.",
+        "B would show in the shop.",
+    ]
+    assert verdict(make_comparison(0.001)).details[1:] == [
+        "A true difference below some 0.0031 would probably stay unseen with these users.",
+        "To see one of the size found, some 41,234 users would be needed.",
+        "B is not shown to be equivalent.",
+        "B would show in the shop.",
+    ]
+    text = Page(render(make_comparison(0.012), log=[], examples=[])).text
+    assert text.startswith("A and B: evaluation report Comparison report A and B")
+    for absent in ("Cleaning of the data", "no training log", "No example users", "baseline"):
+        assert absent not in text, absent
+    assert "B against A" in text and "+24 %" in text
+
+
+def test_different_protocols_are_told_above_all_and_leave_the_verdict_open():
+    result = make_comparison(0.012, fingerprints_differ=True, fingerprints={"A": "aaaaaaaaaaaa", "B": "bbbbbbbbbbbb"})
+    found = verdict(result)
+    assert found.level == "open" and found.headline.startswith("Not comparable")
+    assert found.details[-1] == "Taken at face value: B is better than A on ndcg@10."
+    html = render(result)
+    main = Page(html[html.index("<main>") : html.index("</main>") + len("</main>")]).text
+    assert main.startswith("⚠ Not measured under one protocol") and "B bbbbbbbbbbbb" in main
+    assert "Not measured under one protocol" not in render(make_comparison(0.012))
+
+
+def test_example_users_show_two_lists_side_by_side():
+    other = {"name": "the old engine", "recommended": [{"rank": 1, "item": "A9", "title": "Soap", "score": 1.0}]}
+    examples = [make_examples()[0] | {"other": other | {"target_ranks": [77, None]}}]
+    text = Page(render(examples=examples)).text
+    assert "Recommended by sasrec" in text and "Recommended by the old engine 1 Soap A9" in text
+    assert "Mascara A3 (rank 2; the old engine: rank 77)" in text
+
+
+def test_model_card_comes_at_the_end():
+    card = {
+        "limits": ["Few users.", "One shop."],
+        "data": "A log of a shop.",
+        "owner": "the shop's team",
+        "training": "",
+    }
+    text = Page(render(make_result() | {"model_card": card})).text
+    assert "Model card Data A log of a shop. Limits Few users. One shop. Owner the shop's team How to read" in text
+
+
+def test_new_parts_are_escaped():
+    evil = EVIL.replace('"', "'")
+    result = make_result() | {"sections": make_sections()}
+    result["sections"][0]["title"] = result["sections"][0]["summary"] = evil
+    for block in result["sections"][0]["blocks"]:
+        block["title"] = block["note"] = evil
+    result["sections"][0]["blocks"][3]["rows"][0][0] = result["sections"][0]["blocks"][3]["columns"][0] = evil
+    result["sections"][0]["blocks"][0]["series"][0]["name"] = evil
+    result["audit"] = [{"key": "x", "severity": evil, "title": evil, "text": evil, "count": 1, "effect": evil}]
+    result["protocol"] |= {"protocol_fingerprint": evil, "card": {evil: evil}}
+    result["model_card"] = {evil: [evil, evil]}
+    result["comparisons"][0] |= {"shop": evil, "equivalence": evil}
+    page = Page(render(result, examples=[make_examples()[0] | {"other": {"name": evil, "recommended": []}}]))
+    assert not {"script", "img"} & {tag for tag, _ in page.elements}
+    assert page.text.count("<script>") > 12
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ([{"key": "a"}], r"sections\[0\] needs key, title, summary and blocks"),
+        (make_sections() * 2, r"sections\[1\]: the key 'part_0' must be unique"),
+        ([section("a b", "t", "s", [])], r"key 'a b' must be unique, of letters"),
+        ([section("a", "t", "s", [{"kind": "pie"}])], r"kind is one of .*'points'\], found 'pie'"),
+        ([section("a", "t", "s", [{"kind": "bars", "title": "t"}])], r"kind bars misses \['label', 'rows'\]"),
+    ],
+)
+def test_bad_sections_are_refused_at_the_door(sections, message):
+    with pytest.raises(DataError, match=message):
+        render(make_result() | {"sections": sections})

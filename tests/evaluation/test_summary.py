@@ -207,8 +207,8 @@ def test_the_protocol_card_of_a_timeline_with_several_targets():
     first = evaluate(
         CONTENDERS[:1],
         dataset,
-        cases_of(dataset, first_target_only=True),
-        config=EvaluationConfig(cutoffs=(10,), num_resamples=100, first_target_only=True),
+        cases_of(dataset, targets="next"),
+        config=EvaluationConfig(cutoffs=(10,), num_resamples=100, targets="next"),
     ).result["protocol"]
     assert first["targets"] == first["users"] == len(set(users))
     assert first["targets_per_user"] == "the first after the history"

@@ -1,0 +1,159 @@
+"""One system against others, user by user: how far apart, how sure, and whether anybody would notice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri
+
+from seqrec_jax.errors import DataError
+from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.evaluation.sections import plain
+from seqrec_jax.evaluation.statistics import (
+    benjamini_hochberg_correction,
+    equivalence,
+    holm_correction,
+    minimal_detectable_difference,
+    paired_differences,
+    users_needed,
+)
+from seqrec_jax.evaluation.wording import format_count, format_figure
+
+Row = dict[str, Any]
+
+
+def compare_systems(
+    pairs: Sequence[tuple[Judged, Judged]], metrics: Sequence[str], *, config: EvaluationConfig
+) -> list[Row]:
+    """A row a pair and metric: the first minus the second, paired by user, corrected over all rows.
+
+    Args:
+      pairs: systems judged on the same users in the same order, the one in question first.
+      metrics: columns of the per-user tables.
+      config: gives resamples, seed and the margin of non-inferiority.
+
+    Returns:
+      Rows with `system`, `baseline`, `metric`, `difference`, `low`, `high`, `relative` (share of the baseline's mean),
+      `effect_size`, `p_value` (permutation), `p_bootstrap`, `p_t`, `p_wilcoxon`, `p_holm` and `p_bh` (of the
+      permutation test, corrected over the rows), `users`, `minimal_detectable` (difference that these users would have
+      shown four times out of five), `users_needed` (to show the difference that was found as reliably),
+      `equivalence` (non-inferiority in a sentence) and `shop` (what it would take to see it there).
+
+    Raises:
+      DataError: two systems over different numbers of users.
+    """
+    rows = [row for system, baseline in pairs for row in _rows_of_pair(system, baseline, metrics, config)]
+    p_values = np.array([row["p_value"] for row in rows])
+    for row, holm, rate in zip(rows, holm_correction(p_values), benjamini_hochberg_correction(p_values), strict=True):
+        row.update(p_holm=float(holm), p_bh=float(rate))
+    return plain(rows)
+
+
+def shared_users(
+    first: pd.DataFrame, second: pd.DataFrame, *, names: tuple[str, str] = ("the first", "the second")
+) -> tuple[pd.DataFrame, pd.DataFrame, str | None]:
+    """Two per-user tables cut to the users of both, in the same order, and what was left out, in words.
+
+    Args:
+      first: a row a user with a column `user_id`.
+      second: likewise.
+      names: of the two, for the sentence.
+
+    Returns:
+      Both tables, a row a shared user, and a sentence, None where nobody was left out.
+
+    Raises:
+      DataError: no shared user, or a user twice in one table.
+    """
+    indexed = []
+    for name, table in zip(names, (first, second), strict=True):
+        if "user_id" not in table:
+            raise DataError(f"the table of {name} has no column user_id, only {list(table.columns)}")
+        twice = table["user_id"][table["user_id"].duplicated()]
+        if len(twice):
+            raise DataError(f"the table of {name} has user {twice.iloc[0]!r} twice; give one system's rows only")
+        indexed.append(table.set_index("user_id"))
+    users = indexed[0].index[indexed[0].index.isin(indexed[1].index)]
+    if not len(users):
+        examples = [str(table.index[0]) if len(table) else "none" for table in indexed]
+        raise DataError(
+            f"{names[0]} and {names[1]} have no user in common (such as {examples[0]!r} and {examples[1]!r}); judge "
+            "both on the same cases"
+        )
+    left = [len(table) - len(users) for table in indexed]
+    sentence = None
+    if any(left):
+        sentence = (
+            f"Only the {len(users):,} users of both are compared: {left[0]:,} of {names[0]} and {left[1]:,} of "
+            f"{names[1]} have no counterpart."
+        )
+    return (*(table.loc[users].reset_index() for table in indexed), sentence)
+
+
+def _rows_of_pair(system: Judged, baseline: Judged, metrics: Sequence[str], config: EvaluationConfig) -> list[Row]:
+    if len(system.per_user) != len(baseline.per_user):
+        raise DataError(
+            f"{system.name} was judged on {len(system.per_user):,} users and {baseline.name} on "
+            f"{len(baseline.per_user):,}; judge both on the same cases"
+        )
+    first, second = (one.per_user[list(metrics)].astype(np.float64) for one in (system, baseline))
+    found = paired_differences(first, second, num_resamples=config.num_resamples, seed=config.seed)
+    both = first.notna() & second.notna()
+    means = second.where(both).mean().to_numpy()
+    smallest = minimal_detectable_difference(found.deviation, found.users)
+    needed = users_needed(found.deviation, found.mean)
+    # a metric that is undefined throughout, or zero for the baseline, has no margin to speak of
+    usable = np.flatnonzero((found.users >= 2) & (means > 0))
+    sentences = dict.fromkeys(range(len(metrics)), "")
+    if len(usable):
+        tested = equivalence(
+            first.iloc[:, usable],
+            second.iloc[:, usable],
+            relative_margin=config.margin,
+            question="non-inferiority",
+            level=0.025,
+        )
+        sentences |= dict(zip(usable.tolist(), map(str, tested.reason), strict=True))
+    return [
+        {
+            "system": system.name,
+            "baseline": baseline.name,
+            "metric": metric,
+            "difference": found.mean[column],
+            "low": found.low[column],
+            "high": found.high[column],
+            "relative": found.mean[column] / means[column] if means[column] else math.nan,
+            "effect_size": found.effect_size[column],
+            "p_value": found.p_value[column],
+            "p_bootstrap": found.p_bootstrap[column],
+            "p_t": found.p_t[column],
+            "p_wilcoxon": found.p_wilcoxon[column],
+            "users": found.users[column],
+            "minimal_detectable": smallest[column],
+            "users_needed": needed[column],
+            "equivalence": sentences[column],
+            "shop": _in_the_shop(metric, first[metric], second[metric]) if metric.startswith("hit_rate@") else "",
+        }
+        for column, metric in enumerate(metrics)
+    ]
+
+
+def _in_the_shop(metric: str, first: pd.Series, second: pd.Series, *, power: float = 0.8) -> str:
+    """What a difference in hit rate would be in a test with two groups of visitors, if a hit became a click."""
+    rates = float(first.mean()), float(second.mean())
+    difference = rates[0] - rates[1]
+    if not math.isfinite(difference) or difference == 0:
+        return ""
+    spread = sum(rate * (1 - rate) for rate in rates)
+    visitors = math.ceil((ndtri(0.975) + ndtri(power)) ** 2 * spread / difference**2)
+    more = "more" if difference > 0 else "fewer"
+    seen, against = format_count(abs(1000 * difference)), " against ".join(map(format_figure, rates))
+    return (
+        f"Of 1,000 visitors {seen} {more} would find their next item in the first {metric.partition('@')[2]} "
+        f"({against}). If every hit became a click, a test with two equal groups would need about "
+        f"{format_count(visitors)} visitors in each to show it."
+    )

@@ -1,0 +1,142 @@
+"""The report's parts beside figures, comparisons and slices: each asked for by name, each a section of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from seqrec_jax.data.dataset import Dataset
+from seqrec_jax.data.splits import EvaluationCases
+from seqrec_jax.evaluation import perturbations
+from seqrec_jax.evaluation.beyond_accuracy import beyond_accuracy, beyond_accuracy_section
+from seqrec_jax.evaluation.cost import cost_section, measure_cost
+from seqrec_jax.evaluation.exposure_correction import exposure_correction, exposure_correction_section
+from seqrec_jax.evaluation.list_changes import promotion, spread_cases, stability, taste_change
+from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker
+from seqrec_jax.evaluation.questions import POPULAR, question_sections
+from seqrec_jax.evaluation.representation_section import representation_section
+from seqrec_jax.evaluation.robustness import default_changes, robustness, robustness_section
+from seqrec_jax.evaluation.sampled import ranking_changes, sampled_section
+from seqrec_jax.evaluation.sections import Section
+from seqrec_jax.evaluation.segments import segments_section
+from seqrec_jax.evaluation.similarity import sensitivity
+
+_ROBUSTNESS_USERS, _ROBUSTNESS_RATES = 1000, (0.0, 0.1, 0.2, 0.4)
+
+
+def report_parts(
+    judged: Sequence[Judged],
+    rankers: Sequence[Ranker | None],
+    dataset: Dataset,
+    cases: EvaluationCases,
+    users: pd.DataFrame,
+    *,
+    config: EvaluationConfig,
+) -> list[Section]:
+    """The sections that `config.parts` names, in the report's order.
+
+    Args:
+      judged: the systems, the model first.
+      rankers: what they were judged from, None for lists made elsewhere; a part that needs a ranker is then left out.
+      dataset: where the cases come from.
+      cases: the U users.
+      users: as `user_table` makes it.
+      config: the protocol.
+    """
+    model, k = rankers[0], _list_length(config)
+    has_vectors = model is not None and all(
+        hasattr(model, name) for name in ("user_vectors", "item_vectors", "project")
+    )
+    sections: list[Section] = []
+    if "questions" in config.parts:
+        sections += question_sections(judged, dataset, cases, users, config=config)
+    if "segments" in config.parts:
+        sections.append(segments_section(judged, users, config=config, other=_strongest(judged, config)))
+    if "beyond_accuracy" in config.parts:
+        vectors = model.item_vectors() if has_vectors else None  # type: ignore[union-attr]
+        found = beyond_accuracy(judged, dataset, cases, k=k, config=config, item_vectors=vectors)
+        sections.append(beyond_accuracy_section(found, k=k, model=judged[0].name))
+    if "representation" in config.parts and has_vectors:
+        sections.append(_representation(model, dataset, cases, seed=config.seed))
+    if "robustness" in config.parts and model is not None:
+        simple = next((ranker for ranker in rankers[1:] if ranker is not None and ranker.name != POPULAR), None)
+        sections.append(_robustness([model, *([simple] if simple else [])], dataset, cases, config=config, k=k))
+    if "exposure" in config.parts:
+        corrected = exposure_correction(judged, dataset, cases, config=config)
+        sections.append(exposure_correction_section(corrected, metric=config.metric))
+    if "sampled" in config.parts and "@" in config.metric and cases.candidates.sum() > 200:
+        sections.append(sampled_section(ranking_changes(judged, cases, config=config)))
+    if "cost" in config.parts:
+        sections += _cost(judged, rankers, cases, config)
+    return sections
+
+
+def _list_length(config: EvaluationConfig) -> int:
+    """K of the deciding metric, the largest cutoff where it has none."""
+    _, _, k = config.metric.partition("@")
+    return int(k) if k and config.metric != "accuracy@1" else max(config.cutoffs)
+
+
+def _strongest(judged: Sequence[Judged], config: EvaluationConfig) -> Judged | None:
+    """Of the systems beside the model the one with the best deciding figure."""
+    return max(judged[1:], key=lambda one: one.per_user[config.metric].mean(), default=None)
+
+
+def _representation(model: Any, dataset: Dataset, cases: EvaluationCases, *, seed: int) -> Section:
+    some = spread_cases(cases, _ROBUSTNESS_USERS).histories
+    options = {"num_items": dataset.num_items, "rng": np.random.default_rng(seed)}
+    changes = {
+        "a tenth of the events dropped": partial(perturbations.drop_events, rate=0.1, **options),
+        "a tenth of the events swapped with a neighbour": partial(perturbations.swap_adjacent, rate=0.1, **options),
+        "a tenth of the events random": partial(perturbations.inject_noise, rate=0.1, **options),
+        "the older half left out": partial(perturbations.truncate, rate=0.5, **options),
+        "all events in random order": partial(perturbations.shuffle_order, rate=1.0, **options),
+    }
+    v_x = model.user_vectors(cases.histories)
+    return representation_section(
+        v_x,
+        model.item_vectors(),
+        model.project(v_x),
+        dataset,
+        cases,
+        sensitivities=sensitivity(model.user_vectors, some, changes),
+        seed=seed,
+    )
+
+
+def _robustness(
+    rankers: Sequence[Ranker], dataset: Dataset, cases: EvaluationCases, *, config: EvaluationConfig, k: int
+) -> Section:
+    """The model beside one simple system, under the same changes."""
+    changes = default_changes(cases, behaviors=dataset.behaviors, time_kind=dataset.time_kind)
+    few = spread_cases(cases, _ROBUSTNESS_USERS)
+    options: dict[str, Any] = {"config": config, "num_users": _ROBUSTNESS_USERS}
+    results = [
+        robustness(ranker, few, changes=changes, rates=_ROBUSTNESS_RATES, seed=config.seed, **options)
+        for ranker in rankers
+    ]
+    lists: dict[str, Any] = {**options, "k": k, "seed": config.seed}
+    return robustness_section(
+        results,
+        stability=pd.concat([stability(ranker, few, **lists) for ranker in rankers]),
+        taste=taste_change(rankers[0], few, **lists) if few.histories.num_users > 1 else None,
+        promoted=promotion(rankers[0], few, **lists),
+    )
+
+
+def _cost(
+    judged: Sequence[Judged], rankers: Sequence[Ranker | None], cases: EvaluationCases, config: EvaluationConfig
+) -> list[Section]:
+    rows = [
+        {
+            **measure_cost(ranker, cases.histories, params=getattr(ranker, "params", None)),
+            "figure": {"mean": float(entry.per_user[config.metric].mean()), "low": None, "high": None},
+        }
+        for entry, ranker in zip(judged, rankers, strict=True)
+        if ranker is not None
+    ]
+    return [cost_section(rows, metric=config.metric)] if rows else []

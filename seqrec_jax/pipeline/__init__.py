@@ -1,0 +1,29 @@
+"""The main job step by step, each a function of a configuration or a run: prepare, train, evaluate, compare, export."""
+
+from __future__ import annotations
+
+from seqrec_jax.pipeline.cases import case_options, cases_of, ceiling, known_events, references
+from seqrec_jax.pipeline.exporting import embed_run, user_histories, write_table
+from seqrec_jax.pipeline.judging import compare_runs, evaluate_run
+from seqrec_jax.pipeline.preparing import prepare, read_source
+from seqrec_jax.pipeline.training import behavior_weights, build_model, median_speed, train_run, warm_start_params
+
+__all__ = [
+    "behavior_weights",
+    "build_model",
+    "case_options",
+    "cases_of",
+    "ceiling",
+    "compare_runs",
+    "embed_run",
+    "evaluate_run",
+    "known_events",
+    "median_speed",
+    "prepare",
+    "read_source",
+    "references",
+    "train_run",
+    "user_histories",
+    "warm_start_params",
+    "write_table",
+]

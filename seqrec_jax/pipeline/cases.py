@@ -1,0 +1,100 @@
+"""What is asked of a prepared dataset at a stage: cases, what was known then, and the systems that any report shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from seqrec_jax.baselines import Ranker, baseline_rankers
+from seqrec_jax.data.bayes_filter import BayesFilter
+from seqrec_jax.data.dataset import (
+    Dataset,
+)
+from seqrec_jax.data.sequences import Sequences
+from seqrec_jax.data.shop_world import ShopConfig
+from seqrec_jax.data.simulator import init_shop
+from seqrec_jax.data.splits import TRAIN, VALIDATION, EvaluationCases, evaluation_cases
+from seqrec_jax.data.timestamps import parse_timestamps
+from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.evaluation.protocol import EvaluationConfig
+from seqrec_jax.evaluation.summary import Contender
+from seqrec_jax.training.config import parse_config
+
+
+def cases_of(dataset: Dataset, config: EvaluationConfig) -> EvaluationCases:
+    return evaluation_cases(dataset.sequences, dataset.split, stage=config.stage, **case_options(config, dataset))
+
+
+def case_options(config: EvaluationConfig, dataset: Dataset) -> dict[str, Any]:
+    return {
+        "num_items": dataset.num_items,
+        "available_from": available_from(dataset),
+        "targets": config.targets,
+        "min_history": config.min_history,
+        "gains": _gains(config, dataset),
+    }
+
+
+def _gains(config: EvaluationConfig, dataset: Dataset) -> np.ndarray | None:
+    """`[H]` what a target of each behaviour is worth, 1 where none is named; None without gains."""
+    if not config.gains:
+        return None
+    if unknown := set(config.gains) - set(dataset.behaviors):
+        raise ConfigError(f"evaluation.gains names {sorted(unknown)}, the log has {list(dataset.behaviors)}")
+    return np.array([config.gains.get(name, 1.0) for name in dataset.behaviors], dtype=np.float32)
+
+
+def available_from(dataset: Dataset) -> np.ndarray | None:
+    """`[V+1]` seconds from which each item can be recommended, None where the item table does not say."""
+    if "available_from" not in dataset.items:
+        return None
+    written = dataset.items["available_from"]
+    seconds = parse_timestamps(written, name="available_from", source="the item table")
+    wrong = (seconds.isna() & written.notna()).to_numpy()
+    if wrong.any():
+        raise DataError(
+            f"the item table's column available_from has {written[wrong].iloc[0]!r}, which is no time; it says from "
+            "when an item can be recommended: use seconds or ISO times, or name the column otherwise"
+        )
+    # an item that was in the log earlier was there earlier; one without a time always was
+    first = np.minimum(
+        seconds.fillna(np.iinfo(np.int64).min).to_numpy(dtype=np.int64), dataset.items["first_timestamp"].to_numpy()
+    )
+    return np.concatenate([[0], first])
+
+
+def known_events(dataset: Dataset, stage: str) -> Sequences:
+    """The events that a shop would know at a stage: baselines get them all, also those that only validate."""
+    known = dataset.split.parts == TRAIN
+    if stage == "test" and dataset.split.config.rule in ("leave_one_out", "global_timeline"):
+        known |= dataset.split.parts == VALIDATION
+    return dataset.sequences.select_events(known)
+
+
+def references(dataset: Dataset, config: EvaluationConfig) -> list[Contender]:
+    """Baselines, and the simulated shop's optimum where it is exact."""
+    known = known_events(dataset, config.stage)
+    rankers = baseline_rankers(known, num_items=dataset.num_items, time_kind=dataset.time_kind)
+    optimum = ceiling(dataset, config)
+    return [
+        *(Contender(ranker, "baseline") for ranker in rankers),
+        *([Contender(optimum, "ceiling")] if optimum is not None else []),
+    ]
+
+
+def ceiling(dataset: Dataset, config: EvaluationConfig) -> Ranker | None:
+    """The simulated shop's own optimum, where it is exact: the next event of any behaviour, from all before it."""
+    if dataset.source.get("reader") != "simulator" or config.targets != "next":
+        return None
+    if dataset.split.config.rule in ("item_holdout", "random_ratio"):
+        return None
+    # a timeline tells besides that no event came between the history and the cut
+    after = dataset.split.cuts.get(f"{config.stage}_start")
+    if dataset.split.config.target_behaviors or sum((dataset.cleaning or {}).get("dropped", {}).values()):
+        return None
+    world, _ = init_shop(parse_config(ShopConfig, values=dataset.source["shop"]), dataset.source["seed"])
+    bayes = BayesFilter(world, list(dataset.items["item_id"]))
+    return Ranker(
+        "Bayes filter (optimum)", lambda histories: bayes.scores(histories, behaviors=dataset.behaviors, after=after)
+    )
