@@ -42,7 +42,7 @@ from peers.lists_data import TOP
 from peers.protocol import Contender
 from records import Row, circumstances, write_rows
 
-from seqrec_jax.evaluation.attributes import popularity_deciles
+from seqrec_jax.evaluation.users.attributes import popularity_deciles
 from seqrec_jax.scoring import TopK, catalogue_order, top_k
 
 RESULTS = Path("benchmarks/results/evaluation_system.json")

@@ -2,7 +2,8 @@
 
 Each log is split in two ways, the last event of everybody held out and at one point in time. GRU, SASRec, HSTU and
 BERT4Rec are trained on each, and judged beside the baselines under one protocol after another: all that followed, the
-next event only, seen items kept or excluded, a hundred sampled candidates. Rows go to benchmarks/results/protocols.json;
+next event only, seen items kept or excluded, a hundred sampled candidates. Rows go to
+benchmarks/results/protocols.json;
 docs/protocols.md is written from them. A run that exists is not trained again.
 """
 

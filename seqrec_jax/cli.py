@@ -65,7 +65,7 @@ def prepare(words: Sequence[str]) -> int:
     from seqrec_jax import pipeline
     from seqrec_jax.data.cleaning import CleaningReport
     from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
-    from seqrec_jax.evaluation.tables import labelled
+    from seqrec_jax.evaluation.report.terminal import labelled
 
     started = time.monotonic()
     config = _experiment(options, overrides)
@@ -177,7 +177,7 @@ def recommend(words: Sequence[str]) -> int:
     parser.add_argument("--output", help="a .parquet or .csv file instead of the terminal")
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
-    from seqrec_jax.evaluation.tables import recommendation_table
+    from seqrec_jax.evaluation.report.terminal import recommendation_table
     from seqrec_jax.reranking import RerankConfig
     from seqrec_jax.retrieval import Recommender
     from seqrec_jax.training.config import parse_config
@@ -290,7 +290,7 @@ def _protocol(run: str, overrides: Sequence[str]) -> EvaluationConfig:
 
 
 def _print_evaluation(result: dict[str, Any], folder: Path, reason: str | None) -> None:
-    from seqrec_jax.evaluation.tables import evaluation_table
+    from seqrec_jax.evaluation.report.terminal import evaluation_table
 
     print(evaluation_table(result))
     files = ["metrics.json", "per_user.parquet", *([] if reason else ["report.html"])]

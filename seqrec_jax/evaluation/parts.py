@@ -11,19 +11,19 @@ import pandas as pd
 
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
-from seqrec_jax.evaluation import perturbations
-from seqrec_jax.evaluation.beyond_accuracy import beyond_accuracy, beyond_accuracy_section
-from seqrec_jax.evaluation.cost import cost_section, measure_cost
-from seqrec_jax.evaluation.exposure_correction import exposure_correction, exposure_correction_section
-from seqrec_jax.evaluation.list_changes import promotion, spread_cases, stability, taste_change
+from seqrec_jax.evaluation.audit.sampled import ranking_changes, sampled_section
+from seqrec_jax.evaluation.beyond.cost import cost_section, measure_cost
+from seqrec_jax.evaluation.beyond.exposure import exposure_correction, exposure_correction_section
+from seqrec_jax.evaluation.beyond.lists import beyond_accuracy, beyond_accuracy_section
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker
-from seqrec_jax.evaluation.questions import POPULAR, question_sections
-from seqrec_jax.evaluation.representation_section import representation_section
-from seqrec_jax.evaluation.robustness import default_changes, robustness, robustness_section
-from seqrec_jax.evaluation.sampled import ranking_changes, sampled_section
+from seqrec_jax.evaluation.representation.section import representation_section
+from seqrec_jax.evaluation.representation.similarity import sensitivity
+from seqrec_jax.evaluation.robustness import perturbations
+from seqrec_jax.evaluation.robustness.curves import default_changes, robustness, robustness_section
+from seqrec_jax.evaluation.robustness.list_changes import promotion, spread_cases, stability, taste_change
 from seqrec_jax.evaluation.sections import Section
-from seqrec_jax.evaluation.segments import segments_section
-from seqrec_jax.evaluation.similarity import sensitivity
+from seqrec_jax.evaluation.users.questions import POPULAR, question_sections
+from seqrec_jax.evaluation.users.segments import segments_section
 
 _ROBUSTNESS_USERS, _ROBUSTNESS_RATES = 1000, (0.0, 0.1, 0.2, 0.4)
 

@@ -14,8 +14,7 @@ from jax.sharding import Mesh
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError
-from seqrec_jax.evaluation.attributes import user_table
-from seqrec_jax.evaluation.audit import audit
+from seqrec_jax.evaluation.audit.audit import audit
 from seqrec_jax.evaluation.comparison import compare_systems
 from seqrec_jax.evaluation.fingerprint import fingerprint, protocol_card
 from seqrec_jax.evaluation.parts import report_parts
@@ -28,8 +27,9 @@ from seqrec_jax.evaluation.protocol import (
     reachable_targets,
 )
 from seqrec_jax.evaluation.sections import plain
-from seqrec_jax.evaluation.slices import figure, paired_slices, paired_slices_section, user_slices
 from seqrec_jax.evaluation.statistics import bootstrap_means
+from seqrec_jax.evaluation.users.attributes import user_table
+from seqrec_jax.evaluation.users.slices import figure, paired_slices, paired_slices_section, user_slices
 from seqrec_jax.metrics import expected_calibration_error
 from seqrec_jax.scoring import UNREACHABLE
 

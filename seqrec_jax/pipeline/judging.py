@@ -18,9 +18,9 @@ from seqrec_jax.data.dataset import (
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import CheckpointError, ConfigError, MissingExtraError
 from seqrec_jax.evaluation.lists import match_lists, read_lists
-from seqrec_jax.evaluation.model_card import model_card
 from seqrec_jax.evaluation.protocol import EvaluationConfig, judge_lists
-from seqrec_jax.evaluation.report import render_report
+from seqrec_jax.evaluation.report.model_card import model_card
+from seqrec_jax.evaluation.report.page import render_report
 from seqrec_jax.evaluation.summary import Contender, Evaluation, compare, evaluate, example_users
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.pipeline.cases import cases_of, references

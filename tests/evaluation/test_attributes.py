@@ -13,8 +13,8 @@ from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.features import AttributeConfig
 from seqrec_jax.data.splits import TRAIN, SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation import attributes
-from seqrec_jax.evaluation.attributes import (
+from seqrec_jax.evaluation.users import attributes
+from seqrec_jax.evaluation.users.attributes import (
     check_users,
     popularity_deciles,
     tail_items,

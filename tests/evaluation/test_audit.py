@@ -14,9 +14,9 @@ import pytest
 from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.errors import DataError, ShapeError
-from seqrec_jax.evaluation.audit import audit, audit_section
-from seqrec_jax.evaluation.findings import CHECKS
-from seqrec_jax.evaluation.leakage import metric_of_ranks
+from seqrec_jax.evaluation.audit.audit import audit, audit_section
+from seqrec_jax.evaluation.audit.findings import CHECKS
+from seqrec_jax.evaluation.audit.leakage import metric_of_ranks
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
 from seqrec_jax.scoring import UNREACHABLE
 

@@ -17,9 +17,9 @@ from seqrec_jax.data.shop_world import DAY_SECONDS
 from seqrec_jax.data.simulator import ShopConfig, simulate
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation import backtest as module
-from seqrec_jax.evaluation.backtest import backtest, freshness_section, mean_over_origins, rolling_origins
 from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
+from seqrec_jax.evaluation.robustness import backtest as module
+from seqrec_jax.evaluation.robustness.backtest import backtest, freshness_section, mean_over_origins, rolling_origins
 
 CONFIG = EvaluationConfig(cutoffs=(5, 10), num_resamples=200)
 NEXT = EvaluationConfig(cutoffs=(5, 10), num_resamples=200, targets="next")

@@ -18,10 +18,10 @@ from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.features import AttributeConfig
 from seqrec_jax.data.splits import TRAIN, SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, ShapeError
-from seqrec_jax.evaluation import beyond_accuracy as module
-from seqrec_jax.evaluation.attributes import tail_items, training_counts
-from seqrec_jax.evaluation.beyond_accuracy import FIGURES, beyond_accuracy, beyond_accuracy_section
+from seqrec_jax.evaluation.beyond import lists as module
+from seqrec_jax.evaluation.beyond.lists import FIGURES, beyond_accuracy, beyond_accuracy_section
 from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
+from seqrec_jax.evaluation.users.attributes import tail_items, training_counts
 
 NUM_ITEMS, K = 25, 4
 CONFIG = EvaluationConfig(metric="ndcg@4", cutoffs=(4, 6), num_resamples=200)

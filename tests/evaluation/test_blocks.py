@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation.blocks import MAX_COLUMNS, MAX_ROWS, Cell, draw_block, spread, tabulate
-from seqrec_jax.evaluation.charts import Line, curve_chart, points_chart
+from seqrec_jax.evaluation.report.blocks import MAX_COLUMNS, MAX_ROWS, Cell, draw_block, spread, tabulate
+from seqrec_jax.evaluation.report.charts import Line, curve_chart, points_chart
+from seqrec_jax.evaluation.report.svg import SERIES_SIGNS
 from seqrec_jax.evaluation.sections import bars, curve, points, table
-from seqrec_jax.evaluation.svg import SERIES_SIGNS
 
 
 def line(name: str, x: list, y: list, **more) -> dict:

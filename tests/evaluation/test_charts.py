@@ -10,7 +10,7 @@ import pytest
 from test_report import Page, make_examples, make_result, render
 
 from seqrec_jax.errors import ConfigError
-from seqrec_jax.evaluation.charts import Interval, grouped_chart, interval_chart, line_chart, training_curve
+from seqrec_jax.evaluation.report.charts import Interval, grouped_chart, interval_chart, line_chart, training_curve
 from seqrec_jax.evaluation.wording import format_figure, format_interval
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from seqrec_jax.baselines import Ranker
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.cost import cost_section, joules_between, measure_cost, pareto_front, read_counters
+from seqrec_jax.evaluation.beyond.cost import cost_section, joules_between, measure_cost, pareto_front, read_counters
 
 HISTORIES = make_sequences([[1, 2], [3], [2, 2, 1]])
 

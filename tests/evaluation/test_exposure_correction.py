@@ -11,7 +11,7 @@ import pytest
 from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.splits import EvaluationCases, SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.exposure_correction import exposure_correction, exposure_correction_section
+from seqrec_jax.evaluation.beyond.exposure import exposure_correction, exposure_correction_section
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
 
 CONFIG = EvaluationConfig(num_resamples=200)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation import perturbations as changes
+from seqrec_jax.evaluation.robustness import perturbations as changes
 
 NUM_ITEMS = 9
 POPULARITY = np.array([7, 5, 0, 1, 0, 0, 2, 0, 0, 4])

@@ -13,8 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation import probes
-from seqrec_jax.evaluation.probes import fit_probe, probe_table
+from seqrec_jax.evaluation.representation import probes
+from seqrec_jax.evaluation.representation.probes import fit_probe, probe_table
 
 
 def gaussian(*shape, seed=0):

@@ -14,9 +14,9 @@ from seqrec_jax.baselines import Ranker, last_item, most_popular
 from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, ShapeError
-from seqrec_jax.evaluation.attributes import tail_items, training_counts, user_table
 from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
-from seqrec_jax.evaluation.questions import (
+from seqrec_jax.evaluation.users.attributes import tail_items, training_counts, user_table
+from seqrec_jax.evaluation.users.questions import (
     cutoff,
     exposure_share,
     found_by_bin,
@@ -25,7 +25,7 @@ from seqrec_jax.evaluation.questions import (
     list_distance,
     question_sections,
 )
-from seqrec_jax.evaluation.slices import Bins, bins_of
+from seqrec_jax.evaluation.users.slices import Bins, bins_of
 
 CONFIG = EvaluationConfig(metric="ndcg@5", cutoffs=(5, 10), num_resamples=200)
 NUM_ITEMS = 40

@@ -14,9 +14,9 @@ from html.parser import HTMLParser
 import pytest
 
 from seqrec_jax.errors import DataError, MissingExtraError
-from seqrec_jax.evaluation.report import render_report
+from seqrec_jax.evaluation.report.page import render_report
+from seqrec_jax.evaluation.report.verdict import verdict
 from seqrec_jax.evaluation.sections import bars, curve, points, section, table
-from seqrec_jax.evaluation.verdict import verdict
 
 EVIL = '</td><script>alert("x")</script><img src=https://evil.example/x.png onerror=alert(1)>'
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -351,7 +351,7 @@ def test_missing_extra_is_named(monkeypatch, absent):
 
 def test_importing_the_report_loads_no_extra():
     code = (
-        "import sys, seqrec_jax.evaluation.report; "
+        "import sys, seqrec_jax.evaluation.report.page; "
         "sys.exit(bool({'jinja2', 'matplotlib'} & {name.partition('.')[0] for name in sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_report import make_comparison, make_examples, make_log, make_result, make_sections
 
-from seqrec_jax.evaluation.report import render_report
+from seqrec_jax.evaluation.report.page import render_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on the path")

@@ -15,8 +15,8 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from seqrec_jax.errors import ConfigError, ShapeError
-from seqrec_jax.evaluation import representation
-from seqrec_jax.evaluation.representation import (
+from seqrec_jax.evaluation.representation import vectors as representation
+from seqrec_jax.evaluation.representation.vectors import (
     alignment,
     dead_dimensions,
     effective_rank,

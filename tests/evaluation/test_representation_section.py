@@ -12,8 +12,8 @@ from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.features import AttributeConfig
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.probe_tasks import item_categories, probe_tasks
-from seqrec_jax.evaluation.representation_section import representation_section
+from seqrec_jax.evaluation.representation.probe_tasks import item_categories, probe_tasks
+from seqrec_jax.evaluation.representation.section import representation_section
 
 USERS, ITEMS = 120, 30
 

@@ -15,8 +15,16 @@ from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.simulator import ShopConfig, simulate
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation import perturbations
-from seqrec_jax.evaluation.list_changes import (
+from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
+from seqrec_jax.evaluation.robustness import perturbations
+from seqrec_jax.evaluation.robustness.curves import (
+    Change,
+    Robustness,
+    default_changes,
+    robustness,
+    robustness_section,
+)
+from seqrec_jax.evaluation.robustness.list_changes import (
     followers,
     list_overlaps,
     promotion,
@@ -25,14 +33,6 @@ from seqrec_jax.evaluation.list_changes import (
     spread_cases,
     stability,
     taste_change,
-)
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
-from seqrec_jax.evaluation.robustness import (
-    Change,
-    Robustness,
-    default_changes,
-    robustness,
-    robustness_section,
 )
 from seqrec_jax.evaluation.statistics import bootstrap_means
 

@@ -14,8 +14,7 @@ from builders import make_sequences
 
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.protocol import EvaluationConfig
-from seqrec_jax.evaluation.sampled import (
+from seqrec_jax.evaluation.audit.sampled import (
     candidates_of_users,
     corrected_gains,
     expected_gains,
@@ -26,6 +25,7 @@ from seqrec_jax.evaluation.sampled import (
     sampled_ranks,
     sampled_section,
 )
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.scoring import UNREACHABLE
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
-from seqrec_jax.evaluation.segments import distinct_segments, make_segments, segments_section, worst_segments
-from seqrec_jax.evaluation.slices import Bins
+from seqrec_jax.evaluation.users.segments import distinct_segments, make_segments, segments_section, worst_segments
+from seqrec_jax.evaluation.users.slices import Bins
 
 
 def make_attributes(rng, users: int) -> dict[str, Bins]:

@@ -11,7 +11,7 @@ import scipy.spatial
 from builders import make_sequences
 
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.similarity import (
+from seqrec_jax.evaluation.representation.similarity import (
     FIGURES,
     aligned_cosines,
     drift_table,

@@ -7,7 +7,7 @@ import re
 import pandas as pd
 import pytest
 
-from seqrec_jax.evaluation.tables import WIDTH, evaluation_table, recommendation_table
+from seqrec_jax.evaluation.report.terminal import WIDTH, evaluation_table, recommendation_table
 
 
 def figure(mean, *, half=0.0123):

@@ -28,8 +28,7 @@ def systems(dataset, ceiling) -> list[Ranker]:
     """Five systems of very different worth, and the optimum."""
     known = pipeline.known_events(dataset, "test")
     baselines = {
-        ranker.name: ranker
-        for ranker in baseline_rankers(known, num_items=dataset.num_items, time_kind="seconds")
+        ranker.name: ranker for ranker in baseline_rankers(known, num_items=dataset.num_items, time_kind="seconds")
     }
 
     def half_blind(histories):

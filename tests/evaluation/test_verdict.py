@@ -7,7 +7,7 @@ import math
 import pytest
 from test_report import Page, comparison, make_comparison, make_result, render, system
 
-from seqrec_jax.evaluation.verdict import verdict
+from seqrec_jax.evaluation.report.verdict import verdict
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.attributes import check_users
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
 from seqrec_jax.evaluation.sections import Block, Section, section, table
-from seqrec_jax.evaluation.slices import Bins, user_bins
 from seqrec_jax.evaluation.statistics import bootstrap_means
+from seqrec_jax.evaluation.users.attributes import check_users
+from seqrec_jax.evaluation.users.slices import Bins, user_bins
 from seqrec_jax.evaluation.wording import format_count, format_figure, format_p
 
 FEWEST_USERS = 50

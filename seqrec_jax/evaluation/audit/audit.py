@@ -10,8 +10,8 @@ import pandas as pd
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import TRAIN, EvaluationCases
 from seqrec_jax.errors import DataError, ShapeError
-from seqrec_jax.evaluation import leakage
-from seqrec_jax.evaluation.findings import (
+from seqrec_jax.evaluation.audit import leakage
+from seqrec_jax.evaluation.audit.findings import (
     CHECKS,
     TIMED_CHECKS,
     AuditCase,

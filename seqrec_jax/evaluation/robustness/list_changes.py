@@ -22,8 +22,8 @@ from jaxtyping import Float, Int
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation import perturbations
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Ranker, judge
+from seqrec_jax.evaluation.robustness import perturbations
 from seqrec_jax.evaluation.statistics import bootstrap_means
 
 _DRAWS = 16  # tries to find each user a donor, or an item that they have not seen

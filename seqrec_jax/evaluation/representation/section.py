@@ -13,11 +13,11 @@ from jaxtyping import Array, Float
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ShapeError
-from seqrec_jax.evaluation import representation
-from seqrec_jax.evaluation.probe_tasks import ProbeTasks, item_categories, probe_tasks
-from seqrec_jax.evaluation.probes import probe_table
+from seqrec_jax.evaluation.representation import vectors as representation
+from seqrec_jax.evaluation.representation.probe_tasks import ProbeTasks, item_categories, probe_tasks
+from seqrec_jax.evaluation.representation.probes import probe_table
+from seqrec_jax.evaluation.representation.similarity import evenly
 from seqrec_jax.evaluation.sections import Block, Section, bars, curve, points, section, table
-from seqrec_jax.evaluation.similarity import evenly
 from seqrec_jax.evaluation.statistics import bootstrap_means
 from seqrec_jax.evaluation.wording import format_count, format_percent
 

@@ -19,10 +19,10 @@ from seqrec_jax import metrics
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.attributes import training_counts
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
 from seqrec_jax.evaluation.sections import Section, section, table
 from seqrec_jax.evaluation.statistics import bootstrap_means
+from seqrec_jax.evaluation.users.attributes import training_counts
 from seqrec_jax.evaluation.wording import format_count, format_figure
 
 OBSERVED = "as logged"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from seqrec_jax.errors import ConfigError
-from seqrec_jax.evaluation.svg import (
+from seqrec_jax.evaluation.report.svg import (
     INK,
     LINE,
     PAPER,

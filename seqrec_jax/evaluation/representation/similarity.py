@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.representation import as_vectors, neighbours, unit_vectors
+from seqrec_jax.evaluation.representation.vectors import as_vectors, neighbours, unit_vectors
 
 
 class _Comparison(NamedTuple):

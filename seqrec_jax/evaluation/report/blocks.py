@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from seqrec_jax.errors import DataError
-from seqrec_jax.evaluation.charts import (
+from seqrec_jax.evaluation.report.charts import (
     MAX_POINTS,
     Interval,
     Line,
@@ -20,7 +20,7 @@ from seqrec_jax.evaluation.charts import (
     points_chart,
     starts_at_zero,
 )
-from seqrec_jax.evaluation.svg import SERIES_SIGNS, printable
+from seqrec_jax.evaluation.report.svg import SERIES_SIGNS, printable
 from seqrec_jax.evaluation.wording import format_count, format_figure, format_interval, is_finite, number, shorten
 
 MAX_ROWS = 30  # of a table, and of a chart with a row an entry

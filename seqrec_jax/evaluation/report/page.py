@@ -17,10 +17,17 @@ from types import ModuleType
 from typing import Any, Literal
 
 from seqrec_jax.errors import DataError
-from seqrec_jax.evaluation.blocks import MAX_ROWS, Numbers, check_block, draw_block, tabulate
-from seqrec_jax.evaluation.charts import Curve, Interval, grouped_chart, interval_chart, line_chart, training_curve
-from seqrec_jax.evaluation.svg import SERIES_SIGNS, load_extra
-from seqrec_jax.evaluation.verdict import (
+from seqrec_jax.evaluation.report.blocks import MAX_ROWS, Numbers, check_block, draw_block, tabulate
+from seqrec_jax.evaluation.report.charts import (
+    Curve,
+    Interval,
+    grouped_chart,
+    interval_chart,
+    line_chart,
+    training_curve,
+)
+from seqrec_jax.evaluation.report.svg import SERIES_SIGNS, load_extra
+from seqrec_jax.evaluation.report.verdict import (
     LEVEL,
     first_model,
     is_comparison,
@@ -151,7 +158,7 @@ def _template(jinja2: ModuleType) -> Any:
         percent=format_percent,
         short=shorten,
     )
-    return environment.from_string(files("seqrec_jax.evaluation").joinpath("report.html").read_text("utf-8"))
+    return environment.from_string(files("seqrec_jax.evaluation.report").joinpath("report.html").read_text("utf-8"))
 
 
 def _check(result: Mapping[str, Any]) -> None:

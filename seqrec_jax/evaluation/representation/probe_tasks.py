@@ -12,7 +12,7 @@ from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.features import AttributeConfig, AttributeVocabulary, encode_attributes
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation.probes import is_number
+from seqrec_jax.evaluation.representation.probes import is_number
 
 MOST_CLASSES = 20
 LEAST_EXAMPLES = 50

@@ -20,8 +20,8 @@ from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import HISTORY, TEST, TRAIN, EvaluationCases, Split, SplitConfig, evaluation_cases
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation.list_changes import ratio_values, spread_cases
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Ranker, judge
+from seqrec_jax.evaluation.robustness.list_changes import ratio_values, spread_cases
 from seqrec_jax.evaluation.sections import Section, curve, section, table
 from seqrec_jax.evaluation.statistics import bootstrap_means
 from seqrec_jax.evaluation.wording import format_figure, format_percent

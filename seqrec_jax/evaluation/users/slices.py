@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation.attributes import check_users
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
 from seqrec_jax.evaluation.sections import Section, plain, section, table
 from seqrec_jax.evaluation.statistics import (
@@ -19,6 +18,7 @@ from seqrec_jax.evaluation.statistics import (
     holm_correction,
     paired_differences,
 )
+from seqrec_jax.evaluation.users.attributes import check_users
 from seqrec_jax.evaluation.wording import format_count, format_figure, format_p, join_names
 
 FEWEST_USERS = 30

@@ -1,0 +1,1 @@
+"""What may make a figure wrong, and sampled candidates, which do."""

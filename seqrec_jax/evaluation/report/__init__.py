@@ -1,0 +1,1 @@
+"""From an evaluation's result to what a person reads: page, terminal, charts, verdict."""

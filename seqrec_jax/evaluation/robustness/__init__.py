@@ -1,0 +1,1 @@
+"""What becomes of figures and lists when histories are worse, tastes change or the model ages."""

@@ -1,0 +1,1 @@
+"""Whom the evaluation is about: attributes, slices, the four questions of the shop, the segments served worst."""
