@@ -17,6 +17,7 @@ from tiny import SMALL_LOG, write_small
 
 from seqrec_jax import cli, pipeline
 from seqrec_jax.data.dataset import read_dataset
+from seqrec_jax.errors import MissingExtraError
 from seqrec_jax.training.loop import Progress
 from seqrec_jax.training.run import read_log
 
@@ -101,9 +102,9 @@ def test_evaluate_prints_a_table_that_fits_and_writes_three_files(call, run):
 
 def test_evaluate_says_why_there_is_no_report(call, run, monkeypatch, quick_load):
     def missing(*_, **__):
-        raise pipeline.MissingExtraError("jinja2 is not installed; pip install 'seqrec_jax[report]'")
+        raise MissingExtraError("jinja2 is not installed; pip install 'seqrec_jax[report]'")
 
-    monkeypatch.setattr(pipeline, "render_report", missing)
+    monkeypatch.setattr(pipeline.judging, "render_report", missing)
     code, lines, _ = call("evaluate", "--checkpoint", run, "--stage", "validation")
     assert code == 0
     assert lines[-2] == "written    runs/tiny/metrics.json, runs/tiny/per_user.parquet"

@@ -189,7 +189,15 @@ def test_training_and_evaluation_leave_what_the_readme_promises(tiny_run: TinyRu
         rows = table[table["system"] == system["name"]]
         assert len(rows) == result["protocol"]["users"]
         for name, figure in system["metrics"].items():
-            assert figure["mean"] == pytest.approx(rows[name].astype(float).mean(), abs=1e-12)
+            if name == "calibration_error":  # of all users together
+                assert 0 < figure["mean"] < 1
+            elif figure["mean"] is None:  # only the model's scores are logits
+                assert name in ("log_loss", "confidence") and system["kind"] != "model" and rows[name].isna().all()
+            else:
+                assert figure["mean"] == pytest.approx(rows[name].astype(float).mean(), abs=1e-12)
+    assert {"log_loss", "calibration_error"} <= set(result["systems"][0]["metrics"])
+    assert {finding["severity"] for finding in result["audit"]} <= {"info", "warning"}
+    assert result["model_card"]["data"].startswith("tiny: 150 users, 60 items, ")
 
 
 def copy_of(tiny_run: TinyRun, folder: Path) -> Path:
@@ -232,8 +240,8 @@ def test_another_dataset_of_the_same_items_can_be_evaluated_on(tiny_run, tmp_pat
     with pytest.raises(CheckpointError) as raised:
         pipeline.evaluate_run(run, tiny_run.config.evaluation, dataset_directory=str(tmp_path / "data/tiny"))
     assert str(raised.value) == (
-        f"{tmp_path / 'data/tiny'} numbers its items differently from {run}; prepare it with --data.vocabulary_from "
-        f"{run}, and train on it with training.warm_start {run} if it has new items"
+        f"tiny numbers its 61 items differently from the 60 of {run} (60 in common); prepare it with "
+        f"--data.vocabulary_from {run}, and train on it with training.warm_start {run} if it has new items"
     )
     shutil.rmtree(tmp_path / "data")
     pipeline.prepare(tiny_config(tmp_path, "--data.cleaning.behaviors", "[click, view, cart, purchase]"))
@@ -390,7 +398,7 @@ def test_a_warm_start_moves_no_old_parameter_and_training_goes_on_from_there(tom
         "of 62 items: all that could be recommended at the time"
     )
     assert "user-000001" in set(evaluation.per_user["user_id"])
-    with pytest.raises(CheckpointError, match="numbers its items differently from"):
+    with pytest.raises(CheckpointError, match="tomorrow numbers its 62 items differently from the 60 of "):
         pipeline.evaluate_run(tiny_run.run, config.evaluation, dataset_directory=config.dataset_directory)
 
 
@@ -429,7 +437,7 @@ def test_metrics_are_written_also_where_the_report_cannot_be_drawn(tiny_run, tmp
     def missing(*_, **__):
         raise MissingExtraError("matplotlib is not installed")
 
-    monkeypatch.setattr(pipeline, "render_report", missing)
+    monkeypatch.setattr(pipeline.judging, "render_report", missing)
     evaluation, reason = pipeline.evaluate_run(run, tiny_run.config.evaluation)
     assert reason == "matplotlib is not installed"
     written = json.loads((run / "metrics.json").read_text(encoding="utf-8"))

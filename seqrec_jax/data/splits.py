@@ -152,13 +152,28 @@ class EvaluationCases:
         """`[U]` int64 number of targets P of each user."""
         return np.diff(self.target_offsets)
 
-    def padded(self, of_targets: np.ndarray, cases: np.ndarray) -> np.ndarray:
-        """`[U', P]` a value of each target `[T]` for some cases, 0 = none, P the most targets that any case has."""
-        places = np.arange(int(self.num_targets.max(initial=0)))
-        real = places[None, :] < self.num_targets[cases][:, None]
-        padded = np.zeros(real.shape, dtype=of_targets.dtype)
-        padded[real] = of_targets[(self.target_offsets[cases][:, None] + places[None, :])[real]]
+    def padded(self, of_targets: np.ndarray, cases: np.ndarray, *, width: int | None = None) -> np.ndarray:
+        """`[U', P]` a value of each target `[T]` for some cases, 0 = none.
+
+        P is `width`, or, for None, the most targets that any case has; targets beyond it are left out.
+        """
+        if width is None:
+            width = int(self.num_targets.max(initial=0))
+        counts = np.minimum(self.target_offsets[cases + 1] - self.target_offsets[cases], width)
+        padded = np.zeros((len(cases), width), dtype=of_targets.dtype)
+        padded[np.arange(width) < counts[:, None]] = of_targets[_ranges(self.target_offsets[cases], counts)]
         return padded
+
+    def targets_of(self, cases: np.ndarray) -> np.ndarray:
+        """Places of the targets of some cases in `[T]`, case by case."""
+        starts = self.target_offsets[cases]
+        return _ranges(starts, self.target_offsets[cases + 1] - starts)
+
+
+def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`start, start + 1, …` of so many numbers each, one range after the other."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
 
 
 def split_events(

@@ -135,7 +135,8 @@ def _rows_of_pair(system: Judged, baseline: Judged, metrics: Sequence[str], conf
             "users": found.users[column],
             "minimal_detectable": smallest[column],
             "users_needed": needed[column],
-            "equivalence": sentences[column],
+            # nobody asks whether the better one is not worse
+            "equivalence": "" if found.low[column] > 0 else sentences[column],
             "shop": _in_the_shop(metric, first[metric], second[metric]) if metric.startswith("hit_rate@") else "",
         }
         for column, metric in enumerate(metrics)

@@ -11,21 +11,24 @@ import pandas as pd
 
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
-from seqrec_jax.evaluation.audit.sampled import ranking_changes, sampled_section
+from seqrec_jax.evaluation.audit.sampled import candidates_of_users, ranking_changes, sampled_section
 from seqrec_jax.evaluation.beyond.cost import cost_section, measure_cost
 from seqrec_jax.evaluation.beyond.exposure import exposure_correction, exposure_correction_section
 from seqrec_jax.evaluation.beyond.lists import beyond_accuracy, beyond_accuracy_section
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker
 from seqrec_jax.evaluation.representation.section import representation_section
-from seqrec_jax.evaluation.representation.similarity import sensitivity
+from seqrec_jax.evaluation.representation.similarity import sensitivity, similarity_table
 from seqrec_jax.evaluation.robustness import perturbations
 from seqrec_jax.evaluation.robustness.curves import default_changes, robustness, robustness_section
 from seqrec_jax.evaluation.robustness.list_changes import promotion, spread_cases, stability, taste_change
-from seqrec_jax.evaluation.sections import Section
+from seqrec_jax.evaluation.sections import Section, section, table
 from seqrec_jax.evaluation.users.questions import POPULAR, question_sections
 from seqrec_jax.evaluation.users.segments import segments_section
+from seqrec_jax.metrics import RANKING_METRICS
 
+SAMPLED_NEGATIVES = 100
 _ROBUSTNESS_USERS, _ROBUSTNESS_RATES = 1000, (0.0, 0.1, 0.2, 0.4)
+_SIMILARITY_USERS = 5000
 
 
 def report_parts(
@@ -68,11 +71,35 @@ def report_parts(
     if "exposure" in config.parts:
         corrected = exposure_correction(judged, dataset, cases, config=config)
         sections.append(exposure_correction_section(corrected, metric=config.metric))
-    if "sampled" in config.parts and "@" in config.metric and cases.candidates.sum() > 200:
-        sections.append(sampled_section(ranking_changes(judged, cases, config=config)))
+    if "sampled" in config.parts and _can_be_sampled(cases, config):
+        sections.append(sampled_section(ranking_changes(judged, cases, config=config, num_negatives=SAMPLED_NEGATIVES)))
     if "cost" in config.parts:
         sections += _cost(judged, rankers, cases, config)
     return sections
+
+
+def similarity_section(models: Sequence[Any], cases: EvaluationCases, *, seed: int) -> Section:
+    """How alike the vectors of several models are for the same users, each against the first model's."""
+    some = spread_cases(cases, _SIMILARITY_USERS).histories
+    first, *others = [model.user_vectors(some) for model in models]
+    rows, words = [], []
+    for model, vectors in zip(models[1:], others, strict=True):
+        found = similarity_table(first, vectors, seed=seed)
+        rows += [[model.name, name.replace("_", " "), row["value"], row["permuted"]] for name, row in found.iterrows()]
+        words.append(
+            f"{model.name} shares {found.loc['common_neighbours', 'value']:.0%} of each user's nearest users with "
+            f"{models[0].name} ({found.loc['common_neighbours', 'permuted']:.0%} by chance)"
+        )
+    columns = ["model", f"vectors beside those of {models[0].name}", "value", "users permuted"]
+    block = table("alike", columns, rows, note="The last column is what chance gives.")
+    return section("similarity", "How alike the models' vectors are", f"{'; '.join(words)}.", [block])
+
+
+def _can_be_sampled(cases: EvaluationCases, config: EvaluationConfig) -> bool:
+    """Whether the deciding metric is one of the first places, and everybody has enough candidates to draw from."""
+    stem, _, k = config.metric.partition("@")
+    fewest = candidates_of_users(cases, config) - cases.num_targets
+    return bool(k) and stem in RANKING_METRICS and int(fewest.min(initial=0)) >= SAMPLED_NEGATIVES
 
 
 def _list_length(config: EvaluationConfig) -> int:
@@ -88,7 +115,7 @@ def _strongest(judged: Sequence[Judged], config: EvaluationConfig) -> Judged | N
 
 def _representation(model: Any, dataset: Dataset, cases: EvaluationCases, *, seed: int) -> Section:
     some = spread_cases(cases, _ROBUSTNESS_USERS).histories
-    options = {"num_items": dataset.num_items, "rng": np.random.default_rng(seed)}
+    options: dict[str, Any] = {"num_items": dataset.num_items, "rng": np.random.default_rng(seed)}
     changes = {
         "a tenth of the events dropped": partial(perturbations.drop_events, rate=0.1, **options),
         "a tenth of the events swapped with a neighbour": partial(perturbations.swap_adjacent, rate=0.1, **options),

@@ -17,11 +17,17 @@ from jax.sharding import Mesh
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases, Stage, num_next_targets
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.measures import NOT_DECIDING, Measured, measure_lists, measure_scores, metric_names
+from seqrec_jax.evaluation.measures import (
+    NOT_DECIDING,
+    apart,
+    by_width,
+    measure_ranks,
+    measure_scores,
+    metric_names,
+    ranks_in_lists,
+)
 from seqrec_jax.parallel import over_rows, replicated
-from seqrec_jax.scoring import UNREACHABLE, catalogue_order
-
-_ROWS_OF_RANKS = 4096  # users whose metrics are computed at once from ranks alone
+from seqrec_jax.scoring import UNREACHABLE, Ranks, catalogue_order
 
 SeenItems = Literal["kept", "excluded"]
 Part = Literal[
@@ -35,6 +41,9 @@ Part = Literal[
     "sampled",
     "cost",
 ]
+
+
+_MANY_TARGETS = 64  # of a user; of those with more there are fewer in a tile
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ class Judged(NamedTuple):
       tied_targets: targets that share their score with another candidate.
       best: the deciding metric's mean if every tie were won.
       worst: the deciding metric's mean if every tie were lost.
-      seconds: wall time of scoring, ranking and measuring all users, without compilation.
+      seconds: wall time of scoring and ranking for all users, without compilation.
       whole_ranking: False for lists made elsewhere, whose ranks end with the list.
     """
 
@@ -172,59 +181,78 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig, m
     num_items = len(cases.candidates) - 1
     num_users = len(cases.users)
     tile = int(max(1, min(256, config.score_bytes // (4 * (num_items + 1)))))
-    spread, everywhere = jnp.asarray, jnp.asarray
+    spread, everywhere, least = jnp.asarray, jnp.asarray, 1
     if mesh is not None:
-        tile = -(-tile // mesh.shape["data"]) * mesh.shape["data"]
+        least = mesh.shape["data"]
+        tile = -(-tile // least) * least
         spread, everywhere = (
             partial(jax.device_put, device=over_rows(mesh)),
             partial(jax.device_put, device=replicated(mesh)),
         )
-    starts = range(0, num_users, tile)
-    order = _by_length(cases.histories.lengths, tile)
     priority = everywhere(catalogue_order(num_items, jax.random.key(config.seed)))
-    measured: dict[int, Measured] = {}
-    seconds = []
-    # the first tile compiles, so its time says nothing; where it is the only one it goes through twice
-    for start in starts if len(starts) > 1 else (0, 0):
-        started = time.monotonic()
-        # the last user fills up the last tile
-        users = order[np.minimum(np.arange(start, start + tile), num_users - 1)]
-        histories = cases.histories.select_users(users)
-        scores = ranker.scores(histories)
-        if scores.shape != (tile, num_items + 1):
-            raise ShapeError(
-                f"{ranker.name} gave scores {scores.shape} for {tile} users of {num_items} items; expected "
-                f"({tile}, {num_items + 1}), column 0 for padding"
+    longest = max(config.cutoffs)
+    lists = np.zeros((num_users, longest), dtype=np.int32)
+    list_scores = np.full((num_users, longest), -np.inf, dtype=np.float32)
+    num_candidates = np.zeros(num_users, dtype=np.int32)
+    ranks = {name: np.zeros(len(cases.target_items), dtype=np.int32) for name in Ranks._fields}
+    probabilities: dict[str, np.ndarray] = {}
+    total = 0.0
+    for width, members in by_width(cases.num_targets):
+        # a wide tile has fewer rows, since each target is counted against each candidate
+        rows = max(least, min(tile, tile * _MANY_TARGETS // width // least * least))
+        members = members[_by_length(cases.histories.lengths[members], rows)]
+        starts = range(0, len(members), rows)
+        seconds = []
+        # the first tile compiles, so its time says nothing; where it is the only one it goes through twice
+        for start in starts if len(starts) > 1 else (0, 0):
+            started = time.monotonic()
+            # the last user fills up the last tile
+            users = members[np.minimum(np.arange(start, start + rows), len(members) - 1)]
+            histories = cases.histories.select_users(users)
+            scores = ranker.scores(histories)
+            if scores.shape != (rows, num_items + 1):
+                raise ShapeError(
+                    f"{ranker.name} gave scores {scores.shape} for {rows} users of {num_items} items; expected "
+                    f"({rows}, {num_items + 1}), column 0 for padding"
+                )
+            unseen = config.seen_items == "excluded"
+            result = measure_scores(
+                spread(scores),
+                spread(cases.padded(cases.target_items, users, width=width)),
+                priority,
+                spread(_unseen(cases.candidates, histories)) if unseen else everywhere(cases.candidates[None]),
+                k=longest,
+                logits=bool(getattr(ranker, "gives_logits", False)),
             )
-        unseen = config.seen_items == "excluded"
-        result = measure_scores(
-            spread(scores),
-            spread(cases.padded(cases.target_items, users)),
-            None if cases.target_gains is None else spread(cases.padded(cases.target_gains, users)),
-            priority,
-            spread(_unseen(cases.candidates, histories)) if unseen else everywhere(cases.candidates[None]),
-            cutoffs=config.cutoffs,
-            metric=config.metric,
-            logits=bool(getattr(ranker, "gives_logits", False)),
-        )
-        measured[start] = jax.tree.map(partial(_first_rows, count=num_users - start), result)
-        _check_numbers(ranker.name, measured[start].nan_scores, histories)
-        seconds.append(time.monotonic() - started)
-    back = np.argsort(order)
-    ranks, columns, lists, _ = jax.tree.map(lambda *tiles: np.concatenate(tiles)[back], *measured.values())
-    real = np.arange(ranks.ranks.shape[1])[None, :] < cases.num_targets[:, None]
+            users = users[: len(members) - start]
+            result = jax.tree.map(partial(_first_rows, count=len(users)), result)
+            seconds.append(time.monotonic() - started)
+            _check_numbers(ranker.name, result.nan_scores, histories)
+            lists[users], list_scores[users] = result.lists.item_ids, result.lists.scores
+            num_candidates[users] = result.num_candidates
+            real = np.arange(width) < cases.num_targets[users, None]
+            places = (cases.target_offsets[users, None] + np.arange(width))[real]
+            for name, padded in result.ranks._asdict().items():
+                ranks[name][places] = padded[real]
+            for name, values in result.probabilities.items():
+                probabilities.setdefault(name, np.full(num_users, np.nan, dtype=np.float32))[users] = values
+        total += float(np.mean(seconds[1:])) * len(starts)
+    names = metric_names(config.cutoffs, graded=cases.target_gains is not None)
+    columns = measure_ranks(ranks["ranks"], cases, names=names, num_candidates=num_candidates) | probabilities
+    decided = partial(measure_ranks, cases=cases, names=[config.metric], num_candidates=num_candidates)
+    best, worst = (decided(apart(ranks[name], cases, step=step)) for name, step in (("best", 1), ("worst", -1)))
     return Judged(
         name=ranker.name,
-        per_user=_per_user(ranks.ranks[:, 0], columns, cases, config),
-        lists=lists.item_ids,
-        list_scores=lists.scores,
-        ranks=ranks.ranks[real],
-        best_ranks=ranks.best[real],
-        worst_ranks=ranks.worst[real],
-        tied_targets=int((ranks.worst > ranks.best)[real].sum()),
-        best=mean_of_users(columns["best"]),
-        worst=mean_of_users(columns["worst"]),
-        seconds=float(np.mean(seconds[1:])) * len(starts),
+        per_user=_per_user(ranks["ranks"][cases.target_offsets[:-1]], columns, cases, config),
+        lists=lists,
+        list_scores=list_scores,
+        ranks=ranks["ranks"],
+        best_ranks=ranks["best"],
+        worst_ranks=ranks["worst"],
+        tied_targets=int((ranks["worst"] > ranks["best"]).sum()),
+        best=mean_of_users(best[config.metric]),
+        worst=mean_of_users(worst[config.metric]),
+        seconds=total,
     )
 
 
@@ -269,28 +297,18 @@ def judge_lists(
             f"{name}: the list of user {cases.histories.user_ids[user]!r} has item number {item} twice, as have "
             f"{int(twice.any(axis=1).sum()) - 1} lists besides; keep the first place of an item only"
         )
-    usable = cases.candidates[cases.target_items]
+    ranks = ranks_in_lists(lists, cases)
+    ranks[~cases.candidates[cases.target_items]] = UNREACHABLE
     if config.seen_items == "excluded":
-        usable &= ~_seen_targets(cases)
-    parts = []
-    for start in range(0, num_users, _ROWS_OF_RANKS):
-        users = np.minimum(np.arange(start, start + _ROWS_OF_RANKS), num_users - 1)
-        result = measure_lists(
-            jnp.asarray(lists[users], dtype=jnp.int32),
-            jnp.asarray(cases.padded(cases.target_items, users)),
-            jnp.asarray(cases.padded(usable, users)),
-            None if cases.target_gains is None else jnp.asarray(cases.padded(cases.target_gains, users)),
-            cutoffs=config.cutoffs,
-        )
-        parts.append(jax.tree.map(partial(_first_rows, count=num_users - start), result))
-    padded, columns = jax.tree.map(lambda *tiles: np.concatenate(tiles), *parts)
-    ranks = padded[np.arange(padded.shape[1])[None, :] < cases.num_targets[:, None]]
+        ranks[_seen_targets(cases)] = UNREACHABLE
+    names = metric_names(config.cutoffs, graded=cases.target_gains is not None)
+    columns = measure_ranks(ranks, cases, names=names)
     kept = np.zeros((num_users, longest), dtype=np.int32)
     kept[:, : lists.shape[1]] = lists[:, :longest]
     scores = np.full(kept.shape, np.nan, dtype=np.float32)
     if list_scores is not None:
         scores[:, : lists.shape[1]] = list_scores[:, :longest]
-    per_user = _per_user(padded[:, 0], columns, cases, config)
+    per_user = _per_user(ranks[cases.target_offsets[:-1]], columns, cases, config)
     mean = mean_of_users(per_user[config.metric])
     seconds = time.monotonic() - started
     return Judged(name, per_user, kept, scores, ranks, ranks, ranks, 0, mean, mean, seconds, whole_ranking=False)
@@ -310,8 +328,13 @@ def _per_user(
 ) -> pd.DataFrame:
     first = pd.arrays.IntegerArray(first_ranks, first_ranks == UNREACHABLE)
     names = metric_names(config.cutoffs, graded=cases.target_gains is not None)
-    undefined = np.full(len(first_ranks), np.nan, dtype=np.float32)
-    return pd.DataFrame({"rank": first, **{name: columns.get(name, undefined) for name in names}})
+    table = np.full((len(names), len(first_ranks)), np.nan, dtype=np.float32)
+    for row, name in zip(table, names, strict=True):
+        if name in columns:
+            row[:] = columns[name]
+    per_user = pd.DataFrame(table.T, columns=names, copy=False)
+    per_user.insert(0, "rank", first)
+    return per_user
 
 
 def _seen_targets(cases: EvaluationCases) -> np.ndarray:

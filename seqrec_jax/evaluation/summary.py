@@ -17,7 +17,7 @@ from seqrec_jax.errors import ConfigError
 from seqrec_jax.evaluation.audit.audit import audit
 from seqrec_jax.evaluation.comparison import compare_systems
 from seqrec_jax.evaluation.fingerprint import fingerprint, protocol_card
-from seqrec_jax.evaluation.parts import report_parts
+from seqrec_jax.evaluation.parts import report_parts, similarity_section
 from seqrec_jax.evaluation.protocol import (
     EvaluationConfig,
     Judged,
@@ -26,12 +26,12 @@ from seqrec_jax.evaluation.protocol import (
     reachable_mean,
     reachable_targets,
 )
+from seqrec_jax.evaluation.representation.section import LEAST_USERS
 from seqrec_jax.evaluation.sections import plain
 from seqrec_jax.evaluation.statistics import bootstrap_means
 from seqrec_jax.evaluation.users.attributes import user_table
 from seqrec_jax.evaluation.users.slices import figure, paired_slices, paired_slices_section, user_slices
 from seqrec_jax.metrics import expected_calibration_error
-from seqrec_jax.scoring import UNREACHABLE
 
 SCHEMA_VERSION = 1
 Kind = Literal["model", "baseline", "ceiling", "other"]
@@ -107,7 +107,7 @@ def evaluate(
     """
     judged, users, result = _judge_all(contenders, dataset, cases, config=config, protocol=protocol, mesh=mesh)
     rivals = [entry for entry, contender in zip(judged, contenders, strict=True) if contender.kind in _RIVALS][1:]
-    if contenders[0].kind == "model":
+    if contenders[0].kind == "model" and rivals:
         rows = compare_systems([(judged[0], rival) for rival in rivals], [config.metric], config=config)
         # about the first system, as a reader expects
         result["comparisons"] = [{name: value for name, value in row.items() if name != "system"} for row in rows]
@@ -152,12 +152,18 @@ def compare(
             row["shop"] = next(shop, "")
     result |= {"kind": "comparison", "comparisons": rows}
     evaluation = _finished(judged, users, result, contenders, dataset, cases, config)
-    for other in others:
+    parts = []
+    for number, other in enumerate(others, start=1):
         by_slice = paired_slices([other, first], users, config=config)
         part = paired_slices_section(by_slice, model=other.name, metric=config.metric)
-        part["key"] = f"paired_slices_{len(result['sections'])}"
-        part["title"] = f"For whom {other.name} is better"
-        evaluation.result["sections"].insert(0, part)
+        parts.append({**part, "key": f"{part['key']}_{number}", "title": f"For whom {other.name} is better"})
+        for row in rows:
+            if row["system"] == other.name and row["metric"] == config.metric:
+                row["for_whom"] = part["summary"]
+    models = [one.system for one in contenders if one.kind == "model" and not isinstance(one.system, Judged)]
+    if "representation" in config.parts and len(models) > 1 and len(cases.users) >= LEAST_USERS:
+        parts.append(similarity_section(models, cases, seed=config.seed))
+    evaluation.result["sections"][:0] = parts
     return evaluation
 
 
@@ -195,7 +201,6 @@ def _judge_all(
         ],
         "comparisons": [],
         "slices": user_slices(judged, users, config=config),
-        "audit": [],
         "sections": [],
         "cleaning": dataset.cleaning,
         "warnings": [],
@@ -219,68 +224,6 @@ def _finished(
     result["sections"] = report_parts(judged, rankers, dataset, cases, users, config=config)
     tables = [pd.concat([users, entry.per_user], axis=1).assign(system=entry.name) for entry in judged]
     return Evaluation(result, pd.concat(tables, ignore_index=True), judged)
-
-
-def example_users(
-    evaluation: Evaluation,
-    dataset: Dataset,
-    cases: EvaluationCases,
-    *,
-    count: int = 6,
-    last_events: int = 12,
-    k: int = 10,
-) -> list[dict[str, Any]]:
-    """Some users with history, targets and the model's list side by side: half of them hits, half misses.
-
-    Users are drawn evenly over the cases, so that they are examples and not a selection.
-    """
-    judged = evaluation.judged[0]
-    k = min(k, judged.lists.shape[1])
-    best = np.minimum.reduceat(judged.ranks, cases.target_offsets[:-1])
-    hits, misses = np.flatnonzero(best <= k), np.flatnonzero(best > k)
-    half = max(count // 2, count - len(misses))
-    chosen = [_spread(hits, half), _spread(misses, count - min(half, len(hits)))]
-    return [_example(judged, dataset, cases, int(case), last_events, k) for case in np.concatenate(chosen)]
-
-
-def _example(
-    judged: Judged, dataset: Dataset, cases: EvaluationCases, case: int, last_events: int, k: int
-) -> dict[str, Any]:
-    history = cases.histories.select_users(np.array([case]))
-    targets = cases.target_items[cases.target_offsets[case] : cases.target_offsets[case + 1]]
-    ranks = judged.ranks[cases.target_offsets[case] : cases.target_offsets[case + 1]]
-    titles = dataset.items.get("title")
-
-    def item(item_id: int) -> dict[str, Any]:
-        if item_id == 0:
-            return {"item": "(no item)", "title": None}
-        title = None if titles is None or pd.isna(titles.iloc[item_id - 1]) else str(titles.iloc[item_id - 1])
-        return {"item": dataset.items["item_id"].iloc[item_id - 1], "title": title}
-
-    events = range(max(0, len(history.item_ids) - last_events), len(history.item_ids))
-    listed = [place for place in range(min(k, judged.lists.shape[1])) if judged.lists[case, place] > 0]
-    return {
-        "user": str(history.user_ids[0]),
-        "history": [
-            {
-                **item(int(history.item_ids[event])),
-                "behavior": dataset.behaviors[history.behaviors[event]],
-                "time": _minutes(int(history.timestamps[event])) if dataset.time_kind == "seconds" else None,
-            }
-            for event in events
-        ],
-        "targets": [item(int(target)) for target in targets[:20]],
-        "recommended": [
-            {
-                "rank": place + 1,
-                **item(int(judged.lists[case, place])),
-                "score": float(judged.list_scores[case, place]),
-                "hit": bool(judged.lists[case, place] in targets),
-            }
-            for place in listed
-        ],
-        "target_ranks": [None if rank == UNREACHABLE else int(rank) for rank in ranks[:20]],
-    }
 
 
 def _protocol(
@@ -315,7 +258,7 @@ def _system(
     judged: Judged, kind: Kind, cases: EvaluationCases, names: list[str], config: EvaluationConfig
 ) -> dict[str, Any]:
     interval = bootstrap_means(judged.per_user[names], num_resamples=config.num_resamples, seed=config.seed)
-    measured = {
+    measured: dict[str, Any] = {
         name: {**figure(interval, column), "reachable_mean": reachable_mean(judged, cases, name)}
         for column, name in enumerate(names)
     }
@@ -336,13 +279,3 @@ def _system(
             "users_per_second": len(cases.users) / judged.seconds,
         }
     )
-
-
-def _spread(values: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of the values, evenly spaced."""
-    count = min(count, len(values))
-    return values[np.linspace(0, len(values) - 1, count).astype(int)] if count else values[:0]
-
-
-def _minutes(seconds: int) -> str:
-    return pd.Timestamp(seconds, unit="s").strftime("%Y-%m-%d %H:%M")

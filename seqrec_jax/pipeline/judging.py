@@ -19,9 +19,10 @@ from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import CheckpointError, ConfigError, MissingExtraError
 from seqrec_jax.evaluation.lists import match_lists, read_lists
 from seqrec_jax.evaluation.protocol import EvaluationConfig, judge_lists
+from seqrec_jax.evaluation.report.examples import example_users
 from seqrec_jax.evaluation.report.model_card import model_card
 from seqrec_jax.evaluation.report.page import render_report
-from seqrec_jax.evaluation.summary import Contender, Evaluation, compare, evaluate, example_users
+from seqrec_jax.evaluation.summary import Contender, Evaluation, compare, evaluate
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.pipeline.cases import cases_of, references
 from seqrec_jax.pipeline.training import check_behaviors, median_speed
@@ -101,13 +102,15 @@ def compare_runs(
       ConfigError: fewer than two systems.
       DataError: as `evaluate_run`.
     """
-    runs = [Path(run) for run in runs]
-    settings, dataset = _run_and_dataset(runs[0], dataset_directory)
+    if len(runs) + len(lists) < 2 or not runs:
+        raise ConfigError("compare takes two systems or more, the one that runs today first")
+    paths = [Path(run) for run in runs]
+    settings, dataset = _run_and_dataset(paths[0], dataset_directory)
     mesh = _mesh_of(config)
     cases = cases_of(dataset, config)
     contenders, notes = [], []
-    names = _names_of(runs)
-    for run, name in zip(runs, names, strict=True):
+    names = _names_of(paths)
+    for run, name in zip(paths, names, strict=True):
         _, facts, items = read_run(run)
         _check_vocabulary(dataset, items, run)
         check_behaviors(dataset, facts, run)
@@ -121,15 +124,16 @@ def compare_runs(
             )
     others, about_lists = _judged_lists(lists, dataset, cases, config)
     contenders += [*others, *references(dataset, config)]
-    evaluation = compare(contenders, dataset, cases, config=config, mesh=mesh)
-    settings = {**settings, "evaluation": config_dict(config)}
-    evaluation.result.update(run=" against ".join([*names[1:], names[0]]), config=settings)
-    evaluation.result["warnings"] += [*notes, *about_lists]
     output = Path(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"cannot write the comparison to {output}: {error.strerror or error}") from error
+    evaluation = compare(contenders, dataset, cases, config=config, mesh=mesh)
+    settings = {**settings, "evaluation": config_dict(config)}
+    later = ", ".join([*names[1:], *(one.system.name for one in others)])
+    evaluation.result.update(run=f"{later} against {names[0]}", config=settings)
+    evaluation.result["warnings"] += [*notes, *about_lists]
     return evaluation, _write_evaluation(output, evaluation, dataset, cases, log=[])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import oracles
@@ -56,25 +57,37 @@ def test_bootstrap_agrees_with_scipy():
     np.testing.assert_array_less(np.abs(ours.high - theirs.high), 0.03 * width)
 
 
-@pytest.mark.parametrize(("users", "poisson"), [(3, False), (7, False), (64, False), (4099, True)])
-def test_counts_have_the_moments_of_drawing_with_replacement(users, poisson):
-    draw = resampling._poisson_counts if poisson else resampling._multinomial_counts
+@pytest.mark.parametrize("users", [3, 7, 64])
+def test_exact_counts_have_the_moments_of_drawing_with_replacement(users):
     rows = 400_000 // users
-    blocks = [block.copy() for block in draw(np.random.SFC64(5), users, rows, np.float64)]
-    counts = np.concatenate(blocks)
+    counts = np.concatenate(list(resampling._multinomial_counts(np.random.SFC64(5), users, rows)))
     assert counts.shape == (rows, users)
-    distribution = scipy.stats.poisson(1) if poisson else scipy.stats.binom(users, 1 / users)
     seen = np.bincount(counts.astype(int).ravel(), minlength=9)[:6] / counts.size
-    np.testing.assert_allclose(seen, distribution.pmf(np.arange(6)), atol=4 * math.sqrt(0.25 / counts.size))
-    if not poisson:
-        np.testing.assert_array_equal(counts.sum(axis=1), users)
-        # each pair of users, such as the first two, is negatively correlated by -1 / (U - 1)
-        covariance = np.mean((counts[:, 0] - 1) * (counts[:, 1] - 1))
-        assert abs(covariance + 1 / users) < 5 / math.sqrt(rows)
-    else:
-        assert counts.max() <= 8
-        others = np.mean((counts[:, :-1] - 1) * (counts[:, 1:] - 1))
-        assert abs(others) < 5 / math.sqrt(counts.size)
+    expected = scipy.stats.binom(users, 1 / users).pmf(np.arange(6))
+    np.testing.assert_allclose(seen, expected, atol=4 * math.sqrt(0.25 / counts.size))
+    np.testing.assert_array_equal(counts.sum(axis=1), users)
+    # each pair of users, such as the first two, is negatively correlated by -1 / (U - 1)
+    covariance = np.mean((counts[:, 0] - 1) * (counts[:, 1] - 1))
+    assert abs(covariance + 1 / users) < 5 / math.sqrt(rows)
+
+
+@pytest.mark.parametrize("power", [0, 1, 5, 16])
+def test_counts_of_equal_users_are_independent_poisson_numbers(power):
+    """Of users who are 2^power alike."""
+    mean = 2.0**power
+    counts = np.concatenate(list(resampling._poisson_counts(np.random.SFC64(5), 4099, 97, power))).astype(np.float64)
+    assert counts.shape == (97, 4099)
+    assert counts.min() >= 0 and np.array_equal(counts, counts.round())
+    scaled = (counts - mean) / math.sqrt(mean)
+    for limit in (-2, -1, 0, 1, 2):
+        at_most = scipy.stats.poisson(mean).cdf(math.floor(mean + limit * math.sqrt(mean)))
+        assert abs(np.mean(scaled <= limit) - at_most) < 4 * math.sqrt(0.25 / counts.size)
+    assert abs(scaled.mean()) < 4 / math.sqrt(counts.size)
+    assert abs(scaled.var() - 1) < 4 * math.sqrt((2 + 1 / mean) / counts.size)
+    assert abs(np.mean(scaled[:, :-1] * scaled[:, 1:])) < 5 / math.sqrt(counts.size)
+    # what 16 bits cannot tell apart takes next to nothing from the moments
+    quantiles = resampling._poisson_quantiles(power).astype(np.float64)
+    np.testing.assert_allclose([quantiles.mean() / mean, quantiles.var() / mean], 1, rtol=2e-4)
 
 
 def test_poisson_and_exact_draws_agree():
@@ -94,6 +107,43 @@ def test_poisson_and_exact_draws_agree():
     for share in (0.025, 0.5, 0.975):
         ends = [np.quantile(way, share, axis=0) for way in ways]
         assert np.all(np.abs(ends[0] - ends[1]) < 0.12 * spread[0])
+
+
+def test_users_who_are_drawn_together_spread_as_each_by_itself(monkeypatch):
+    """A table of few distinct rows, most of them all zeros, by groups and with one row a user, over several seeds."""
+    generator = np.random.default_rng(3)
+    places = np.where(generator.random(3000) < 0.7, 99, generator.integers(1, 8, 3000))
+    table = np.stack([places <= 2, 1.0 / places * (places < 99), np.where(places % 3 == 1, np.nan, places < 9)], axis=1)
+    first, copies = resampling._distinct_rows(table)
+    assert len(first) == 8 and copies.sum() == 3000 and copies.max() > 2000
+    means = moments(table).mean
+    draw = partial(resampling.resampled_deviations, table, means, num_resamples=2000)
+    together = np.concatenate([draw(seed=seed) for seed in range(10)])
+    monkeypatch.setattr(resampling, "_distinct_rows", lambda table: (np.arange(len(table)), np.ones(len(table), int)))
+    alone = np.concatenate([draw(seed=seed) for seed in range(4)])
+    spread = together.std(axis=0)
+    exact = moments(table)
+    np.testing.assert_allclose(spread, exact.deviation / np.sqrt(exact.users), rtol=4 / math.sqrt(20_000))
+    np.testing.assert_allclose(alone.std(axis=0), spread, rtol=4 / math.sqrt(8000))
+    for share in (0.025, 0.5, 0.975):
+        ends = [np.quantile(way, share, axis=0) for way in (together, alone)]
+        assert np.all(np.abs(ends[0] - ends[1]) < 0.08 * spread)
+    np.testing.assert_allclose(np.corrcoef(together.T), np.corrcoef(alone.T), atol=0.05)
+
+
+def test_many_users_in_another_order_have_the_same_interval(monkeypatch):
+    table = np.random.default_rng(5).integers(0, 40, (5000, 2)) / 40
+    table[:50, 1] = NAN
+    shuffled = table[np.random.default_rng(6).permutation(5000)]
+    first, again = bootstrap_means(table, num_resamples=300), bootstrap_means(shuffled, num_resamples=300)
+    for part, expected in zip(again, first, strict=True):
+        np.testing.assert_allclose(part, expected, rtol=1e-12)
+    # rows that are told apart by no key are each drawn by itself
+    monkeypatch.setattr(pd.util, "hash_pandas_object", lambda frame, index: pd.Series(np.zeros(len(frame), np.uint64)))
+    np.testing.assert_array_equal(resampling._distinct_rows(table)[0], np.arange(5000))
+    alone = bootstrap_means(table, num_resamples=300)
+    assert np.all(alone.low != first.low)
+    np.testing.assert_allclose(alone.high - alone.low, first.high - first.low, rtol=0.25)
 
 
 def test_many_users_have_the_width_of_the_normal_distribution():

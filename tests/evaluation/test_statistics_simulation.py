@@ -39,6 +39,7 @@ def rival(generator: np.random.Generator, system: np.ndarray, other: np.ndarray,
 @pytest.mark.parametrize(("users", "hits", "poisson"), [(300, 0.4, False), (1000, 0.12, False), (1000, 0.2, True)])
 def test_intervals_cover_the_truth_as_often_as_they_say(users, hits, poisson, monkeypatch):
     if poisson:
+        monkeypatch.setattr(resampling, "MOST_EXACT", 300)
         monkeypatch.setattr(resampling, "TILE", 300)
     table = ndcg(np.random.default_rng(11), users, hits)
     truth = place_chances(hits) @ GAINS

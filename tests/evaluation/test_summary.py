@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,13 +14,17 @@ import pytest
 from seqrec_jax.baselines import Ranker
 from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
-from seqrec_jax.evaluation.protocol import EvaluationConfig, metric_names
+from seqrec_jax.errors import ConfigError
+from seqrec_jax.evaluation.fingerprint import fingerprint
+from seqrec_jax.evaluation.protocol import EvaluationConfig, judge_lists, metric_names
+from seqrec_jax.evaluation.report.examples import example_users
 from seqrec_jax.evaluation.statistics import bootstrap_means, holm_correction, paired_differences
-from seqrec_jax.evaluation.summary import Contender, evaluate, example_users
+from seqrec_jax.evaluation.summary import Contender, compare, evaluate
 from seqrec_jax.scoring import UNREACHABLE
 
 NUM_ITEMS = 12
-CONFIG = EvaluationConfig(cutoffs=(3, 10), num_resamples=200)
+CONFIG = EvaluationConfig(cutoffs=(3, 10), num_resamples=200, parts=("audit",))
+PROBABILITIES = ("log_loss", "confidence")  # which these rankers do not give
 
 
 def make_log(lengths, *, seed=0, seconds_apart=60) -> pd.DataFrame:
@@ -78,11 +83,11 @@ def test_the_per_user_table_has_a_row_a_system_and_user_and_its_means_are_the_fi
     table = evaluation.per_user
     assert len(table) == len(CONTENDERS) * len(cases.users)
     assert not table.duplicated(["system", "user_id"]).any()
-    assert list(table["system"].unique()) == [contender.ranker.name for contender in CONTENDERS]
+    assert list(table["system"].unique()) == [contender.system.name for contender in CONTENDERS]
     assert set(table["user_id"]) == set(dataset.sequences.user_ids[cases.users])
     for system, contender in zip(evaluation.result["systems"], CONTENDERS, strict=True):
-        assert (system["name"], system["kind"]) == (contender.ranker.name, contender.kind)
-        assert list(system["metrics"]) == metric_names(CONFIG.cutoffs)
+        assert (system["name"], system["kind"]) == (contender.system.name, contender.kind)
+        assert list(system["metrics"]) == [name for name in metric_names(CONFIG.cutoffs) if name not in PROBABILITIES]
         rows = table[table["system"] == system["name"]]
         for name, figure in system["metrics"].items():
             assert figure["mean"] == pytest.approx(np.nanmean(rows[name].to_numpy(dtype=float)), abs=1e-12)
@@ -172,7 +177,7 @@ def test_slices_part_the_users_and_hold_their_means(whole):
 )
 def test_no_user_is_lost_from_the_slices(lengths, labels):
     dataset = make_dataset(make_log(lengths))
-    config = EvaluationConfig(cutoffs=(10,), num_resamples=100)
+    config = EvaluationConfig(cutoffs=(10,), num_resamples=100, parts=())
     bins = evaluate(CONTENDERS[:1], dataset, cases_of(dataset), config=config).result["slices"]["history_length"]
     assert [entry["label"] for entry in bins] == labels
     assert sum(entry["users"] for entry in bins) == len(lengths)
@@ -187,10 +192,11 @@ def test_the_protocol_card_counts_what_was_asked(whole):
     assert (card["dataset"], card["fingerprint"]) == ("log", dataset.fingerprint)
     assert card["candidates"] == "12 of 12 items: all that could be recommended at the time"
     assert card["split"].startswith("leave_one_out: each user's last target is the test")
-    assert (card["order"], card["seen_items"], card["users_without_history"]) == ("time, then row", "kept", 0)
+    assert (card["order"], card["seen_items"], card["users_without_history"]) == ("time, then row of the log", "kept", 0)
     assert card["targets_per_user"] == "all that followed the history"
     assert card["intervals"] == "95 %, 200 resamples of users"
-    assert card["note"] == "a fact"
+    assert card["card"]["note"] == "a fact"
+    assert card["protocol_fingerprint"] == fingerprint(card["card"])
     assert evaluation.result["stage"] == "test" and evaluation.result["primary_metric"] == "ndcg@10"
     assert evaluation.result["cleaning"] == {"dropped": {}}
 
@@ -208,40 +214,101 @@ def test_the_protocol_card_of_a_timeline_with_several_targets():
         CONTENDERS[:1],
         dataset,
         cases_of(dataset, targets="next"),
-        config=EvaluationConfig(cutoffs=(10,), num_resamples=100, targets="next"),
+        config=EvaluationConfig(cutoffs=(10,), num_resamples=100, targets="next", parts=()),
     ).result["protocol"]
     assert first["targets"] == first["users"] == len(set(users))
     assert first["targets_per_user"] == "the first after the history"
 
 
-def warnings_of(dataset, **options) -> list[str]:
-    return evaluate(CONTENDERS[:1], dataset, cases_of(dataset, **options), config=CONFIG).result["warnings"]
+def audit_of(dataset, **options) -> dict[str, dict]:
+    """What the audit found of the data and the split, by key; the rankers' own ties and misses are left out."""
+    found = evaluate(CONTENDERS[:1], dataset, cases_of(dataset, **options), config=CONFIG).result["audit"]
+    return {row["key"]: row for row in found if row["key"] not in ("tied_scores", "unreachable_targets", "popularity")}
 
 
-def test_warnings_tell_of_leakage_ties_and_users_left_out(whole):
+def test_the_audit_tells_of_leakage_ties_and_users_left_out(whole):
+    found = {row["key"]: row["severity"] for row in whole[2].result["audit"]}
+    assert "error" not in found.values() and "users_left_out" not in found and "ambiguous_targets" not in found
     assert whole[2].result["warnings"] == []
     with pytest.warns(UserWarning, match="random_ratio"):
         dataset = make_dataset(make_log([8] * 40), rule="random_ratio")
-    warnings = warnings_of(dataset)
-    assert warnings[0] == "The split is random: the model was trained on events that happened after the tested ones."
-    first_is_test = dataset.split.parts[dataset.sequences.offsets[:-1]] == 2
-    assert first_is_test.sum() > 0
-    assert warnings[1] == f"{first_is_test.sum()} users with targets have too short a history and are left out."
+    found = audit_of(dataset)
+    cases = cases_of(dataset)
+    parts, users = dataset.split.parts, dataset.sequences.users_of_events
+    first_targets = dict(zip(cases.users, cases.target_events[cases.target_offsets[:-1]], strict=True))
+    after = [event for event, user in enumerate(users) if parts[event] == 0 and event > first_targets.get(user, 999)]
+    assert found["own_future"]["severity"] == "error"
+    assert found["own_future"]["count"] == len({users[event] for event in after}) > 0
+    assert f"training saw {len(after)} events after their target" in found["own_future"]["text"]
+    assert found["later_events"]["severity"] == "warning"
+    first_is_test = parts[dataset.sequences.offsets[:-1]] == 2
+    assert found["users_left_out"]["count"] == first_is_test.sum() > 0
 
     tied = make_log([8] * 40, seconds_apart=0)
-    assert warnings_of(make_dataset(tied)) == [
-        "88% of events share user and time with the event before; among those the log's row order decides which is "
-        "the target."
-    ]
+    ambiguous = audit_of(make_dataset(tied))["ambiguous_targets"]
+    items = tied["item_id"].to_numpy().reshape(40, 8)
+    # the one before the last is held out too, and can be the target just as well, unless it is the same item
+    assert ambiguous["count"] == sum(len(set(row)) > 1 for row in items) == 40
+    assert ambiguous["severity"] == "warning"
     # an order without times has no ties, and neither have equal times of different users
     ordered = tied.assign(timestamp=np.arange(320))
-    assert warnings_of(make_dataset(ordered, time_kind="order")) == []
-    assert warnings_of(make_dataset(tied.assign(timestamp=np.tile(np.arange(8), 40)))) == []
-    assert warnings_of(make_dataset(ordered), min_history=6) == []
+    assert set(audit_of(make_dataset(ordered, time_kind="order"))) <= {"no_times", "repeated_targets"}
+    assert "ambiguous_targets" not in audit_of(make_dataset(tied.assign(timestamp=np.tile(np.arange(8), 40))))
+    assert "users_left_out" not in audit_of(make_dataset(ordered), min_history=6)
     few = make_log([8] * 30 + [4] * 10)
-    assert warnings_of(make_dataset(few), min_history=6) == [
-        "10 users with targets have too short a history and are left out."
-    ]
+    left = audit_of(make_dataset(few), min_history=6)["users_left_out"]
+    assert left["count"] == 10 and left["share"] == 10 / 40
+    assert left["text"].startswith("10 of 40 users with a target have too short a history and are left out; ")
+
+
+def test_without_the_audit_nothing_is_said_of_it(whole):
+    dataset, cases, _ = whole
+    config = EvaluationConfig(cutoffs=(10,), num_resamples=100, parts=())
+    result = evaluate(CONTENDERS[:1], dataset, cases, config=config).result
+    assert not result.get("audit") and result["sections"] == []
+
+
+# -- comparing --
+
+
+def test_what_runs_today_stands_first_and_every_other_system_is_held_against_it(whole):
+    dataset, cases, _ = whole
+    contenders = [CONTENDERS[0], CONTENDERS[1], Contender(random_ranker("new", 5), "model"), CONTENDERS[3]]
+    evaluation = compare(contenders, dataset, cases, config=CONFIG)
+    rows = evaluation.result["comparisons"]
+    assert evaluation.result["kind"] == "comparison"
+    assert {(row["system"], row["baseline"]) for row in rows} == {("new", "gru")}
+    assert [row["metric"] for row in rows] == ["ndcg@10", "hit_rate@10", "recall@10", "mrr@10", "map@10"]
+    today, new = (evaluation.judged[place].per_user[[row["metric"] for row in rows]] for place in (0, 2))
+    direct = paired_differences(new, today, num_resamples=200, seed=0)
+    np.testing.assert_allclose([row["difference"] for row in rows], direct.mean, atol=1e-12)
+    np.testing.assert_allclose([row["p_value"] for row in rows], direct.p_value, atol=1e-12)
+    np.testing.assert_allclose([row["p_holm"] for row in rows], holm_correction(direct.p_value), atol=1e-12)
+    # the deciding row says what it would take in the shop, for whom it holds, and that stands as a section too
+    section = evaluation.result["sections"][0]
+    assert (section["key"], section["title"]) == ("paired_slices_1", "For whom new is better")
+    assert rows[0]["shop"] == rows[1]["shop"] != "" and rows[0]["for_whom"] == section["summary"]
+    assert json.loads(json.dumps(evaluation.result, allow_nan=False)) == evaluation.result
+    assert evaluation.comparisons["metric"].tolist() == [row["metric"] for row in rows]
+    figures = evaluation.figures.set_index(["system", "metric"])
+    assert figures.loc[("new", "ndcg@10"), "mean"] == pytest.approx(new["ndcg@10"].astype(float).mean(), abs=1e-12)
+    assert set(figures["kind"]) == {"model", "baseline", "ceiling"}
+
+
+@pytest.mark.parametrize("places", [[0], [0, 1], [0, 3], [1, 0, 0]])
+def test_fewer_than_two_systems_or_a_baseline_in_front_is_refused(whole, places):
+    dataset, cases, _ = whole
+    contenders = [CONTENDERS[place] for place in places]
+    with pytest.raises(ConfigError, match="compare takes two systems or more, the one that runs today first"):
+        compare(contenders, dataset, cases, config=CONFIG)
+
+
+def test_two_systems_of_one_name_are_refused(whole):
+    dataset, cases, _ = whole
+    twice = [CONTENDERS[0], Contender(random_ranker("gru", 9), "model")]
+    for judging in (evaluate, compare):
+        with pytest.raises(ConfigError, match="two systems are called 'gru'; give each a name of its own"):
+            judging(twice, dataset, cases, config=CONFIG)
 
 
 def test_figures_that_nobody_has_are_none_and_the_result_is_json():
@@ -255,13 +322,40 @@ def test_figures_that_nobody_has_are_none_and_the_result_is_json():
         histories=cases.histories.select_users(alone),
         target_offsets=np.array([0, 1]),
         target_items=cases.target_items[alone],
+        target_events=cases.target_events[alone],
         candidates=only,
         users_without_history=0,
     )
     result = evaluate(CONTENDERS[1:2], dataset, cases, config=CONFIG).result
-    undefined = {"mean": None, "low": None, "high": None, "reachable_mean": None}
-    assert result["systems"][0]["metrics"]["auc"] == undefined
+    # of one candidate there is no auc, and what no system has is left out
+    assert "auc" not in result["systems"][0]["metrics"] and not set(PROBABILITIES) & set(result["systems"][0]["metrics"])
     assert result["systems"][0]["metrics"]["mean_rank"]["mean"] == 1.0
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_a_figure_that_only_some_systems_have_is_none_for_the_others(whole):
+    """Lists that end have no auc, and only logits have probabilities and a calibration."""
+    dataset, cases, evaluation = whole
+    lists = judge_lists("theirs", evaluation.judged[1].lists, cases, config=CONFIG)
+    system = random_ranker("logits", 8)
+    logits = SimpleNamespace(name="logits", scores=system.scores, gives_logits=True)
+    contenders = [Contender(logits, "model"), CONTENDERS[1], Contender(lists, "other")]
+    result = evaluate(contenders, dataset, cases, config=CONFIG).result
+    model, popular, theirs = (system["metrics"] for system in result["systems"])
+    undefined = {"mean": None, "low": None, "high": None, "reachable_mean": None}
+    assert theirs["auc"] == theirs["mean_rank"] == theirs["log_loss"] == popular["log_loss"] == undefined
+    assert popular["auc"]["mean"] is not None and theirs["ndcg@10"]["mean"] == popular["ndcg@10"]["mean"]
+    assert model["log_loss"]["low"] < model["log_loss"]["mean"] < model["log_loss"]["high"]
+    # the calibration is of the first place: 15 bins of the confidence against how often it is right
+    table = evaluate(contenders[:1], dataset, cases, config=CONFIG).judged[0].per_user
+    sure, right = table["confidence"].to_numpy(), table["accuracy@1"].to_numpy()
+    bins = np.minimum((sure * 15).astype(int), 14)
+    error = sum(abs((right - sure)[bins == place].sum()) for place in range(15)) / len(sure)
+    assert model["calibration_error"]["mean"] == pytest.approx(error, abs=1e-6)
+    assert (model["calibration_error"]["low"], theirs["calibration_error"]["mean"]) == (None, None)
+    # lists that are the best baseline's own do not differ from it
+    rows = {row["baseline"]: row for row in result["comparisons"]}
+    assert rows["theirs"]["difference"] == rows["most popular"]["difference"]
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
@@ -279,6 +373,7 @@ def test_example_users_are_half_hits_and_half_misses_where_possible(whole, hits,
         histories=cases.histories.select_users(chosen),
         target_offsets=np.arange(hits + misses + 1),
         target_items=cases.target_items[chosen],
+        target_events=cases.target_events[chosen],
         candidates=cases.candidates,
         users_without_history=0,
     )
@@ -287,7 +382,9 @@ def test_example_users_are_half_hits_and_half_misses_where_possible(whole, hits,
         lists=evaluation.judged[0].lists[chosen],
         list_scores=evaluation.judged[0].list_scores[chosen],
     )
-    examples = example_users(evaluation._replace(judged=[judged]), dataset, small)
+    alone = {**evaluation.result, "systems": evaluation.result["systems"][:1]}
+    examples = example_users(evaluation._replace(judged=[judged], result=alone), dataset, small)
+    assert all("other" not in example for example in examples)
     found = [example["target_ranks"][0] <= 10 for example in examples]
     assert (sum(found), len(found) - sum(found)) == expected
     assert len({example["user"] for example in examples}) == len(examples)
@@ -319,12 +416,16 @@ def test_an_example_shows_the_users_last_events_targets_and_list(whole):
         assert [row["score"] for row in listed] == judged.list_scores[case, :5].tolist()
         assert [row["hit"] for row in listed] == [row["item"] == items[-1] for row in listed]
         assert any(row["hit"] for row in listed) == (rank <= 5)
+        other = evaluation.judged[1 + int(np.argmax([one.per_user["ndcg@10"].mean() for one in evaluation.judged[1:3]]))]
+        assert example["other"]["name"] == other.name  # the better one of the baselines, not the optimum
+        assert [row["item"] for row in example["other"]["recommended"]] == [f"i{item:02}" for item in other.lists[case, :5]]
+        assert example["other"]["target_ranks"] == [other.ranks[case]]
     json.dumps(examples, allow_nan=False)
 
 
 def test_an_example_is_a_hit_only_if_the_list_is_long_enough_to_show_it(whole):
     dataset, cases, _ = whole
-    config = EvaluationConfig(metric="ndcg@3", cutoffs=(3,), num_resamples=100)
+    config = EvaluationConfig(metric="ndcg@3", cutoffs=(3,), num_resamples=100, parts=())
     evaluation = evaluate(CONTENDERS[:1], dataset, cases, config=config)
     shown = []
     for example in example_users(evaluation, dataset, cases, count=40):

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from seqrec_jax.evaluation.report.verdict import is_comparison, verdict
+
 WIDTH = 120
 _METRICS = ("ndcg", "hit_rate", "recall", "mrr")
 _LABEL = 11  # width of the words at the left
@@ -25,7 +27,7 @@ def evaluation_table(result: dict[str, Any]) -> str:
       Lines of at most `WIDTH` characters.
     """
     return "\n".join(
-        [*_protocol(result), "", *_figures(result), *_ties(result), *_comparisons(result), *_notes(result)]
+        [*_protocol(result), "", *_figures(result), *_ties(result), *_comparisons(result), *_words(result)]
     )
 
 
@@ -108,22 +110,35 @@ def _ties(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _comparisons(result: dict[str, Any]) -> Iterator[str]:
-    if not result["comparisons"]:
+    rows = result["comparisons"]
+    if not rows:
         return
-    model = _name(result["systems"][0])
     yield ""
-    yield f"{model} minus each baseline, {result['primary_metric']}, paired by user, p corrected by Holm:"
-    width = max(len(_name(system)) for system in result["systems"]) + 1
-    for row in result["comparisons"]:
+    comparing = is_comparison(result)
+    what = f"minus {rows[0]['baseline']}" if comparing else f"{_name(result['systems'][0])} minus each other system"
+    yield f"{what}, paired by user, p corrected by Holm; the last column could have been seen with these users:"
+    names = [
+        f"{row['system']}, {row['metric']}" if comparing else f"{row['baseline']}, {row['metric']}" for row in rows
+    ]
+    width = min(max(map(len, names)), _LONGEST_NAME) + 1
+    for name, row in zip(names, rows, strict=True):
         interval = _interval({"mean": row["difference"], "low": row["low"], "high": row["high"]}, sign="+")
         p = row["p_holm"]
         probability = "undefined" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-        yield f"{_shorten(row['baseline'], _LONGEST_NAME):<{width}}{interval:>29}   {probability}"
+        seen = _figure(row["minimal_detectable"])
+        yield f"{_shorten(name, _LONGEST_NAME):<{width}}{interval:>29}   {probability:<10}  {seen:>9}"
 
 
-def _notes(result: dict[str, Any]) -> Iterator[str]:
+def _words(result: dict[str, Any]) -> Iterator[str]:
+    """What to be warned of, what the audit found, and the verdict."""
+    yield ""
     for warning in result["warnings"]:
-        yield from labelled("note", warning)
+        yield from labelled("WARNING", warning)
+    for found in result.get("audit", []):
+        if found["severity"] != "info":
+            yield from labelled(found["severity"], found["text"])
+    words = verdict(result)
+    yield from labelled("verdict", " ".join([words.headline, *words.details]))
 
 
 def _name(system: dict[str, Any]) -> str:

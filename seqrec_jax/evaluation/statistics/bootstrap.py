@@ -32,11 +32,12 @@ def bootstrap_means(
     """Mean of each metric with a percentile interval from resampled users.
 
     Each resample draws as many users as there are, with replacement, and takes the mean over those drawn for
-    whom the metric is defined (above 4,096 users it draws each a Poisson number of times, which is the same
-    for such numbers). Draws belong to rows: in another order of the users the ends differ by chance, as with
-    another seed. Users for whom nothing is defined are left out. One user alone gives low = high =
-    mean, which says that nothing is known about the spread, not that there is none; below about 20 users,
-    or 20 users whose value is not zero, percentile intervals are too short.
+    whom the metric is defined. Above 1,024 users it draws each a Poisson number of times, which is the same
+    for such numbers, and users with equal rows together. Up to there draws belong to places, so that in another
+    order of the users the ends differ by chance, as with another seed; above they belong to distinct rows, so
+    that the ends differ by chance when other columns stand beside. Users for whom nothing is defined are left
+    out. One user alone gives low = high = mean, which says that nothing is known about the spread, not that
+    there is none; below about 20 users, or 20 users whose value is not zero, percentile intervals are too short.
 
     Args:
       values: `[U, M]` one row a user, nan = undefined.

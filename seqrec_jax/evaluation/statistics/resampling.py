@@ -2,10 +2,14 @@
 
 What costs is drawing, so the draws are whole blocks of random bits turned into counts, and the means are
 one matrix product of counts and values. Small tables are resampled exactly: as many users as there are,
-with replacement. Above `TILE` users each is drawn a Poisson(1) number of times instead, and the mean is
+with replacement. Above `MOST_EXACT` users each is drawn a Poisson(1) number of times instead, and the mean is
 taken over those drawn. Their total is then not fixed, but the mean does not depend on the total to the order
 that matters: the two agree up to terms of 1 / U. It makes users independent, so that they are handled in
 tiles, in memory that does not grow with their number.
+
+Independent users with equal rows are drawn together: n of them a Poisson(n) number of times, which is the sum
+of Poisson(2^b) over the powers of two that n is made of. Most users of a list have no hit, so that few rows
+are left. As they are put in an order of their own, the order of the users does not matter.
 """
 
 from __future__ import annotations
@@ -13,21 +17,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
+import pandas as pd
 from scipy.special import pdtr
 
+MOST_EXACT = 1024
+"""Users up to whom resamples are exact. Part of what a seed means, as is `TILE`."""
+
 TILE = 4096
-"""Users whose counts come from one stream of random bits. Part of what a seed means: figures move with it."""
+"""Rows whose counts come from one stream of random bits; figures move with it."""
 
 _BLOCK_ELEMENTS = 2**18
 """Counts that are held at once; speed only, the draws do not depend on it."""
 
 _ROWS, _USERS, _COLUMNS = 16, 256, 32
 """Size of one small matrix product: BLAS does it on the calling thread, and waking its own costs more."""
-
-# a 16-bit number at or above the k-th of these is drawn more than k times: P(count ≤ k) in units of 2^-16
-_POISSON_LIMITS = np.minimum(np.rint(2.0**16 * pdtr(np.arange(8), 1.0)), 2**16 - 1).astype(np.uint16)
 
 
 def resampled_deviations(
@@ -43,10 +49,10 @@ def resampled_deviations(
       means: `[M]` mean of each column over the users for whom it is defined.
       num_resamples: R.
       seed: seed of the draws.
-      poisson: draw Poisson counts; None = above `TILE` users.
+      poisson: draw Poisson counts; None = above `MOST_EXACT` users.
 
     Returns:
-      `[R, M]` float64; above `TILE` users their last digits are those of float32.
+      `[R, M]` float64; above `MOST_EXACT` users their last digits are those of float32.
 
     Source:
       Hanley and MacGibbon (2006), Creating non-parametric bootstrap samples using Poisson frequencies;
@@ -56,30 +62,62 @@ def resampled_deviations(
     some = defined.any(axis=1)
     if not some.all():
         table, defined = table[some], defined[some]
-    users, columns = table.shape
-    if not users:
-        return np.full((num_resamples, columns), np.nan)
+    poisson = len(table) > MOST_EXACT if poisson is None else poisson
+    if not len(table):
+        return np.full((num_resamples, table.shape[1]), np.nan)
+    if poisson:
+        rows, copies = _distinct_rows(table)
+        table, defined = table[rows], defined[rows]
+        tiles = [
+            (power, part, members[part * TILE : (part + 1) * TILE])
+            for power, members in _powers_of_two(copies)
+            for part in range(-(-len(members) // TILE))
+        ]
+    else:
+        tiles = [(0, 0, np.arange(len(table)))]
+    columns = table.shape[1]
     patterns, pattern = _patterns(defined)
-    poisson = users > TILE if poisson is None else poisson
-    tile = TILE if poisson else users
     precision = np.float32 if poisson else np.float64
 
     def sums_of_tile(index: int) -> np.ndarray:
-        part = slice(index * tile, (index + 1) * tile)
-        values = np.concatenate([table[part] - means, patterns[part]], axis=1).astype(precision)
-        values[:, :columns][~defined[part]] = 0.0
-        draw = _poisson_counts if poisson else _multinomial_counts
-        bits = np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(index,)))
+        power, part, members = tiles[index]
+        inside = defined[members]
+        values = np.concatenate([np.where(inside, table[members] - means, 0.0), patterns[members]], axis=1)
+        values = values.astype(precision)
+        bits = np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(power, part) if poisson else (0,)))
+        draws = (
+            _poisson_counts(bits, len(members), num_resamples, power)
+            if poisson
+            else _multinomial_counts(bits, len(members), num_resamples)
+        )
         sums = np.empty((num_resamples, values.shape[1]))
         start = 0
-        for counts in draw(bits, len(values), num_resamples, precision):
+        for counts in draws:
             sums[start : start + len(counts)] = _product(counts, values)
             start += len(counts)
         return sums
 
-    total = _sum_in_order(sums_of_tile, -(-users // tile))
+    total = _sum_in_order(sums_of_tile, len(tiles))
     drawn = total[:, columns:][:, pattern]
     return np.divide(total[:, :columns], drawn, out=np.full(drawn.shape, np.nan), where=drawn > 0)
+
+
+def _distinct_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A user of each distinct row, and how many have it; in an order that depends on the rows alone."""
+    keys = pd.util.hash_pandas_object(pd.DataFrame(table), index=False).to_numpy()
+    _, first, same, copies = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    stand_in = first[same]
+    if len(first) == len(table) or all(np.array_equal(column[stand_in], column, equal_nan=True) for column in table.T):
+        return first, copies
+    return np.arange(len(table)), np.ones(len(table), dtype=np.int64)  # two rows with one key, which is most unlikely
+
+
+def _powers_of_two(copies: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each power b, and the rows whose number of copies has 2^b in it."""
+    for power in range(int(copies.max()).bit_length()):
+        members = np.flatnonzero(copies >> power & 1)
+        if len(members):
+            yield power, members
 
 
 def _patterns(defined: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,10 +155,8 @@ def _sum_in_order(part: Callable[[int], np.ndarray], count: int) -> np.ndarray:
     return total
 
 
-def _multinomial_counts(
-    bits: np.random.SFC64, users: int, resamples: int, precision: type[np.floating]
-) -> Iterator[np.ndarray]:
-    """Blocks `[R, U]` of how often each user is among U drawn, R in all = `resamples`."""
+def _multinomial_counts(bits: np.random.SFC64, users: int, resamples: int) -> Iterator[np.ndarray]:
+    """Blocks `[R, U]` float64 of how often each user is among U drawn, R in all = `resamples`."""
     rows = max(1, _BLOCK_ELEMENTS // users)
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
@@ -129,20 +165,22 @@ def _multinomial_counts(
         drawn = (words.astype(np.int64) * users) >> 32
         drawn += np.arange(size)[:, None] * users
         counts = np.bincount(drawn.ravel(), minlength=size * users)
-        yield counts.reshape(size, users).astype(precision)
+        yield counts.reshape(size, users).astype(np.float64)
 
 
-def _poisson_counts(
-    bits: np.random.SFC64, users: int, resamples: int, precision: type[np.floating]
-) -> Iterator[np.ndarray]:
-    """Blocks `[R, U]` of independent Poisson(1) counts of at most 8, R in all = `resamples`."""
+def _poisson_counts(bits: np.random.SFC64, users: int, resamples: int, power: int) -> Iterator[np.ndarray]:
+    """Blocks `[R, U]` float32 of independent Poisson(2^power) counts, R in all = `resamples`."""
+    quantiles = _poisson_quantiles(power)
     rows = max(1, _BLOCK_ELEMENTS // users)
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
         words = bits.random_raw((size, -(-users // 4))).view(np.uint16)[:, :users]
-        counts = (words >= _POISSON_LIMITS[0]).view(np.uint8)
-        above = np.empty(words.shape, dtype=bool)
-        for limit in _POISSON_LIMITS[1:]:
-            np.greater_equal(words, limit, out=above)
-            counts += above.view(np.uint8)
-        yield counts.astype(precision)
+        yield np.take(quantiles, words, mode="clip")  # clipped, since the check would cost more than the draw
+
+
+@cache
+def _poisson_quantiles(power: int) -> np.ndarray:
+    """`[2^16]` float32 the count of Poisson(2^power) for each 16-bit number, as the middle of its share of the line."""
+    mean = 2.0**power
+    chances = pdtr(np.arange(mean + 10 * mean**0.5 + 10), mean)
+    return np.searchsorted(chances, (np.arange(2**16) + 0.5) / 2**16).astype(np.float32)
