@@ -188,6 +188,7 @@ def judge_all(dataset: Dataset, runs: Mapping[str, Path], config: EvaluationConf
             "figures": {one.name: figures(one, FIGURES, variant.config) for one in judged},
             "winner": order.winner,
             **changes(main_order, order),
+            "undecided": [pair for pair, sign in order.clear.items() if sign == 0 and pair[0] < pair[1]],
             "audited": first.name,
             "audit": [asdict(one) for one in found if is_main or one.key == "ambiguous_targets"],
             "seconds": time.monotonic() - started,

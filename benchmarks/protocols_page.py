@@ -20,8 +20,6 @@ FINDINGS = {
     "later_events": "trained on events after the recommendation",
     "unborn_items": "candidates that did not exist yet",
     "ambiguous_targets": "target shares its time with other events",
-    "repeated_targets": "target repeats the last event",
-    "duplicate_users": "users with the same sequence",
     "unreachable_targets": "targets that cannot be in a list",
     "users_left_out": "users left out",
 }
@@ -38,7 +36,6 @@ def write_page(rows: Sequence[Row], page: Path = PAGE) -> None:
         "winners": winners_table,
         "leakage": leakage_table,
         "audit": audit_table,
-        "lists": lists_table,
     }
 
     def table(match: re.Match[str]) -> str:
@@ -87,27 +84,30 @@ def protocols_table(rows: Sequence[Row], log: str) -> list[str]:
     return markdown(header, lines)
 
 
-def winners_table(rows: Sequence[Row], log: str) -> list[str]:
-    """Who is first under every protocol, how surely, and what became of the order of the main protocol."""
-    header = ["protocol", "first", "ahead of", "by", "not told from the first", "Kendall's tau", "clear swaps"]
+def winners_table(rows: Sequence[Row]) -> list[str]:
+    """Who is first under the main protocols and those that change the order of systems, how surely, and what swaps."""
+    header = ["log", "protocol", "first", "ahead of", "by", "not told from the first", "Kendall's tau", "clear swaps"]
     lines = []
-    for row in protocols(rows, log):
-        if row["variant"].startswith("ties") and row["kendall_tau"] == 1:
-            continue
-        winner = row["winner"]
-        swaps = [f"{swap['better_here']} over {swap['better']}" for swap in row.get("swapped", ()) if swap["clear"]]
-        apart = winner.get("not_told_apart")
-        lines.append(
-            [
-                label(row),
-                winner["name"],
-                winner["runner_up"],
-                interval(winner["difference"], signed=True) if "difference" in winner else "",
-                "" if apart is None else ", ".join(apart) or "nobody",
-                f"{row['kendall_tau']:.2f}" if "kendall_tau" in row and row["variant"] != "main" else "",
-                "; ".join(swaps[:3]) + (f"; {len(swaps) - 3} more" if len(swaps) > 3 else ""),
-            ]
-        )
+    for log in logs(rows):
+        for row in protocols(rows, log):
+            told = row["rule"] not in RULES or row["variant"].startswith("ties") or "fitted on" in row["variant"]
+            if told or (row["variant"] != "main" and row["kendall_tau"] > 0.999):
+                continue
+            winner = row["winner"]
+            swaps = [f"{swap['better_here']} over {swap['better']}" for swap in row.get("swapped", ()) if swap["clear"]]
+            apart = winner.get("not_told_apart")
+            lines.append(
+                [
+                    log,
+                    label(row),
+                    winner["name"],
+                    winner["runner_up"],
+                    interval(winner["difference"], signed=True) if "difference" in winner else "",
+                    "" if apart is None else ", ".join(apart) or "nobody",
+                    f"{row['kendall_tau']:.2f}" if "kendall_tau" in row and row["variant"] != "main" else "",
+                    "; ".join(swaps[:2]) + (f"; {len(swaps) - 2} more" if len(swaps) > 2 else ""),
+                ]
+            )
     return markdown(header, lines)
 
 
@@ -143,42 +143,6 @@ def audit_table(rows: Sequence[Row]) -> list[str]:
             cells.append(finding(entries[0]) if entries else "")
         if any(cells[1:]):
             lines.append(cells)
-    return markdown(header, lines)
-
-
-def lists_table(rows: Sequence[Row]) -> list[str]:
-    """What lists of the best model, the best baseline and popularity are like by time, and what they cost."""
-    names = ["coverage", "gini", "tail_share", "personalisation", "novelty", "popularity_lift", "repeat_rate"]
-    header = [
-        "log",
-        "system",
-        *(name.replace("_", " ") for name in names),
-        "parameters",
-        "users a second",
-        "training s",
-    ]
-    lines = []
-    for log in logs(rows):
-        own = [row for row in rows if (row["data"], row["rule"], row["variant"]) == (log, "global_timeline", "main")]
-        own = sorted(
-            (row for row in own if row["model"] != EVERYBODY), key=lambda row: -row["figures"]["ndcg@10"]["mean"]
-        )
-        chosen = [next((row for row in own if row["kind"] == kind), None) for kind in ("model", "baseline")]
-        chosen.append(next((row for row in own if row["model"] == "most popular"), None))
-        for row in dict.fromkeys(own.index(row) for row in chosen if row is not None):
-            one = own[row]
-            cells = [f"{one['lists'][name]['mean']:.3f}" if name in one["lists"] else "" for name in names]
-            parameters, training = one["cost"]["parameters"], one.get("training", {}).get("seconds")
-            lines.append(
-                [
-                    log,
-                    one["model"],
-                    *cells,
-                    f"{parameters:,}" if parameters else "",
-                    f"{one['cost']['users_per_second']:,.0f}",
-                    f"{training:.0f}" if training else "",
-                ]
-            )
     return markdown(header, lines)
 
 

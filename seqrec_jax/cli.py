@@ -159,6 +159,34 @@ def compare(words: Sequence[str]) -> int:
     return 0
 
 
+def backtest(words: Sequence[str]) -> int:
+    """Train at one moment after another and judge what came next: how a model ages, and what retraining is worth."""
+    parser = _parser("backtest", backtest)
+    _add_config(parser)
+    parser.add_argument("--origins", type=int, default=4, help="how many moments (default 4)")
+    parser.add_argument("--days", type=float, default=7, help="from one to the next (default 7)")
+    parser.add_argument("--train-once", action="store_true", help="train at the first moment only")
+    parser.add_argument("--output", default="runs/backtest", help="folder of the figures (default runs/backtest)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    options, overrides = parser.parse_known_args(words)
+    from seqrec_jax import pipeline
+    from seqrec_jax.evaluation.report.terminal import labelled, section_table
+
+    _, section = pipeline.backtest_run(
+        _experiment(options, overrides),
+        num_origins=options.origins,
+        window_days=options.days,
+        output=options.output,
+        retrain=not options.train_once,
+        show_progress=not options.quiet,
+    )
+    print(section_table(section))
+    print("\n".join(labelled("freshness", section["summary"])))
+    folder = Path(options.output)
+    print(f"written    {folder / 'backtest.parquet'}, {folder / 'backtest.json'}")
+    return 0
+
+
 def recommend(words: Sequence[str]) -> int:
     """Lists for users of the dataset, or for a history of raw item ids."""
     parser = _parser("recommend", recommend)
@@ -228,6 +256,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
+    "backtest": backtest,
     "recommend": recommend,
     "embed": embed,
 }
@@ -254,6 +283,7 @@ _FIELDS_HELP = {
     "train": _EXPERIMENT_HELP,
     "evaluate": _PROTOCOL_HELP,
     "compare": _PROTOCOL_HELP,
+    "backtest": _EXPERIMENT_HELP,
     "recommend": "Weights of the re-ranking (docs/configuration.md) can follow, e.g. --reranking.diversity 0.3.",
 }
 

@@ -401,6 +401,10 @@ def test_timeline_cases_by_hand():
     assert cases.padded(cases.target_items, np.array([1, 0, 1])).tolist() == [[2, 0, 0], [3, 1, 4], [2, 0, 0]]
     assert cases.padded(cases.target_items, np.array([], dtype=int)).shape == (0, 3)
     assert cases.padded(cases.target_items, np.array([0])).dtype == np.int32
+    assert cases.padded(cases.target_items, np.array([1, 0]), width=2).tolist() == [[2, 0], [3, 1]]
+    assert cases.padded(cases.target_items, np.array([1]), width=5).tolist() == [[2, 0, 0, 0, 0]]
+    assert cases.targets_of(np.array([1, 0, 1])).tolist() == [3, 0, 1, 2, 3]
+    assert cases.targets_of(np.array([], dtype=int)).tolist() == []
     assert sequences.item_ids[cases.target_events].tolist() == cases.target_items.tolist()
     assert cases.target_events.tolist() == [2, 3, 5, 8]
     assert cases.target_gains is None

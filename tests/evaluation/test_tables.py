@@ -29,7 +29,8 @@ def system(name, kind, *, ndcg=0.05, hit_rate=0.1, recall=0.1, mrr=0.03, ties=(3
 
 
 def comparison(baseline, difference, p_holm):
-    row = {"baseline": baseline, "difference": difference, "p_holm": p_holm}
+    row = {"baseline": baseline, "metric": "ndcg@10", "difference": difference, "p_holm": p_holm}
+    row["minimal_detectable"] = None if difference is None else 0.00421
     return row | {"low": None if difference is None else difference - 0.01, "high": difference and difference + 0.01}
 
 
@@ -142,13 +143,36 @@ def test_ties_are_told_where_their_order_decides():
 
 def test_comparisons_show_sign_interval_and_corrected_p_value():
     text = evaluation_table(result())
-    start = "sasrec minus each baseline, ndcg@10, paired by user, p corrected by Holm:"
+    start = "sasrec minus each other system, paired by user, p corrected by Holm; "
     after = text[text.index(start) :].splitlines()
-    assert re.split(r"\s{2,}", after[1])[1:] == ["+0.0123 [+0.0023, +0.0223]", "p < 0.001"]
-    assert re.split(r"\s{2,}", after[2]) == ["last", "undefined", "undefined"]
-    assert after[3].startswith("note       The split is random")
+    first = next(place for place, line in enumerate(after) if line.startswith("popular in each user's last 5 events"))
+    assert re.split(r"\s{2,}", after[first])[1:] == ["+0.0123 [+0.0023, +0.0223]", "p < 0.001", "0.0042"]
+    assert re.split(r"\s{2,}", after[first + 1]) == ["last, ndcg@10", "undefined", "undefined", "undefined"]
+    assert after[first + 2] == "" and after[first + 3].startswith("WARNING    The split is random")
     small = result(comparisons=[comparison("last", -0.5, 0.0423)])
     assert "-0.5000 [-0.5100, -0.4900]   p = 0.042" in evaluation_table(small)
+
+
+def test_rows_of_runs_name_the_run_and_what_runs_today():
+    rows = [{"system": "new", **comparison("sasrec", 0.0123, 0.0004)}, {"system": "newer", **comparison("sasrec", 0, 1)}]
+    systems = [system(name, "model") for name in ("sasrec", "new", "newer")]
+    lines = evaluation_table(result(kind="comparison", systems=systems, comparisons=rows)).splitlines()
+    assert any(line.startswith("minus sasrec, paired by user, ") for line in lines)
+    assert [line.split()[0] for line in lines if ", ndcg@10 " in line] == ["new,", "newer,"]
+    assert "verdict    new is better than sasrec; newer is not distinguishable from sasrec on ndcg@10." in "\n".join(lines)
+
+
+def test_warnings_and_what_the_audit_found_are_told_before_the_verdict():
+    audit = [
+        {"severity": "error", "text": "The future leaked."},
+        {"severity": "warning", "text": "Many ties."},
+        {"severity": "info", "text": "Nothing to see."},
+    ]
+    lines = evaluation_table(result(audit=audit, warnings=["ANOTHER PREPARATION"])).splitlines()
+    start = lines.index("WARNING    ANOTHER PREPARATION")
+    assert lines[start + 1 : start + 3] == ["error      The future leaked.", "warning    Many ties."]
+    assert lines[start + 3].startswith("verdict    sasrec ")
+    assert "Nothing to see" not in "\n".join(lines)
 
 
 def make_lists(count: int) -> pd.DataFrame:

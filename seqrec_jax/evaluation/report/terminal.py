@@ -50,6 +50,16 @@ def recommendation_table(table: pd.DataFrame, items: pd.DataFrame, *, max_rows: 
     return text + (f"\n… {left:,} more rows; --output writes them all" if left else "")
 
 
+def section_table(section: dict[str, Any]) -> str:
+    """The tables of one part of the report."""
+    lines: list[str] = []
+    for block in section["blocks"]:
+        if block["kind"] == "table":
+            rows = [[_cell(cell) for cell in row] for row in block["rows"]]
+            lines += [block["title"], pd.DataFrame(rows, columns=block["columns"]).to_string(index=False), ""]
+    return "\n".join(lines)
+
+
 def labelled(name: str, text: str) -> list[str]:
     """A word at the left and a text beside it, in as many lines as it takes.
 
@@ -139,6 +149,15 @@ def _words(result: dict[str, Any]) -> Iterator[str]:
             yield from labelled(found["severity"], found["text"])
     words = verdict(result)
     yield from labelled("verdict", " ".join([words.headline, *words.details]))
+
+
+def _cell(cell: Any) -> str:
+    """A table's cell as text."""
+    if isinstance(cell, dict):
+        return _interval(cell)
+    if cell is None:
+        return "–"
+    return _figure(cell) if isinstance(cell, float) else _shorten(cell)
 
 
 def _name(system: dict[str, Any]) -> str:
