@@ -144,10 +144,17 @@ def compare(words: Sequence[str]) -> int:
     parser = _parser("compare", compare)
     parser.add_argument("runs", nargs="+", help="run directories, what runs today first")
     parser.add_argument("--output", default="runs/comparison", help="folder of the report (default runs/comparison)")
+    parser.add_argument(
+        "--saved", action="store_true", help="two evaluations as they were written, without scoring anything again"
+    )
     _add_judging(parser)
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
 
+    if options.saved:
+        result, reason = pipeline.compare_saved_runs(options.runs, output=options.output)
+        _print_evaluation(result, Path(options.output), reason)
+        return 0
     evaluation, reason = pipeline.compare_runs(
         options.runs,
         _protocol(options.runs[0], overrides),
@@ -202,6 +209,11 @@ def recommend(words: Sequence[str]) -> int:
     parser.add_argument(
         "--target-behavior", help="what is predicted, such as purchase, for a model of several (default: as trained)"
     )
+    parser.add_argument(
+        "--before",
+        choices=("validation", "test"),
+        help="end histories before what this stage holds out, for lists to be judged (default: whole histories)",
+    )
     parser.add_argument("--output", help="a .parquet or .csv file instead of the terminal")
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
@@ -216,7 +228,8 @@ def recommend(words: Sequence[str]) -> int:
         recommender = recommender.predicting(options.target_behavior)
     history: Any = options.history
     if history is None:
-        history = pipeline.user_histories(options.checkpoint, None if options.all_users else options.users)
+        users = None if options.all_users else options.users
+        history = pipeline.user_histories(options.checkpoint, users, before=options.before)
     result = recommender.recommend(history, options.k, seen_items=options.seen_items, reranking=reranking)
     if result.unknown_items:
         skipped = ", ".join(result.unknown_items)
@@ -323,8 +336,8 @@ def _print_evaluation(result: dict[str, Any], folder: Path, reason: str | None) 
     from seqrec_jax.evaluation.report.terminal import evaluation_table
 
     print(evaluation_table(result))
-    files = ["metrics.json", "per_user.parquet", *([] if reason else ["report.html"])]
-    print(f"written    {', '.join(str(folder / name) for name in files)}")
+    files = ["metrics.json", "per_user.parquet", "report.html"]
+    print(f"written    {', '.join(str(folder / name) for name in files if (folder / name).exists())}")
     if reason:
         print(f"no report  {reason}")
 

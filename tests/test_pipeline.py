@@ -190,7 +190,8 @@ def test_training_and_evaluation_leave_what_the_readme_promises(tiny_run: TinyRu
         assert len(rows) == result["protocol"]["users"]
         for name, figure in system["metrics"].items():
             if name == "calibration_error":  # of all users together
-                assert 0 < figure["mean"] < 1
+                assert (figure["mean"] is not None) == (system["kind"] == "model")
+                assert figure["mean"] is None or 0 < figure["mean"] < 1
             elif figure["mean"] is None:  # only the model's scores are logits
                 assert name in ("log_loss", "confidence") and system["kind"] != "model" and rows[name].isna().all()
             else:

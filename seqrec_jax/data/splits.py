@@ -134,6 +134,7 @@ class EvaluationCases:
       target_items: `[T]` int32 distinct held-out items of each case, in the order of their first event.
       target_events: `[T]` int64 place of each target's first held-out event in the dataset's sequences.
       target_gains: `[T]` float32 the largest gain of each target's held-out events, None where none were given.
+      asked: the options that these cases were made with, None where they were made by hand.
       candidates: `[V+1]` bool, the items that could be recommended at that time; row 0 is False.
       users_without_history: users with targets who are left out because their history is too short.
     """
@@ -146,6 +147,7 @@ class EvaluationCases:
     candidates: np.ndarray
     users_without_history: int
     target_gains: np.ndarray | None = None
+    asked: dict[str, Any] | None = None
 
     @property
     def num_targets(self) -> np.ndarray:
@@ -309,6 +311,7 @@ def evaluation_cases(
         target_items=pairs["item"].to_numpy(dtype=np.int32),
         target_events=pairs["event"].to_numpy(dtype=np.int64),
         target_gains=best_gains,
+        asked={"stage": stage, "targets": targets, "min_history": min_history},
         candidates=_candidates(sequences, split, part, num_items, available_from),
         users_without_history=int(has_target.sum()) - len(evaluated),
     )

@@ -15,20 +15,21 @@ from seqrec_jax.evaluation.audit.sampled import candidates_of_users, ranking_cha
 from seqrec_jax.evaluation.beyond.cost import cost_section, measure_cost
 from seqrec_jax.evaluation.beyond.exposure import exposure_correction, exposure_correction_section
 from seqrec_jax.evaluation.beyond.lists import beyond_accuracy, beyond_accuracy_section
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker
+from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker, mean_of_users
 from seqrec_jax.evaluation.representation.section import representation_section
 from seqrec_jax.evaluation.representation.similarity import sensitivity, similarity_table
 from seqrec_jax.evaluation.robustness import perturbations
 from seqrec_jax.evaluation.robustness.curves import default_changes, robustness, robustness_section
 from seqrec_jax.evaluation.robustness.list_changes import promotion, spread_cases, stability, taste_change
 from seqrec_jax.evaluation.sections import Section, section, table
-from seqrec_jax.evaluation.users.questions import POPULAR, question_sections
+from seqrec_jax.evaluation.users.questions import question_sections
 from seqrec_jax.evaluation.users.segments import segments_section
 from seqrec_jax.metrics import RANKING_METRICS
 
 SAMPLED_NEGATIVES = 100
 _ROBUSTNESS_USERS, _ROBUSTNESS_RATES = 1000, (0.0, 0.1, 0.2, 0.4)
 _SIMILARITY_USERS = 5000
+_SIMPLE = ("item to item", "last item again")  # beside the model under worse histories; they look at the history too
 
 
 def report_parts(
@@ -39,6 +40,7 @@ def report_parts(
     users: pd.DataFrame,
     *,
     config: EvaluationConfig,
+    rivals: Sequence[Judged],
 ) -> list[Section]:
     """The sections that `config.parts` names, in the report's order.
 
@@ -49,6 +51,7 @@ def report_parts(
       cases: the U users.
       users: as `user_table` makes it.
       config: the protocol.
+      rivals: the judged systems that the model is to beat; a ceiling is none.
     """
     model, k = rankers[0], _list_length(config)
     has_vectors = model is not None and all(
@@ -58,7 +61,7 @@ def report_parts(
     if "questions" in config.parts:
         sections += question_sections(judged, dataset, cases, users, config=config)
     if "segments" in config.parts:
-        sections.append(segments_section(judged, users, config=config, other=_strongest(judged, config)))
+        sections.append(segments_section(judged, users, config=config, other=_strongest(rivals, config)))
     if "beyond_accuracy" in config.parts:
         vectors = model.item_vectors() if has_vectors else None  # type: ignore[union-attr]
         found = beyond_accuracy(judged, dataset, cases, k=k, config=config, item_vectors=vectors)
@@ -66,10 +69,11 @@ def report_parts(
     if "representation" in config.parts and has_vectors:
         sections.append(_representation(model, dataset, cases, seed=config.seed))
     if "robustness" in config.parts and model is not None:
-        simple = next((ranker for ranker in rankers[1:] if ranker is not None and ranker.name != POPULAR), None)
-        sections.append(_robustness([model, *([simple] if simple else [])], dataset, cases, config=config, k=k))
+        by_name = {ranker.name: ranker for ranker in rankers[1:] if ranker is not None}
+        simple = [by_name[name] for name in _SIMPLE if name in by_name][:1]
+        sections.append(_robustness([model, *simple], dataset, cases, config=config, k=k))
     if "exposure" in config.parts:
-        corrected = exposure_correction(judged, dataset, cases, config=config)
+        corrected = exposure_correction([judged[0], *rivals], dataset, cases, config=config)
         sections.append(exposure_correction_section(corrected, metric=config.metric))
     if "sampled" in config.parts and _can_be_sampled(cases, config):
         sections.append(sampled_section(ranking_changes(judged, cases, config=config, num_negatives=SAMPLED_NEGATIVES)))
@@ -99,7 +103,7 @@ def _can_be_sampled(cases: EvaluationCases, config: EvaluationConfig) -> bool:
     """Whether the deciding metric is one of the first places, and everybody has enough candidates to draw from."""
     stem, _, k = config.metric.partition("@")
     fewest = candidates_of_users(cases, config) - cases.num_targets
-    return bool(k) and stem in RANKING_METRICS and int(fewest.min(initial=0)) >= SAMPLED_NEGATIVES
+    return bool(k) and stem in RANKING_METRICS and bool((fewest >= SAMPLED_NEGATIVES).all())
 
 
 def _list_length(config: EvaluationConfig) -> int:
@@ -108,9 +112,9 @@ def _list_length(config: EvaluationConfig) -> int:
     return int(k) if k and config.metric != "accuracy@1" else max(config.cutoffs)
 
 
-def _strongest(judged: Sequence[Judged], config: EvaluationConfig) -> Judged | None:
-    """Of the systems beside the model the one with the best deciding figure."""
-    return max(judged[1:], key=lambda one: one.per_user[config.metric].mean(), default=None)
+def _strongest(rivals: Sequence[Judged], config: EvaluationConfig) -> Judged | None:
+    """The rival with the best deciding figure."""
+    return max(rivals, key=lambda one: mean_of_users(one.per_user[config.metric]), default=None)
 
 
 def _representation(model: Any, dataset: Dataset, cases: EvaluationCases, *, seed: int) -> Section:

@@ -288,6 +288,11 @@ def judge_lists(
     num_users, longest = len(cases.users), max(config.cutoffs)
     if lists.ndim != 2 or len(lists) != num_users:
         raise ShapeError(f"{name}: lists have shape {lists.shape}, expected [{num_users}, K], one a user of the cases")
+    if not np.issubdtype(lists.dtype, np.integer) or lists.min(initial=0) < 0:
+        raise DataError(
+            f"{name}: lists are {lists.dtype} with a smallest entry of {lists.min(initial=0)}; expected item numbers "
+            "from 1, and 0 for an empty place"
+        )
     ordered = np.sort(lists, axis=1)
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)
     if twice.any():

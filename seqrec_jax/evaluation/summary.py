@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
-from seqrec_jax.errors import ConfigError
+from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.audit.audit import audit
 from seqrec_jax.evaluation.comparison import compare_systems
 from seqrec_jax.evaluation.fingerprint import fingerprint, protocol_card
@@ -30,10 +30,11 @@ from seqrec_jax.evaluation.representation.section import LEAST_USERS
 from seqrec_jax.evaluation.sections import plain
 from seqrec_jax.evaluation.statistics import bootstrap_means
 from seqrec_jax.evaluation.users.attributes import user_table
-from seqrec_jax.evaluation.users.slices import figure, paired_slices, paired_slices_section, user_slices
+from seqrec_jax.evaluation.users.slices import FEWEST_USERS, figure, paired_slices, paired_slices_section, user_slices
 from seqrec_jax.metrics import expected_calibration_error
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of `metrics.json`."""
 Kind = Literal["model", "baseline", "ceiling", "other"]
 _RIVALS = ("model", "baseline", "other")
 _TARGETS = {
@@ -145,6 +146,7 @@ def compare(
     k = config.metric.partition("@")[2] or str(max(config.cutoffs))
     family = [config.metric, *(f"{name}@{k}" for name in ("ndcg", "hit_rate", "recall", "mrr", "map"))]
     metrics = [name for name in dict.fromkeys(family) if name in first.per_user]
+    metrics = [name for place, name in enumerate(metrics) if not _repeats(name, metrics[:place], [first, *others])]
     rows = compare_systems([(other, first) for other in others], metrics, config=config)
     for row in rows:
         if row["metric"] == config.metric:
@@ -159,12 +161,25 @@ def compare(
         parts.append({**part, "key": f"{part['key']}_{number}", "title": f"For whom {other.name} is better"})
         for row in rows:
             if row["system"] == other.name and row["metric"] == config.metric:
-                row["for_whom"] = part["summary"]
+                row["for_whom"] = f"By kind of user: {part['summary']}"
     models = [one.system for one in contenders if one.kind == "model" and not isinstance(one.system, Judged)]
     if "representation" in config.parts and len(models) > 1 and len(cases.users) >= LEAST_USERS:
         parts.append(similarity_section(models, cases, seed=config.seed))
     evaluation.result["sections"][:0] = parts
     return evaluation
+
+
+def _repeats(name: str, earlier: Sequence[str], systems: Sequence[Judged]) -> bool:
+    """Whether a metric is an earlier one for every user, as recall is hit rate with one target; it is no test more."""
+    return any(all(one.per_user[name].equals(one.per_user[other]) for one in systems) for other in earlier)
+
+
+def _few_users(count: int) -> list[str]:
+    if count >= FEWEST_USERS:
+        return []
+    return [
+        f"ONLY {count} USERS: intervals of fewer than {FEWEST_USERS} are too short, and no figure is worth acting on."
+    ]
 
 
 def _judge_all(
@@ -180,12 +195,24 @@ def _judge_all(
     names = [contender.system.name for contender in contenders]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"two systems are called {twice[0]!r}; give each a name of its own")
+    for name, value in (cases.asked or {}).items():
+        if value != getattr(config, name):
+            raise ConfigError(
+                f"the cases were made with {name} {value!r}, the configuration says {getattr(config, name)!r}; make "
+                "them with the configuration's (pipeline.cases_of)"
+            )
     judged = [
         contender.system
         if isinstance(contender.system, Judged)
         else judge(contender.system, cases, config=config, mesh=mesh)
         for contender in contenders
     ]
+    for entry in judged:
+        if len(entry.per_user) != len(cases.users) or len(entry.ranks) != len(cases.target_items):
+            raise DataError(
+                f"{entry.name} was judged on {len(entry.per_user):,} users with {len(entry.ranks):,} targets, these "
+                f"cases have {len(cases.users):,} and {len(cases.target_items):,}; judge it on the same cases"
+            )
     users = user_table(dataset, cases)
     measured = [one.per_user.drop(columns="rank") for one in judged]
     columns = [name for name in measured[0] if any(table[name].notna().any() for table in measured)]
@@ -203,7 +230,7 @@ def _judge_all(
         "slices": user_slices(judged, users, config=config),
         "sections": [],
         "cleaning": dataset.cleaning,
-        "warnings": [],
+        "warnings": _few_users(len(cases.users)),
     }
     return judged, users, result
 
@@ -221,7 +248,8 @@ def _finished(
     if "audit" in config.parts:
         result["audit"] = plain([asdict(found) for found in audit(dataset, cases, judged, config=config)])
     rankers = [None if isinstance(one.system, Judged) else one.system for one in contenders]
-    result["sections"] = report_parts(judged, rankers, dataset, cases, users, config=config)
+    rivals = [entry for entry, one in zip(judged, contenders, strict=True) if one.kind in _RIVALS][1:]
+    result["sections"] = report_parts(judged, rankers, dataset, cases, users, config=config, rivals=rivals)
     tables = [pd.concat([users, entry.per_user], axis=1).assign(system=entry.name) for entry in judged]
     return Evaluation(result, pd.concat(tables, ignore_index=True), judged)
 

@@ -7,6 +7,7 @@ from seqrec_jax.pipeline.cases import case_options, cases_of, ceiling, known_eve
 from seqrec_jax.pipeline.exporting import embed_run, user_histories, write_table
 from seqrec_jax.pipeline.judging import compare_runs, evaluate_run
 from seqrec_jax.pipeline.preparing import prepare, read_source
+from seqrec_jax.pipeline.saved import compare_saved, compare_saved_runs
 from seqrec_jax.pipeline.training import behavior_weights, build_model, median_speed, train_run, warm_start_params
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "cases_of",
     "ceiling",
     "compare_runs",
+    "compare_saved",
+    "compare_saved_runs",
     "embed_run",
     "evaluate_run",
     "known_events",

@@ -13,8 +13,12 @@ from seqrec_jax.data.dataset import (
     read_dataset,
 )
 from seqrec_jax.data.sequences import Sequences
+from seqrec_jax.data.splits import Stage
 from seqrec_jax.errors import DataError
+from seqrec_jax.evaluation.protocol import EvaluationConfig
+from seqrec_jax.pipeline.cases import cases_of
 from seqrec_jax.retrieval import Recommender
+from seqrec_jax.training.config import parse_config
 from seqrec_jax.training.run import read_run
 
 
@@ -48,17 +52,26 @@ def embed_run(run: str | Path, output: str | Path, *, step: int | None = None) -
     return paths
 
 
-def user_histories(run: str | Path, users: list[str] | None) -> Sequences:
-    """Whole histories of users of a run's dataset, None for all; an unknown user has an empty one.
+def user_histories(run: str | Path, users: list[str] | None, *, before: Stage | None = None) -> Sequences:
+    """Histories of users of a run's dataset; an unknown user has an empty one.
+
+    Args:
+      run: the run's directory.
+      users: raw ids, None for all.
+      before: end each history before what that stage holds out, as an evaluation does, and leave out users whom it
+        does not ask; None for whole histories.
 
     Raises:
       DataError: the dataset is missing or was changed.
     """
     dataset = _dataset_of_run(run)
     sequences = dataset.sequences
+    if before is not None:
+        protocol = parse_config(EvaluationConfig, values=read_run(run)[0].get("evaluation", {}))
+        sequences = cases_of(dataset, replace(protocol, stage=before)).histories
     if users is None:
         return sequences
-    rows = dataset.user_index(users)
+    rows = pd.Index(sequences.user_ids).get_indexer(pd.Index(users, dtype=object))
     found = sequences.select_users(np.maximum(rows, 0))
     known = found.select_events((rows >= 0)[found.users_of_events])
     return replace(known, user_ids=np.asarray(users, dtype=object))

@@ -18,7 +18,7 @@ from seqrec_jax.data.dataset import (
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import CheckpointError, ConfigError, MissingExtraError
 from seqrec_jax.evaluation.lists import match_lists, read_lists
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge_lists
+from seqrec_jax.evaluation.protocol import EvaluationConfig, judge_lists, mean_of_users
 from seqrec_jax.evaluation.report.examples import example_users
 from seqrec_jax.evaluation.report.model_card import model_card
 from seqrec_jax.evaluation.report.page import render_report
@@ -197,6 +197,15 @@ def _judged_lists(
         judged = judge_lists(name, matched.lists, cases, config=config, list_scores=matched.scores)
         found.append(Contender(judged, "other"))
         notes += [f"{name}: {sentence}" for sentence in matched.sentences]
+        if not matched.covered.all():
+            covered = mean_of_users(judged.per_user[config.metric][matched.covered])
+            notes.append(
+                f"{name}: over the {int(matched.covered.sum()):,} users with a list {config.metric} is {covered:.4f}."
+            )
+        notes.append(
+            f"{name}: a file does not tell what its lists were made from. If they were made after the tested events, "
+            "they know the answers; `seqrec recommend --before test` makes lists that do not."
+        )
     return found, notes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -22,7 +23,7 @@ from seqrec_jax.evaluation.statistics import paired_differences
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.run import read_run
 
-FAMILY = ["ndcg@10", "hit_rate@10", "recall@10", "mrr@10", "map@10"]
+FAMILY = ["ndcg@10", "hit_rate@10", "mrr@10"]
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +73,19 @@ def test_every_later_system_is_held_against_the_first(compared, tiny_run, second
         assert result["systems"][0]["metrics"][name]["mean"] == pytest.approx(alone[name]["mean"], abs=1e-9)
     today, other = (evaluation.judged[place].per_user[FAMILY] for place in (0, 1))
     direct = paired_differences(other, today, num_resamples=200, seed=0)
-    np.testing.assert_allclose([row["difference"] for row in result["comparisons"][:5]], direct.mean, atol=1e-12)
-    np.testing.assert_allclose([row["p_value"] for row in result["comparisons"][:5]], direct.p_value, atol=1e-12)
+    np.testing.assert_allclose([row["difference"] for row in result["comparisons"][:3]], direct.mean, atol=1e-12)
+    np.testing.assert_allclose([row["p_value"] for row in result["comparisons"][:3]], direct.p_value, atol=1e-12)
 
 
-def test_lists_of_a_run_give_the_figures_of_the_run_but_for_whom_they_lack(compared):
+def test_lists_of_a_run_give_the_figures_of_the_run_but_for_whom_they_lack(compared, tiny_run):
     evaluation, _ = compared
     whole, lists = evaluation.judged[1].per_user, evaluation.judged[2].per_user
-    np.testing.assert_allclose(lists["ndcg@20"][1:], whole["ndcg@20"][1:], atol=1e-7)
+    cases = pipeline.cases_of(read_dataset(tiny_run.dataset), tiny_run.config.evaluation)
+    # an item that could not be recommended at the time keeps its place in a list from elsewhere
+    allowed = cases.candidates[evaluation.judged[2].lists].all(axis=1)
+    assert 10 < allowed.sum() < len(allowed)
+    np.testing.assert_allclose(lists["ndcg@20"][allowed], whole["ndcg@20"][allowed], atol=1e-7)
+    assert (lists["ndcg@20"] <= whole["ndcg@20"] + 1e-7).all()
     assert lists["ndcg@20"][0] == 0 and evaluation.judged[2].lists[0].tolist() == [0] * 20
     assert lists["auc"].isna().all()
     users = len(lists)
@@ -99,8 +105,8 @@ def test_three_files_are_written_into_a_folder_made_for_them(compared):
     assert verdict(evaluation.result).headline.split(";")[0] in page and "For whom second is better" in page
 
 
-def test_the_verb_prints_the_table_and_the_verdict(call, tiny_run, second, tmp_path):
-    words = ["compare", tiny_run.run, second, "--output", tmp_path / "out", "--num_resamples", "100", "--parts", "[]"]
+def test_the_verb_prints_the_table_and_the_verdict(call, tiny_run, second, home):
+    words = ["compare", tiny_run.run, second, "--output", "out", "--num_resamples", "100", "--parts", "[]"]
     code, lines, errors = call(*words)
     assert (code, errors) == (0, "")
     assert max(map(len, lines)) <= 120
@@ -108,11 +114,18 @@ def test_the_verb_prints_the_table_and_the_verdict(call, tiny_run, second, tmp_p
     for name in ("tiny", "second", "most popular"):
         assert re.search(rf"^{name} +\d\.\d{{4}} \[\d\.\d{{4}}, \d\.\d{{4}}\]", text, re.M), name
     assert re.search(r"^second, ndcg@10 +[+-]\d\.\d{4} \[[+-].* p [=<] \d\.\d{3}", text, re.M)
-    assert re.search(r"^verdict +second is (better than|worse than|not distinguishable from) tiny on ndcg@10\.", text, re.M)
-    # paths wrap nowhere: files are named one after the other
-    files = ", ".join(str(tmp_path / "out" / name) for name in ("metrics.json", "per_user.parquet", "report.html"))
-    assert lines[-1] == f"written    {files}" or max(map(len, lines)) <= 120
-    assert (tmp_path / "out" / "report.html").is_file()
+    assert re.search(
+        r"^verdict +second is (better than|worse than|not distinguishable from) tiny on ndcg@10\.", text, re.M
+    )
+    assert lines[-1] == "written    out/metrics.json, out/per_user.parquet, out/report.html"
+    assert (home / "out" / "report.html").is_file()
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch, loaded: Recommender) -> None:
+    """No baselines, and the tiny run's recommender, compiled once, for every run."""
+    monkeypatch.setattr(Recommender, "load", lambda *_, **__: copy.copy(loaded))
+    monkeypatch.setattr(pipeline.judging, "references", lambda *_: [])
 
 
 def quick(tiny_run: TinyRun):
@@ -137,7 +150,7 @@ def test_identical_runs_are_not_distinguishable_and_the_verdict_says_what_that_m
     np.testing.assert_array_equal(evaluation.judged[0].ranks, evaluation.judged[1].ranks)
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(tiny_run, tmp_path):
+def test_runs_of_one_name_are_told_apart_by_their_folders(fast, tiny_run, tmp_path):
     again = copy_of(tiny_run.run, tmp_path, "tiny")
     evaluation, _ = pipeline.compare_runs([tiny_run.run, again], quick(tiny_run), output=tmp_path / "out")
     assert [judged.name for judged in evaluation.judged][:2] == [str(tiny_run.run), str(again)]
@@ -181,11 +194,13 @@ def test_a_run_over_other_behaviours_is_refused(tiny_run, second, tmp_path):
     other = copy_of(second, tmp_path, "other")
     _, facts, _ = read_run(other)
     (other / "dataset.json").write_text(json.dumps({**facts, "behaviors": facts["behaviors"][::-1]}), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"was trained with the behaviours \['purchase', 'cart', 'click', 'view'\]"):
+    with pytest.raises(
+        CheckpointError, match=r"was trained with the behaviours \['purchase', 'cart', 'click', 'view'\]"
+    ):
         pipeline.compare_runs([tiny_run.run, other], quick(tiny_run), output=tmp_path / "out")
 
 
-def test_a_run_over_another_preparation_is_judged_with_a_loud_warning(call, tiny_run, second, tmp_path):
+def test_a_run_over_another_preparation_is_judged_with_a_loud_warning(fast, call, tiny_run, second, tmp_path):
     other = copy_of(second, tmp_path, "elsewhere")
     _, facts, _ = read_run(other)
     (other / "dataset.json").write_text(json.dumps({**facts, "fingerprint": "f" * 16}), encoding="utf-8")
@@ -202,7 +217,7 @@ def test_a_run_over_another_preparation_is_judged_with_a_loud_warning(call, tiny
     assert "WAS TRAINED ON ANOTHER PREPARATION" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
-def test_all_runs_over_another_preparation_are_told_of(tiny_run, second, tmp_path):
+def test_all_runs_over_another_preparation_are_told_of(fast, tiny_run, second, tmp_path):
     pipeline.prepare(tiny_config(tmp_path, "--data.split.rule", "leave_one_out"))
     evaluation, _ = pipeline.compare_runs(
         [tiny_run.run, second], quick(tiny_run), output=tmp_path / "out", dataset_directory=str(tmp_path / "data/tiny")

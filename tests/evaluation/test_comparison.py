@@ -244,9 +244,7 @@ def test_tables_are_cut_to_their_shared_users_in_the_order_of_the_first():
     )
     assert first["user_id"].tolist() == second["user_id"].tolist() == ["c", "a", "b"]
     assert first["ndcg@10"].tolist() == [0, 1, 3] and second["ndcg@10"].tolist() == [12, 14, 11]
-    assert sentence == (
-        "Only the 3 users of both are compared: 1 of ours and 2 of theirs have no counterpart."
-    )
+    assert sentence == ("Only the 3 users of both are compared: 1 of ours and 2 of theirs have no counterpart.")
 
 
 def test_the_same_users_in_another_order_need_no_sentence():
@@ -260,7 +258,11 @@ def test_the_same_users_in_another_order_need_no_sentence():
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        (["a", "b"], ["1", "2"], "ours and theirs have no user in common (such as 'a' and '1'); judge both on the same"),
+        (
+            ["a", "b"],
+            ["1", "2"],
+            "ours and theirs have no user in common (such as 'a' and '1'); judge both on the same",
+        ),
         (["a"], [], "ours and theirs have no user in common (such as 'a' and 'none')"),
         (["a", "b", "a"], ["a"], "the table of ours has user 'a' twice; give one system's rows only"),
         (["a"], ["a", "b", "b"], "the table of theirs has user 'b' twice; give one system's rows only"),

@@ -76,7 +76,9 @@ def test_across_devices_only_ranks_within_rounding_move_and_they_are_counted(loa
     # whoever's target did not move has the same figures, to the last bit
     same = whole.ranks == judged.ranks
     figures = [name for name in whole.per_user if name not in PROBABILITIES]
-    pd.testing.assert_frame_equal(whole.per_user.loc[same, figures], judged.per_user.loc[same, figures], check_exact=True)
+    pd.testing.assert_frame_equal(
+        whole.per_user.loc[same, figures], judged.per_user.loc[same, figures], check_exact=True
+    )
     for name in PROBABILITIES:
         np.testing.assert_allclose(judged.per_user[name], whole.per_user[name], rtol=ROUNDING)
     # lists likewise: where they differ, items whose scores are alike changed places

@@ -50,7 +50,9 @@ def make_dataset(*, items: int = 4, time_kind: str = "seconds"):
     )
     table = pd.DataFrame({"item_id": [f"i{item}" for item in range(1, items + 1)]})
     split = SplitConfig(rule="leave_one_out")
-    return prepare_dataset(log, name="log", split=split, items=table, behaviors=["view", "purchase"], time_kind=time_kind)
+    return prepare_dataset(
+        log, name="log", split=split, items=table, behaviors=["view", "purchase"], time_kind=time_kind
+    )
 
 
 def card(dataset=None, **changes):

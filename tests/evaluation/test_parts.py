@@ -73,7 +73,8 @@ def parts_of(shop: Shop, *names: str, judged=None, rankers=None, **changes) -> l
     judged = shop.judged if judged is None else judged
     rankers = [shop.model, shop.popular, None] if rankers is None else rankers
     config = replace(shop.config, parts=names, **changes)
-    return report_parts(judged, rankers, shop.dataset, shop.cases, shop.users, config=config)
+    rivals = judged[1:]
+    return report_parts(judged, rankers, shop.dataset, shop.cases, shop.users, config=config, rivals=rivals)
 
 
 def test_every_part_of_the_configuration_is_tried_here():
@@ -154,7 +155,7 @@ def test_a_small_catalogue_is_not_sampled_from(shop):
     cases = replace(shop.cases, candidates=few)
     config = replace(shop.config, parts=("sampled",))
     judged = [judge(shop.popular, cases, config=config)._replace(name=name) for name in ("a", "b")]
-    assert report_parts(judged, [None, None], shop.dataset, cases, shop.users, config=config) == []
+    assert report_parts(judged, [None, None], shop.dataset, cases, shop.users, config=config, rivals=judged[1:]) == []
 
 
 def test_the_other_system_of_the_segments_is_the_strongest(shop):

@@ -92,7 +92,7 @@ def make_result() -> dict:
         for label, users in (("1–4", 1200), ("5+", 321))
     ]
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "run": "beauty",
         "created": "2026-11-24",
         "stage": "test",
@@ -243,7 +243,7 @@ def test_everything_is_escaped():
 def test_missing_parts_are_said_to_be_missing():
     nothing = {"mean": math.nan, "low": None, "high": None}
     smallest = {
-        "schema_version": 1,
+        "schema_version": 2,
         "run": "x",
         "primary_metric": "ndcg@10",
         "systems": [{"name": "gru", "kind": "model", "metrics": {"ndcg@10": nothing}}],
@@ -326,7 +326,7 @@ def test_charts_ignore_the_users_own_matplotlib_settings():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "schema_version is 2, this library reads 1"),
+        ({"schema_version": 1}, "schema_version is 1, this library reads 2"),
         ({"run": None}, "key 'run' is missing"),
         ({"systems": []}, "key 'systems' is missing or empty"),
         ({"primary_metric": "ndgc@10"}, "no system has the primary metric 'ndgc@10'; known are"),

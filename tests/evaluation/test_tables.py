@@ -42,6 +42,7 @@ def result(**changes):
         "protocol": {
             "dataset": "beauty",
             "fingerprint": "0123456789abcdef",
+            "protocol_fingerprint": "abcdef",
             "split": "global_timeline: train before 2024-03-05T15:27:46, validate until 2024-03-17T21:08:03, test "
             "after; targets are events of view or click or cart or purchase",
             "users": 22363,
@@ -120,6 +121,7 @@ def test_the_protocol_is_stated():
     text = evaluation_table(result())
     flat = " ".join(text.split())
     assert row(text, "dataset") == "dataset    beauty (0123456789abcdef), test stage"
+    assert row(text, "protocol").startswith("protocol   fingerprint abcdef; ")
     assert row(text, "users") == "users      22,363 with 22,400 targets (all that followed the history)"
     assert "candidates 12,101 of 12,101 items: all that could be recommended at the time; seen items excluded" in flat
     assert (
@@ -154,12 +156,17 @@ def test_comparisons_show_sign_interval_and_corrected_p_value():
 
 
 def test_rows_of_runs_name_the_run_and_what_runs_today():
-    rows = [{"system": "new", **comparison("sasrec", 0.0123, 0.0004)}, {"system": "newer", **comparison("sasrec", 0, 1)}]
+    rows = [
+        {"system": "new", **comparison("sasrec", 0.0123, 0.0004)},
+        {"system": "newer", **comparison("sasrec", 0, 1)},
+    ]
     systems = [system(name, "model") for name in ("sasrec", "new", "newer")]
     lines = evaluation_table(result(kind="comparison", systems=systems, comparisons=rows)).splitlines()
     assert any(line.startswith("minus sasrec, paired by user, ") for line in lines)
     assert [line.split()[0] for line in lines if ", ndcg@10 " in line] == ["new,", "newer,"]
-    assert "verdict    new is better than sasrec; newer is not distinguishable from sasrec on ndcg@10." in "\n".join(lines)
+    assert "verdict    new is better than sasrec; newer is not distinguishable from sasrec on ndcg@10." in "\n".join(
+        lines
+    )
 
 
 def test_warnings_and_what_the_audit_found_are_told_before_the_verdict():

@@ -36,6 +36,7 @@ from seqrec_jax.evaluation.report.verdict import (
     outcome,
     verdict,
 )
+from seqrec_jax.evaluation.summary import SCHEMA_VERSION
 from seqrec_jax.evaluation.wording import (
     format_count,
     format_figure,
@@ -48,8 +49,6 @@ from seqrec_jax.evaluation.wording import (
     sentence,
     shorten,
 )
-
-SCHEMA_VERSION = 1
 
 _MAIN_METRICS = ("ndcg@10", "hit_rate@10", "mrr@10", "recall@10", "mrr", "ndcg@20", "hit_rate@20", "map@10")
 _CHART_SYSTEMS, _CEILING_SERIES, _OTHER_SERIES = 4, len(SERIES_SIGNS) - 1, 1

@@ -77,6 +77,7 @@ def _protocol(result: dict[str, Any]) -> Iterator[str]:
     reachable = _figure(model["metrics"][primary]["reachable_mean"])
     rows = {
         "dataset": f"{protocol['dataset']} ({protocol['fingerprint']}), {result['stage']} stage",
+        "protocol": f"fingerprint {protocol['protocol_fingerprint']}; figures under another one are not comparable",
         "split": protocol["split"],
         "users": f"{protocol['users']:,} with {protocol['targets']:,} targets ({protocol['targets_per_user']})",
         "candidates": f"{protocol['candidates']}; seen items {protocol['seen_items']}",
@@ -126,7 +127,7 @@ def _comparisons(result: dict[str, Any]) -> Iterator[str]:
     yield ""
     comparing = is_comparison(result)
     what = f"minus {rows[0]['baseline']}" if comparing else f"{_name(result['systems'][0])} minus each other system"
-    yield f"{what}, paired by user, p corrected by Holm; the last column could have been seen with these users:"
+    yield f"{what}, paired by user, p corrected by Holm; last, the least difference to be seen with so many users:"
     names = [
         f"{row['system']}, {row['metric']}" if comparing else f"{row['baseline']}, {row['metric']}" for row in rows
     ]

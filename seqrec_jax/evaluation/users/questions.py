@@ -17,7 +17,7 @@ from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
 from seqrec_jax.evaluation.sections import Block, Section, bars, curve, section, table
 from seqrec_jax.evaluation.statistics import bootstrap_means
 from seqrec_jax.evaluation.users.attributes import TAIL_SHARE, check_users, tail_items, target_table, training_counts
-from seqrec_jax.evaluation.users.slices import Bins, bins_of, duration, figure, slice_figures, slice_text
+from seqrec_jax.evaluation.users.slices import Bins, bins_of, duration, figure, first_and_last, slice_figures
 from seqrec_jax.evaluation.wording import format_count, format_figure, format_percent
 
 _LENGTHS = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)
@@ -98,8 +98,8 @@ def cold_start_section(
         blocks.append(_target_curve(judged, cases, targets["age_days"], ages, config, "items by age", label)[1])
     new = int((targets["popularity"] == 0).sum())
     summary = (
-        f"{config.metric} of {model} by length of history: {slice_text(rows[0], model)}, "
-        f"{slice_text(rows[-1], model)}. {_without_history(cases, users)} Of targets with {counts.labels[0]} training "
+        f"{config.metric} of {model} by length of history: {first_and_last(rows, model)}. "
+        f"{_without_history(cases, users)} Of targets with {counts.labels[0]} training "
         f"events {model} has {format_percent(found[0])} in the first {k}, of those with {counts.labels[-1]} "
         f"{format_percent(found[-1])}. {format_count(new)} of {format_count(len(targets))} targets were never seen in "
         "training."
@@ -184,7 +184,7 @@ def freshness_section(
     length = f"{median / _DAY:,.1f} days" if median >= 2 * _DAY else f"{median / _HOUR:,.1f} hours"
     summary = (
         f"Half of the users came back within {length}. {config.metric} of {model} by time since the last event: "
-        f"{slice_text(rows[0], model)}, {slice_text(rows[-1], model)}."
+        f"{first_and_last(rows, model)}."
     )
     return section("freshness", title, summary, [block, by_age])
 

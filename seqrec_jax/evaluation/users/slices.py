@@ -88,6 +88,7 @@ USER_CUTS = (
     Cut("repeat", "target_in_history"),
 )
 """The cuts of the user table that every report has, where the log knows more than one bin of them."""
+_NAMED = 3  # kinds of users in a sentence
 _ALWAYS = ("history_length", "target_popularity")
 _BOOLEANS = {"target_in_history": ("new item", "item of the history")}
 
@@ -284,6 +285,13 @@ def paired_slices_section(found: pd.DataFrame, *, model: str, metric: str, level
         f"{format_count(tested)} differences {format_count(better)} favour {model} and {format_count(worse)} speak "
         f"against it after Holm's correction over all of them, at {100 * level:g} %; the others may be chance."
     )
+    named = found[significant].sort_values("p_holm", kind="stable").head(_NAMED)
+    if len(named):
+        kinds = [
+            f"{row.slice.replace('_', ' ')} {row.label} ({format_figure(row.difference, signed=True)})"
+            for row in named.itertuples()
+        ]
+        summary += f" Clearest: {join_names(kinds)}."
     columns = ["slice", "users of", "users", "other system", "difference", "p", "p (Holm)", "p (Benjamini–Hochberg)"]
     rows = [
         [
@@ -310,6 +318,11 @@ def figure(interval: Interval, column: int) -> dict[str, float | None]:
 def slice_text(row: dict[str, Any], system: str) -> str:
     """A bin and a system's figure in it, for a sentence, such as "0.0312 at 2–4 (1,204 users)"."""
     return f"{format_figure(row['systems'][system]['mean'])} at {row['label']} ({format_count(row['users'])} users)"
+
+
+def first_and_last(rows: Sequence[dict[str, Any]], system: str) -> str:
+    """The figures in the first and the last bin, once where there is only one."""
+    return ", ".join(slice_text(row, system) for row in ([rows[0]] if len(rows) == 1 else [rows[0], rows[-1]]))
 
 
 def _number_codes(

@@ -1,0 +1,113 @@
+"""Evaluations that were written earlier, compared without scoring again, and never silently across protocols."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from seqrec_jax.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from seqrec_jax.evaluation.comparison import compare_systems, shared_users
+from seqrec_jax.evaluation.fingerprint import fingerprint, protocol_warning
+from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.evaluation.report.page import render_report
+from seqrec_jax.evaluation.summary import SCHEMA_VERSION
+
+
+def compare_saved_runs(folders: Sequence[str | Path], *, output: str | Path) -> tuple[dict[str, Any], str | None]:
+    """Compare two saved evaluations; write `metrics.json` and `report.html` into the output directory.
+
+    Returns:
+      The result, and why no report was written (None where it was).
+
+    Raises:
+      ConfigError: not two folders.
+      CheckpointError, DataError: as `compare_saved`, or a place that cannot be written.
+    """
+    if len(folders) != 2:
+        raise ConfigError(f"saved evaluations are compared two at a time, got {len(folders)}")
+    result = compare_saved(*folders)
+    output = Path(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "metrics.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+        (output / "report.html").write_text(render_report(result, log=[], examples=[]), encoding="utf-8")
+    except MissingExtraError as error:
+        return result, str(error)
+    except OSError as error:
+        raise CheckpointError(f"cannot write the comparison to {output}: {error.strerror or error}") from error
+    return result, None
+
+
+def compare_saved(first: str | Path, other: str | Path, *, config: EvaluationConfig | None = None) -> dict[str, Any]:
+    """Set the model of one saved evaluation beside that of another, on the users of both.
+
+    Args:
+      first: the folder of the evaluation of what runs today.
+      other: the folder of the other one.
+      config: resamples, seed and margin; the deciding metric is the first evaluation's.
+
+    Returns:
+      A result as `metrics.json` has it, of the kind "comparison". Where the protocols differ, it says in what, sets
+      `fingerprints_differ`, and its verdict stays open.
+
+    Raises:
+      CheckpointError: no evaluation there, or one of another schema version.
+      DataError: no user in common, or a deciding metric that one of them lacks.
+    """
+    config = config or EvaluationConfig()
+    read = [_read(Path(folder)) for folder in (first, other)]
+    names = [str(result["run"]) for result, _ in read]
+    if names[0] == names[1]:
+        names = [str(Path(folder)) for folder in (first, other)]
+    metric = read[0][0]["primary_metric"]
+    tables = [table[table["system"] == result["systems"][0]["name"]].reset_index(drop=True) for result, table in read]
+    for folder, table in zip((first, other), tables, strict=True):
+        if metric not in table:
+            raise DataError(f"the evaluation in {folder} was not measured by {metric}, which decides in {first}")
+    one, two, left_out = shared_users(tables[0], tables[1], names=(names[0], names[1]))
+    rows = compare_systems([(_judged(names[1], two), _judged(names[0], one))], [metric], config=config)
+    cards = {name: result["protocol"]["card"] for name, (result, _) in zip(names, read, strict=True)}
+    loud = protocol_warning(cards)
+    systems = [{**result["systems"][0], "name": name} for name, (result, _) in zip(names, read, strict=True)]
+    return {
+        **read[0][0],
+        "kind": "comparison",
+        "run": f"{names[1]} against {names[0]}",
+        "systems": systems,
+        "comparisons": rows,
+        "fingerprints": {name: fingerprint(card) for name, card in cards.items()},
+        "fingerprints_differ": loud is not None,
+        "warnings": [text for text in (loud, left_out) if text],
+        "slices": {},
+        "sections": [],
+        "audit": [],
+    }
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    try:
+        result = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        table = pd.read_parquet(folder / "per_user.parquet")
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise CheckpointError(
+            f"{folder} has no whole evaluation ({error}); run `seqrec evaluate --checkpoint {folder}` first"
+        ) from error
+    if result.get("schema_version") != SCHEMA_VERSION or "card" not in result.get("protocol", {}):
+        raise CheckpointError(
+            f"{folder / 'metrics.json'} has schema version {result.get('schema_version')}, this release reads "
+            f"{SCHEMA_VERSION}; evaluate the run again"
+        )
+    return result, table
+
+
+def _judged(name: str, table: pd.DataFrame) -> Judged:
+    """A saved per-user table as what a comparison looks at; ranks and lists were not saved."""
+    none = np.zeros((len(table), 0), dtype=np.int32)
+    ranks = np.zeros(0, dtype=np.int32)
+    return Judged(name, table, none, none.astype(np.float32), ranks, ranks, ranks, 0, np.nan, np.nan, np.nan, False)
