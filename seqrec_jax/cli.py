@@ -153,7 +153,7 @@ def compare(words: Sequence[str]) -> int:
 
     if options.saved:
         result, reason = pipeline.compare_saved_runs(options.runs, output=options.output)
-        _print_evaluation(result, Path(options.output), reason)
+        _print_evaluation(result, Path(options.output), reason, with_users=False)
         return 0
     evaluation, reason = pipeline.compare_runs(
         options.runs,
@@ -332,12 +332,12 @@ def _protocol(run: str, overrides: Sequence[str]) -> EvaluationConfig:
     return parse_config(EvaluationConfig, values=saved, overrides=[_without_section(word) for word in overrides])
 
 
-def _print_evaluation(result: dict[str, Any], folder: Path, reason: str | None) -> None:
+def _print_evaluation(result: dict[str, Any], folder: Path, reason: str | None, *, with_users: bool = True) -> None:
     from seqrec_jax.evaluation.report.terminal import evaluation_table
 
     print(evaluation_table(result))
-    files = ["metrics.json", "per_user.parquet", "report.html"]
-    print(f"written    {', '.join(str(folder / name) for name in files if (folder / name).exists())}")
+    files = ["metrics.json", *(["per_user.parquet"] if with_users else []), *([] if reason else ["report.html"])]
+    print(f"written    {', '.join(str(folder / name) for name in files)}")
     if reason:
         print(f"no report  {reason}")
 

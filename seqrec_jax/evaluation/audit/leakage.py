@@ -100,6 +100,13 @@ def unborn_items(case: AuditCase) -> Iterator[Finding]:
         above[offsets[0] : offsets[-1]] = before[of_target, np.minimum(ranks - 1, width)] * (ranks <= width)
     moved = metric_of_ranks(case.metric, (model.ranks - above).astype(np.int32), case.cases)
     change = np.nan if moved is None else mean_of_users(moved) - mean_of_users(case.values)
+    if not affected.any():
+        text = (
+            f"{targets:,} of {len(case.cases.target_items):,} targets are items whose first event is later than the "
+            "recommendation; they are no candidates then and count as misses."
+        )
+        yield finding("unborn_items", "info", text, targets, len(case.cases.target_items), None)
+        return
     text = (
         f"For {int(affected.sum()):,} of {len(affected):,} users the candidates include items whose first event is "
         f"later than the recommendation, on average {unborn.mean():,.1f} of {len(known):,}; they take {places:,} of "

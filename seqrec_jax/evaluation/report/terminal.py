@@ -127,7 +127,8 @@ def _comparisons(result: dict[str, Any]) -> Iterator[str]:
     yield ""
     comparing = is_comparison(result)
     what = f"minus {rows[0]['baseline']}" if comparing else f"{_name(result['systems'][0])} minus each other system"
-    yield f"{what}, paired by user, p corrected by Holm; last, the least difference to be seen with so many users:"
+    text = f"{what}, paired by user, p corrected by Holm; last, the least difference to be seen with so many users:"
+    yield from textwrap.wrap(text, WIDTH)
     names = [
         f"{row['system']}, {row['metric']}" if comparing else f"{row['baseline']}, {row['metric']}" for row in rows
     ]
