@@ -126,12 +126,12 @@ def _comparisons(result: dict[str, Any]) -> Iterator[str]:
         return
     yield ""
     comparing = is_comparison(result)
+    who, several = "system" if comparing else "baseline", len({row["metric"] for row in rows}) > 1
     what = f"minus {rows[0]['baseline']}" if comparing else f"{_name(result['systems'][0])} minus each other system"
+    what += "" if several else f", {rows[0]['metric']}"
     text = f"{what}, paired by user, p corrected by Holm; last, the least difference to be seen with so many users:"
     yield from textwrap.wrap(text, WIDTH)
-    names = [
-        f"{row['system']}, {row['metric']}" if comparing else f"{row['baseline']}, {row['metric']}" for row in rows
-    ]
+    names = [f"{row[who]}, {row['metric']}" if several else row[who] for row in rows]
     width = min(max(map(len, names)), _LONGEST_NAME) + 1
     for name, row in zip(names, rows, strict=True):
         interval = _interval({"mean": row["difference"], "low": row["low"], "high": row["high"]}, sign="+")
