@@ -145,11 +145,11 @@ def test_ties_are_told_where_their_order_decides():
 
 def test_comparisons_show_sign_interval_and_corrected_p_value():
     text = evaluation_table(result())
-    start = "sasrec minus each other system, paired by user, p corrected by Holm; "
+    start = "sasrec minus each other system, ndcg@10, paired by user, p corrected by Holm; "
     after = text[text.index(start) :].splitlines()
     first = next(place for place, line in enumerate(after) if line.startswith("popular in each user's last 5 events"))
     assert re.split(r"\s{2,}", after[first])[1:] == ["+0.0123 [+0.0023, +0.0223]", "p < 0.001", "0.0042"]
-    assert re.split(r"\s{2,}", after[first + 1]) == ["last, ndcg@10", "undefined", "undefined", "undefined"]
+    assert re.split(r"\s{2,}", after[first + 1]) == ["last", "undefined", "undefined", "undefined"]
     assert after[first + 2] == "" and after[first + 3].startswith("WARNING    The split is random")
     small = result(comparisons=[comparison("last", -0.5, 0.0423)])
     assert "-0.5000 [-0.5100, -0.4900]   p = 0.042" in evaluation_table(small)
@@ -162,8 +162,9 @@ def test_rows_of_runs_name_the_run_and_what_runs_today():
     ]
     systems = [system(name, "model") for name in ("sasrec", "new", "newer")]
     lines = evaluation_table(result(kind="comparison", systems=systems, comparisons=rows)).splitlines()
-    assert any(line.startswith("minus sasrec, paired by user, ") for line in lines)
-    assert [line.split()[0] for line in lines if ", ndcg@10 " in line] == ["new,", "newer,"]
+    assert any(line.startswith("minus sasrec, ndcg@10, paired by user, ") for line in lines)
+    after = lines[next(place for place, line in enumerate(lines) if line.startswith("minus sasrec, ")) :]
+    assert [line.split()[0] for line in after if "  p " in line] == ["new", "newer"]
     assert "verdict    new is better than sasrec; newer is not distinguishable from sasrec on ndcg@10." in "\n".join(
         lines
     )
