@@ -269,7 +269,7 @@ def _protocol(
         "protocol_fingerprint": fingerprint(card),
         "split": dataset.split.describe(),
         "order": card["order of events"],
-        "candidates": f"{num_candidates:,} of {dataset.num_items:,} items: all that could be recommended at the time",
+        "candidates": f"{num_candidates:,} of {dataset.num_items:,} items: {card['candidate rule']}",
         "seen_items": config.seen_items,
         "users": len(cases.users),
         "users_without_history": cases.users_without_history,

@@ -191,7 +191,7 @@ def test_the_protocol_card_counts_what_was_asked(whole):
     assert card["users"] == card["targets"] == (lengths >= 3).sum()
     assert card["unreachable_targets"] == (cases.target_items == 4).sum()
     assert (card["dataset"], card["fingerprint"]) == ("log", dataset.fingerprint)
-    assert card["candidates"] == "12 of 12 items: all that could be recommended at the time"
+    assert card["candidates"] == "12 of 12 items: all items of the vocabulary, also those that appear later"
     assert card["split"].startswith("leave_one_out: each user's last target is the test")
     assert (card["order"], card["seen_items"], card["users_without_history"]) == (
         "time, then row of the log",
