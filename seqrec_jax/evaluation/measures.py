@@ -19,7 +19,7 @@ _WHOLE_RANKING = ("auc", "mean_rank")
 _PROBABILITIES = ("log_loss", "confidence")
 NOT_OF_LISTS = (*_WHOLE_RANKING, *_PROBABILITIES)
 """Columns that a list of K items does not tell."""
-_ROWS, _LISTS, _CELLS = 4096, 2**15, 2**18  # users measured, lists looked through, and users times targets, at once
+_ROWS, _CELLS = 4096, 2**18  # users, and users times targets, whose ranks are found or measured at once
 _PLACES = 32  # of a list that are written as one number
 
 
@@ -96,7 +96,7 @@ def by_width(num_targets: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 def ranks_in_lists(lists: np.ndarray, cases: EvaluationCases) -> np.ndarray:
     """`[T]` int32 rank of every target in its user's list `[U, K]`, `UNREACHABLE` where it is not listed."""
     ranks = np.empty(len(cases.target_items), dtype=np.int32)
-    for users, width in _tiles(np.arange(len(lists)), cases, most=_LISTS):
+    for users, width in _tiles(np.arange(len(lists)), cases):
         targets = cases.padded(cases.target_items, users, width=width)
         found = _find(jnp.asarray(lists[users], dtype=jnp.int32), jnp.asarray(targets))
         ranks[cases.targets_of(users)] = np.asarray(found)[targets > 0]
@@ -201,10 +201,10 @@ def _measure(
     return jnp.stack([measure(name) for name in names])
 
 
-def _tiles(users: np.ndarray, cases: EvaluationCases, *, most: int = _ROWS) -> Iterator[tuple[np.ndarray, int]]:
+def _tiles(users: np.ndarray, cases: EvaluationCases) -> Iterator[tuple[np.ndarray, int]]:
     """So many of the users at a time and the width of their targets; the last one fills up the last tile."""
     for width, members in by_width(cases.num_targets[users]):
-        rows = max(1, min(most, _CELLS // width))
+        rows = max(1, min(_ROWS, _CELLS // width))
         for start in range(0, len(members), rows):
             yield users[members[np.minimum(np.arange(start, start + rows), len(members) - 1)]], width
 
