@@ -8,9 +8,7 @@ import numpy as np
 
 from seqrec_jax.baselines import Ranker, baseline_rankers
 from seqrec_jax.data.bayes_filter import BayesFilter
-from seqrec_jax.data.dataset import (
-    Dataset,
-)
+from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.shop_world import ShopConfig
 from seqrec_jax.data.simulator import init_shop
@@ -23,10 +21,17 @@ from seqrec_jax.training.config import parse_config
 
 
 def cases_of(dataset: Dataset, config: EvaluationConfig) -> EvaluationCases:
+    """Whom an evaluation under this protocol asks what.
+
+    Raises:
+      DataError: nobody is left to evaluate, or an item's `available_from` that is no time.
+      ConfigError: gains for a behaviour that the log does not have.
+    """
     return evaluation_cases(dataset.sequences, dataset.split, stage=config.stage, **case_options(config, dataset))
 
 
 def case_options(config: EvaluationConfig, dataset: Dataset) -> dict[str, Any]:
+    """What `evaluation_cases` takes besides sequences, split and stage."""
     return {
         "num_items": dataset.num_items,
         "available_from": available_from(dataset),

@@ -8,10 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from seqrec_jax.data.dataset import (
-    Dataset,
-    read_dataset,
-)
+from seqrec_jax.data.dataset import Dataset, read_dataset
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import Stage
 from seqrec_jax.errors import DataError

@@ -11,10 +11,7 @@ import jax
 import pandas as pd
 from jax.sharding import Mesh
 
-from seqrec_jax.data.dataset import (
-    Dataset,
-    read_dataset,
-)
+from seqrec_jax.data.dataset import Dataset, read_dataset
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import CheckpointError, ConfigError, MissingExtraError
 from seqrec_jax.evaluation.lists import match_lists, read_lists

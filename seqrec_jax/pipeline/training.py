@@ -11,10 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqrec_jax.config import ExperimentConfig
-from seqrec_jax.data.dataset import (
-    Dataset,
-    read_dataset,
-)
+from seqrec_jax.data.dataset import Dataset, read_dataset
 from seqrec_jax.errors import CheckpointError, ConfigError
 from seqrec_jax.evaluation.protocol import judge, mean_of_users
 from seqrec_jax.items.table import make_item_table
