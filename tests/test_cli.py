@@ -105,7 +105,7 @@ def test_evaluate_says_why_there_is_no_report(call, run, monkeypatch, quick_load
     def missing(*_, **__):
         raise MissingExtraError("jinja2 is not installed; pip install 'seqrec_jax[report]'")
 
-    monkeypatch.setattr(pipeline.judging, "render_report", missing)
+    monkeypatch.setattr(pipeline.writing, "render_report", missing)
     code, lines, _ = call("evaluate", "--checkpoint", run, "--stage", "validation")
     assert code == 0
     assert lines[-2] == "written    runs/tiny/metrics.json, runs/tiny/per_user.parquet"

@@ -436,7 +436,7 @@ def test_metrics_are_written_also_where_the_report_cannot_be_drawn(tiny_run, tmp
     def missing(*_, **__):
         raise MissingExtraError("matplotlib is not installed")
 
-    monkeypatch.setattr(pipeline.judging, "render_report", missing)
+    monkeypatch.setattr(pipeline.writing, "render_report", missing)
     evaluation, reason = pipeline.evaluate_run(run, tiny_run.config.evaluation)
     assert reason == "matplotlib is not installed"
     written = json.loads((run / "metrics.json").read_text(encoding="utf-8"))

@@ -14,6 +14,8 @@ from jaxtyping import Bool, Int
 
 from seqrec_jax.errors import ConfigError, DataError
 
+_BLOCK_USERS = 2**16  # whose events are looked through at once
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -49,6 +51,24 @@ class Sequences:
     def users_of_events(self) -> np.ndarray:
         """`[N]` int64 index of the user each event belongs to."""
         return np.repeat(np.arange(self.num_users), self.lengths)
+
+    def contain(self, users: Int[np.ndarray, " M"], item_ids: Int[np.ndarray, " M"]) -> Bool[np.ndarray, " M"]:
+        """Which items are among the events of the users beside them; some users at a time, so that memory is bounded.
+
+        Args:
+          users: `[M]` indices in 0…U-1, in any order.
+          item_ids: `[M]` an item for each.
+        """
+        order = np.argsort(users, kind="stable")
+        ordered, found = users[order], np.zeros(len(users), dtype=bool)
+        width = 1 + int(max(self.item_ids.max(initial=0), item_ids.max(initial=0)))
+        for start in range(0, self.num_users, _BLOCK_USERS):
+            stop = min(start + _BLOCK_USERS, self.num_users)
+            asked = order[slice(*np.searchsorted(ordered, [start, stop]))]
+            rows = np.repeat(np.arange(stop - start), self.lengths[start:stop])
+            known = rows * width + self.item_ids[self.offsets[start] : self.offsets[stop]]
+            found[asked] = np.isin((users[asked] - start) * width + item_ids[asked], known)
+        return found
 
     def select_events(self, keep: Bool[np.ndarray, " N"]) -> Sequences:
         """The same users with only the events where `keep` `[N]` is True, order unchanged.

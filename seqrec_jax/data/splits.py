@@ -166,6 +166,10 @@ class EvaluationCases:
         padded[np.arange(width) < counts[:, None]] = of_targets[_ranges(self.target_offsets[cases], counts)]
         return padded
 
+    def targets_seen(self) -> np.ndarray:
+        """`[T]` bool, targets whose item is in their user's history."""
+        return self.histories.contain(np.repeat(np.arange(len(self.users)), self.num_targets), self.target_items)
+
     def targets_of(self, cases: np.ndarray) -> np.ndarray:
         """Places of the targets of some cases in `[T]`, case by case."""
         starts = self.target_offsets[cases]

@@ -204,10 +204,12 @@ def match_lists(
             f"({int(repeated.sum()):,} such entries in all); remove them, or let the first place count with "
             'duplicates="first"'
         )
+    known = item > 0
+    seen = cases.histories.contain(case[known], item[known]) if seen_items == "excluded" else known[:0]
     facts |= {
         "unknown_items": int((item == 0).sum()),
         "unavailable_items": int(((item > 0) & ~cases.candidates[item]).sum()),
-        "seen_items": int(_seen(case, item, cases).sum()) if seen_items == "excluded" else 0,
+        "seen_items": int(seen.sum()),
         "repeated_items": int(repeated.sum()),
     }
     lists = np.zeros((num_users, k), dtype=np.int32)
@@ -396,13 +398,6 @@ def _repeated(case: np.ndarray, item: np.ndarray, num_items: int) -> np.ndarray:
     repeated = np.zeros(len(pair), dtype=bool)
     repeated[order[1:]] = pair[order[1:]] == pair[order[:-1]]
     return repeated & (item > 0)
-
-
-def _seen(case: np.ndarray, item: np.ndarray, cases: EvaluationCases) -> np.ndarray:
-    """`[E]` bool, entries whose item is in the user's history."""
-    base = len(cases.candidates)
-    had = np.unique(cases.histories.users_of_events * base + cases.histories.item_ids)
-    return (item > 0) & np.isin(case * base + item, had)
 
 
 def _examples(ids: Any) -> str:

@@ -22,7 +22,7 @@ from seqrec_jax.evaluation.robustness import perturbations
 from seqrec_jax.evaluation.robustness.curves import default_changes, robustness, robustness_section
 from seqrec_jax.evaluation.robustness.list_changes import promotion, spread_cases, stability, taste_change
 from seqrec_jax.evaluation.sections import Section, section, table
-from seqrec_jax.evaluation.users.questions import question_sections
+from seqrec_jax.evaluation.users.questions import cutoff, question_sections
 from seqrec_jax.evaluation.users.segments import segments_section
 from seqrec_jax.metrics import RANKING_METRICS
 
@@ -53,7 +53,7 @@ def report_parts(
       config: the protocol.
       rivals: the judged systems that the model is to beat; a ceiling is none.
     """
-    model, k = rankers[0], _list_length(config)
+    model, k = rankers[0], cutoff(config)
     has_vectors = model is not None and all(
         hasattr(model, name) for name in ("user_vectors", "item_vectors", "project")
     )
@@ -104,12 +104,6 @@ def _can_be_sampled(cases: EvaluationCases, config: EvaluationConfig) -> bool:
     stem, _, k = config.metric.partition("@")
     fewest = candidates_of_users(cases, config) - cases.num_targets
     return bool(k) and stem in RANKING_METRICS and bool((fewest >= SAMPLED_NEGATIVES).all())
-
-
-def _list_length(config: EvaluationConfig) -> int:
-    """K of the deciding metric, the largest cutoff where it has none."""
-    _, _, k = config.metric.partition("@")
-    return int(k) if k and config.metric != "accuracy@1" else max(config.cutoffs)
 
 
 def _strongest(rivals: Sequence[Judged], config: EvaluationConfig) -> Judged | None:
@@ -165,7 +159,7 @@ def _cost(
     rows = [
         {
             **measure_cost(ranker, cases.histories, params=getattr(ranker, "params", None)),
-            "figure": {"mean": float(entry.per_user[config.metric].mean()), "low": None, "high": None},
+            "figure": {"mean": mean_of_users(entry.per_user[config.metric]), "low": None, "high": None},
         }
         for entry, ranker in zip(judged, rankers, strict=True)
         if ranker is not None

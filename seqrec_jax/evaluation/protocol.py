@@ -231,7 +231,7 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig, m
             lists[users], list_scores[users] = result.lists.item_ids, result.lists.scores
             num_candidates[users] = result.num_candidates
             real = np.arange(width) < cases.num_targets[users, None]
-            places = (cases.target_offsets[users, None] + np.arange(width))[real]
+            places = cases.targets_of(users)
             for name, padded in result.ranks._asdict().items():
                 ranks[name][places] = padded[real]
             for name, values in result.probabilities.items():
@@ -305,7 +305,7 @@ def judge_lists(
     ranks = ranks_in_lists(lists, cases)
     ranks[~cases.candidates[cases.target_items]] = UNREACHABLE
     if config.seen_items == "excluded":
-        ranks[_seen_targets(cases)] = UNREACHABLE
+        ranks[cases.targets_seen()] = UNREACHABLE
     names = metric_names(config.cutoffs, graded=cases.target_gains is not None)
     columns = measure_ranks(ranks, cases, names=names)
     kept = np.zeros((num_users, longest), dtype=np.int32)
@@ -340,14 +340,6 @@ def _per_user(
     per_user = pd.DataFrame(table.T, columns=names, copy=False)
     per_user.insert(0, "rank", first)
     return per_user
-
-
-def _seen_targets(cases: EvaluationCases) -> np.ndarray:
-    """`[T]` bool, targets that are in their user's history."""
-    base = len(cases.candidates)
-    had = np.unique(cases.histories.users_of_events * base + cases.histories.item_ids)
-    users = np.repeat(np.arange(len(cases.users)), cases.num_targets)
-    return np.isin(users * base + cases.target_items, had)
 
 
 def _unseen(candidates: np.ndarray, histories: Sequences) -> np.ndarray:

@@ -36,7 +36,10 @@ from seqrec_jax.metrics import expected_calibration_error
 SCHEMA_VERSION = 2
 """Of `metrics.json`."""
 Kind = Literal["model", "baseline", "ceiling", "other"]
-_RIVALS = ("model", "baseline", "other")
+RIVALS: tuple[Kind, ...] = ("model", "baseline", "other")
+"""Whom the first system is to beat: not a ceiling, which knows what no system can."""
+COMPARED: tuple[Kind, ...] = ("model", "other")
+"""Whom `compare` sets beside each other."""
 _TARGETS = {
     "all": "all that followed the history",
     "next": "the first after the history",
@@ -107,7 +110,7 @@ def evaluate(
       ConfigError: two contenders of one name.
     """
     judged, users, result = _judge_all(contenders, dataset, cases, config=config, protocol=protocol, mesh=mesh)
-    rivals = [entry for entry, contender in zip(judged, contenders, strict=True) if contender.kind in _RIVALS][1:]
+    rivals = of_kinds(judged, [contender.kind for contender in contenders], RIVALS)[1:]
     if contenders[0].kind == "model" and rivals:
         rows = compare_systems([(judged[0], rival) for rival in rivals], [config.metric], config=config)
         # about the first system, as a reader expects
@@ -138,11 +141,11 @@ def compare(
     Raises:
       ConfigError: nothing to compare, or two contenders of one name.
     """
-    compared = [contender for contender in contenders if contender.kind in ("model", "other")]
+    compared = [contender for contender in contenders if contender.kind in COMPARED]
     if len(compared) < 2 or compared[0] is not contenders[0]:
         raise ConfigError("compare takes two systems or more, the one that runs today first")
     judged, users, result = _judge_all(contenders, dataset, cases, config=config, protocol=protocol, mesh=mesh)
-    first, *others = [entry for entry, one in zip(judged, contenders, strict=True) if one.kind in ("model", "other")]
+    first, *others = of_kinds(judged, [one.kind for one in contenders], COMPARED)
     k = config.metric.partition("@")[2] or str(max(config.cutoffs))
     family = [config.metric, *(f"{name}@{k}" for name in ("ndcg", "hit_rate", "recall", "mrr", "map"))]
     metrics = [name for name in dict.fromkeys(family) if name in first.per_user]
@@ -167,6 +170,11 @@ def compare(
         parts.append(similarity_section(models, cases, seed=config.seed))
     evaluation.result["sections"][:0] = parts
     return evaluation
+
+
+def of_kinds(judged: Sequence[Judged], kinds: Sequence[Kind], wanted: Sequence[Kind]) -> list[Judged]:
+    """The systems of some kinds, in their order."""
+    return [entry for entry, kind in zip(judged, kinds, strict=True) if kind in wanted]
 
 
 def _repeats(name: str, earlier: Sequence[str], systems: Sequence[Judged]) -> bool:
@@ -248,7 +256,7 @@ def _finished(
     if "audit" in config.parts:
         result["audit"] = plain([asdict(found) for found in audit(dataset, cases, judged, config=config)])
     rankers = [None if isinstance(one.system, Judged) else one.system for one in contenders]
-    rivals = [entry for entry, one in zip(judged, contenders, strict=True) if one.kind in _RIVALS][1:]
+    rivals = of_kinds(judged, [one.kind for one in contenders], RIVALS)[1:]
     result["sections"] = report_parts(judged, rankers, dataset, cases, users, config=config, rivals=rivals)
     tables = [pd.concat([users, entry.per_user], axis=1).assign(system=entry.name) for entry in judged]
     return Evaluation(result, pd.concat(tables, ignore_index=True), judged)

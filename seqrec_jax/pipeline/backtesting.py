@@ -17,16 +17,17 @@ from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import Dataset, read_dataset
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
-from seqrec_jax.errors import CheckpointError, ConfigError
+from seqrec_jax.errors import ConfigError
 from seqrec_jax.evaluation.protocol import Ranker
 from seqrec_jax.evaluation.robustness.backtest import backtest, freshness_section, rolling_origins
 from seqrec_jax.evaluation.sections import Section
 from seqrec_jax.parallel import init_on_mesh, make_mesh
 from seqrec_jax.pipeline.cases import case_options
-from seqrec_jax.pipeline.training import behavior_weights, build_model
+from seqrec_jax.pipeline.training import build_model, training_data
+from seqrec_jax.pipeline.writing import cannot_write, make_folder
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.checkpoints import load_params
-from seqrec_jax.training.loop import TrainingData, train
+from seqrec_jax.training.loop import train
 
 
 def backtest_run(
@@ -62,6 +63,7 @@ def backtest_run(
     if not window_days > 0:
         raise ConfigError(f"window_days must be above 0, got {window_days}")
     dataset = read_dataset(config.dataset_directory)
+    output = make_folder(output, what="backtest")  # before the trainings, which may take hours
     window = max(1, round(window_days * SECONDS_PER_DAY))
     cuts = rolling_origins(dataset.sequences, num_origins=num_origins, window_seconds=window)
 
@@ -80,13 +82,11 @@ def backtest_run(
         case_options=options,
     )
     section = freshness_section(rows)
-    output = Path(output)
     try:
-        output.mkdir(parents=True, exist_ok=True)
         rows.to_parquet(output / "backtest.parquet", index=False)
         (output / "backtest.json").write_text(json.dumps(section, indent=1, ensure_ascii=False), encoding="utf-8")
     except OSError as error:
-        raise CheckpointError(f"cannot write the backtest to {output}: {error.strerror or error}") from error
+        raise cannot_write(output, "backtest", error) from error
     return rows, section
 
 
@@ -96,12 +96,7 @@ def _trained(config: ExperimentConfig, dataset: Dataset, known: Sequences, *, sh
     seen = replace(dataset, items=dataset.items.assign(training_events=counts, known=counts > 0))
     model, item_table = build_model(config, seen)
     mesh = make_mesh(config.training.num_devices, model_devices=config.training.model_devices)
-    data = TrainingData(
-        sequences=known,
-        first_timestamp=dataset.first_timestamp,
-        behavior_weights=behavior_weights(config, dataset),
-        num_items=dataset.num_items,
-    )
+    data = training_data(config, dataset, known)
     options: dict[str, Any] = {"config": config.training, "length": config.model.encoder.max_length}
     with TemporaryDirectory() as directory:
         params = init_on_mesh(model.init, jax.random.key(config.training.seed), mesh)

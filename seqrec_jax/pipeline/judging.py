@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,16 @@ from jax.sharding import Mesh
 
 from seqrec_jax.data.dataset import Dataset, read_dataset
 from seqrec_jax.data.splits import EvaluationCases
-from seqrec_jax.errors import CheckpointError, ConfigError, MissingExtraError
+from seqrec_jax.errors import CheckpointError, ConfigError
 from seqrec_jax.evaluation.lists import match_lists, read_lists
 from seqrec_jax.evaluation.protocol import EvaluationConfig, judge_lists, mean_of_users
 from seqrec_jax.evaluation.report.examples import example_users
 from seqrec_jax.evaluation.report.model_card import model_card
-from seqrec_jax.evaluation.report.page import render_report
 from seqrec_jax.evaluation.summary import Contender, Evaluation, compare, evaluate
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.pipeline.cases import cases_of, references
 from seqrec_jax.pipeline.training import check_behaviors, median_speed
+from seqrec_jax.pipeline.writing import make_folder, write_evaluation
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.config import config_dict
 from seqrec_jax.training.run import read_log, read_run
@@ -69,7 +68,7 @@ def evaluate_run(
     evaluation.result["warnings"] += notes
     card = model_card(dataset, settings=settings, facts=facts, result=evaluation.result)
     evaluation.result["model_card"] = card
-    return evaluation, _write_evaluation(run, evaluation, dataset, cases, log=log)
+    return evaluation, _written(run, evaluation, dataset, cases, log=log)
 
 
 def compare_runs(
@@ -121,35 +120,23 @@ def compare_runs(
             )
     others, about_lists = _judged_lists(lists, dataset, cases, config)
     contenders += [*others, *references(dataset, config)]
-    output = Path(output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot write the comparison to {output}: {error.strerror or error}") from error
+    output = make_folder(output, what="comparison")
     evaluation = compare(contenders, dataset, cases, config=config, mesh=mesh)
     settings = {**settings, "evaluation": config_dict(config)}
     later = ", ".join([*names[1:], *(one.system.name for one in others)])
     evaluation.result.update(run=f"{later} against {names[0]}", config=settings)
     evaluation.result["warnings"] += [*notes, *about_lists]
-    return evaluation, _write_evaluation(output, evaluation, dataset, cases, log=[])
+    return evaluation, _written(output, evaluation, dataset, cases, log=[])
 
 
-def _write_evaluation(
+def _written(
     directory: Path, evaluation: Evaluation, dataset: Dataset, cases: EvaluationCases, *, log: list[dict[str, Any]]
 ) -> str | None:
-    """Figures, per-user table and report; why there is no report, None where there is one."""
-    try:
-        (directory / "metrics.json").write_text(
-            json.dumps(evaluation.result, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8"
-        )
-        evaluation.per_user.to_parquet(directory / "per_user.parquet", index=False)
-        page = render_report(evaluation.result, log=log, examples=example_users(evaluation, dataset, cases))
-        (directory / "report.html").write_text(page, encoding="utf-8")
-    except MissingExtraError as error:
-        return str(error)
-    except OSError as error:
-        raise CheckpointError(f"cannot write the evaluation to {directory}: {error.strerror or error}") from error
-    return None
+    """An evaluation with its per-user table and example users; why there is no report, None where there is one."""
+    examples = example_users(evaluation, dataset, cases)
+    return write_evaluation(
+        directory, evaluation.result, what="evaluation", per_user=evaluation.per_user, log=log, examples=examples
+    )
 
 
 def _run_and_dataset(run: Path, dataset_directory: str | None) -> tuple[dict[str, Any], Dataset]:

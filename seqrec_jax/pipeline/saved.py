@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from seqrec_jax.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from seqrec_jax.errors import CheckpointError, ConfigError, DataError
 from seqrec_jax.evaluation.comparison import compare_systems, shared_users
 from seqrec_jax.evaluation.fingerprint import fingerprint, protocol_warning
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
-from seqrec_jax.evaluation.report.page import render_report
 from seqrec_jax.evaluation.summary import SCHEMA_VERSION
+from seqrec_jax.pipeline.writing import make_folder, write_evaluation
 
 
 def compare_saved_runs(folders: Sequence[str | Path], *, output: str | Path) -> tuple[dict[str, Any], str | None]:
@@ -32,16 +32,7 @@ def compare_saved_runs(folders: Sequence[str | Path], *, output: str | Path) -> 
     if len(folders) != 2:
         raise ConfigError(f"saved evaluations are compared two at a time, got {len(folders)}")
     result = compare_saved(*folders)
-    output = Path(output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "metrics.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
-        (output / "report.html").write_text(render_report(result, log=[], examples=[]), encoding="utf-8")
-    except MissingExtraError as error:
-        return result, str(error)
-    except OSError as error:
-        raise CheckpointError(f"cannot write the comparison to {output}: {error.strerror or error}") from error
-    return result, None
+    return result, write_evaluation(make_folder(output, what="comparison"), result, what="comparison")
 
 
 def compare_saved(first: str | Path, other: str | Path, *, config: EvaluationConfig | None = None) -> dict[str, Any]:

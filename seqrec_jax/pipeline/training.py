@@ -12,6 +12,7 @@ import numpy as np
 
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import Dataset, read_dataset
+from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import CheckpointError, ConfigError
 from seqrec_jax.evaluation.protocol import judge, mean_of_users
 from seqrec_jax.items.table import make_item_table
@@ -48,7 +49,7 @@ def train_run(
     dataset = read_dataset(config.dataset_directory)
     directory = runs / config.name
     model, item_table = build_model(config, dataset)
-    weights = behavior_weights(config, dataset)
+    data = training_data(config, dataset, dataset.training_sequences)
     mesh = make_mesh(config.training.num_devices, model_devices=config.training.model_devices)
     params = init_on_mesh(model.init, jax.random.key(config.training.seed), mesh)
     if config.training.warm_start is not None:
@@ -80,12 +81,7 @@ def train_run(
     progress = train(
         model,
         params,
-        TrainingData(
-            sequences=dataset.training_sequences,
-            first_timestamp=dataset.first_timestamp,
-            behavior_weights=weights,
-            num_items=dataset.num_items,
-        ),
+        data,
         item_table,
         config=config.training,
         length=length,
@@ -123,6 +119,20 @@ def build_model(config: ExperimentConfig, dataset: Dataset) -> tuple[SequenceMod
         item_table=item_table,
     )
     return model, item_table
+
+
+def training_data(config: ExperimentConfig, dataset: Dataset, sequences: Sequences) -> TrainingData:
+    """Some events of a dataset as the trainer takes them.
+
+    Raises:
+      ConfigError: as `behavior_weights`.
+    """
+    return TrainingData(
+        sequences=sequences,
+        first_timestamp=dataset.first_timestamp,
+        behavior_weights=behavior_weights(config, dataset),
+        num_items=dataset.num_items,
+    )
 
 
 def behavior_weights(config: ExperimentConfig, dataset: Dataset) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import make_sequences as sequences_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -290,3 +291,14 @@ def test_packing_of_real_lengths_wastes_little(shared_data, folder, length, padd
     assert 1 - lengths.sum() / (length * len(packing.lengths)) < padding
     assert 1 - lengths.mean() / length > 10 * padding  # what it would be with one window a row
     assert len(packing.lengths) <= rows_of_first_fit(lengths, length, 16)
+
+
+def test_contain_looks_up_items_of_users_in_any_order(monkeypatch):
+    rng = np.random.default_rng(0)
+    lists = [rng.integers(0, 9, size=rng.integers(0, 6)).tolist() for _ in range(40)]
+    users, items = rng.integers(0, 40, 300), rng.integers(0, 12, 300)
+    expected = [item in lists[user] for user, item in zip(users, items, strict=True)]
+    for block in (1, 7, 2**16):
+        monkeypatch.setattr("seqrec_jax.data.sequences._BLOCK_USERS", block)
+        assert sequences_of(lists).contain(users, items).tolist() == expected
+    assert sequences_of([]).contain(users[:0], items[:0]).tolist() == []

@@ -13,7 +13,6 @@ from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.features import AttributeConfig
 from seqrec_jax.data.splits import TRAIN, SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.users import attributes
 from seqrec_jax.evaluation.users.attributes import (
     check_users,
     popularity_deciles,
@@ -105,7 +104,7 @@ def test_without_times_there_are_no_ages_and_without_history_no_last_event():
 
 
 def test_a_random_log_equals_loops(monkeypatch):
-    monkeypatch.setattr(attributes, "_BLOCK_USERS", 7)
+    monkeypatch.setattr("seqrec_jax.data.sequences._BLOCK_USERS", 7)
     rng = np.random.default_rng(0)
     rows = [
         (f"u{user:02}", f"i{1 + rng.integers(12)}", float(rng.integers(0, 100)), ["view", "buy"][rng.integers(2)])

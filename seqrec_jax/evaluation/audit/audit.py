@@ -23,6 +23,7 @@ from seqrec_jax.evaluation.audit.findings import (
 )
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, mean_of_users, reachable_mean, reachable_targets
 from seqrec_jax.evaluation.sections import Section, section, table
+from seqrec_jax.evaluation.wording import join_names
 
 _EXPLAINED_BY_POPULARITY = 0.9
 
@@ -98,7 +99,8 @@ def audit_section(findings: Sequence[Finding], *, metric: str) -> Section:
     counts = {severity: sum(f.severity == severity for f in findings) for severity in ("error", "warning", "info")}
     said = {"error": "error", "warning": "warning", "info": "remark"}
     parts = [f"{n} {said[name]}{'' if n == 1 else 's'}" for name, n in counts.items() if n]
-    summary = f"The audit looked for {len(CHECKS) - 1} things that make figures wrong and found {_enumerated(parts)}. "
+    named = join_names(parts or ["nothing"])
+    summary = f"The audit looked for {len(CHECKS) - 1} things that make figures wrong and found {named}. "
     grave = [found for found in findings if found.severity != "info"]
     summary += f"First of all: {grave[0].text}" if grave else "Nothing that forbids using the figures."
     keys = {f.key for f in findings} | {"no_times"}
@@ -232,7 +234,3 @@ def _users_left_out(case: AuditCase) -> Iterator[Finding]:
         severity: Severity = "warning" if count > 0.05 * total else "info"
         largest = max(low - mean, high - mean, key=abs)
         yield finding("users_left_out", severity, text, count, total, {case.metric: float(largest)})
-
-
-def _enumerated(parts: Sequence[str]) -> str:
-    return "nothing" if not parts else parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -15,14 +15,13 @@ from numpy.typing import ArrayLike
 
 from seqrec_jax import metrics
 from seqrec_jax.data.dataset import Dataset
-from seqrec_jax.data.features import AttributeConfig, AttributeVocabulary, encode_attributes
 from seqrec_jax.data.sequences import Sequences, pad_sequences
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, ShapeError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
 from seqrec_jax.evaluation.sections import Block, Section, curve, section, table
 from seqrec_jax.evaluation.statistics import bootstrap_means
-from seqrec_jax.evaluation.users.attributes import TAIL_SHARE, tail_items, training_counts
+from seqrec_jax.evaluation.users.attributes import TAIL_SHARE, categorical_codes, tail_items, training_counts
 from seqrec_jax.evaluation.users.questions import POPULAR, known_items
 from seqrec_jax.evaluation.wording import format_figure, format_percent
 
@@ -194,19 +193,15 @@ def _item_facts(dataset: Dataset, item_vectors: ArrayLike | None) -> tuple[list[
         raise ShapeError(
             f"item_vectors have shape {vectors.shape}, expected [{dataset.num_items + 1}, E], row 0 for none"
         )
-    chosen = dict(list(dataset.attributes.categorical.items())[:_MOST_ATTRIBUTES])
-    encoded, _ = encode_attributes(
-        dataset.items, AttributeConfig(categorical=tuple(chosen)), vocabulary=AttributeVocabulary(categorical=chosen)
-    )
+    chosen = categorical_codes(dataset, most=_MOST_ATTRIBUTES)
     codes, before = [], 0
-    for name, values in chosen.items():  # values of different attributes must not look alike
-        column = encoded.categorical[name].astype(np.int32)
-        codes.append(np.where(column > 0, column + before, 0))
-        before += len(values)
+    for name, column in chosen.items():  # values of different attributes must not look alike
+        codes.append(np.where(column > 0, column.astype(np.int32) + before, 0))
+        before += len(dataset.attributes.categorical[name])
     items = _Items(
         probabilities=jnp.asarray((users + 1) / (train.num_users + 1), dtype=jnp.float32),
         popularity=jnp.asarray(training_counts(dataset), dtype=jnp.float32),
-        categories=jnp.asarray(encoded.categorical[next(iter(chosen))], dtype=jnp.int32) if chosen else None,
+        categories=jnp.asarray(next(iter(chosen.values())), dtype=jnp.int32) if chosen else None,
         codes=jnp.asarray(np.stack(codes, axis=1)) if chosen else None,
         vectors=None if vectors is None else jnp.asarray(vectors),
     )

@@ -11,7 +11,7 @@ from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.evaluation.protocol import Judged, mean_of_users
 from seqrec_jax.evaluation.sections import plain
-from seqrec_jax.evaluation.summary import Evaluation
+from seqrec_jax.evaluation.summary import COMPARED, RIVALS, Evaluation, of_kinds
 from seqrec_jax.scoring import UNREACHABLE
 
 
@@ -32,8 +32,7 @@ def example_users(
     judged = evaluation.judged[0]
     metric, kinds = evaluation.result["primary_metric"], [row["kind"] for row in evaluation.result["systems"]]
     comparing = evaluation.result.get("kind") == "comparison"
-    rivals = [one for one, kind in zip(evaluation.judged, kinds, strict=True) if kind in _rival_kinds(comparing)]
-    rivals = [one for one in rivals if one is not judged]
+    rivals = [one for one in of_kinds(evaluation.judged, kinds, COMPARED if comparing else RIVALS) if one is not judged]
     other = max(rivals, key=lambda one: mean_of_users(one.per_user[metric]), default=None)
     k = min(k, judged.lists.shape[1])
     best = np.minimum.reduceat(judged.ranks, cases.target_offsets[:-1])
@@ -102,10 +101,6 @@ def _item(dataset: Dataset, item_id: int) -> dict[str, Any]:
     if "title" in dataset.items and not pd.isna(dataset.items["title"].iloc[item_id - 1]):
         title = str(dataset.items["title"].iloc[item_id - 1])
     return {"item": dataset.items["item_id"].iloc[item_id - 1], "title": title}
-
-
-def _rival_kinds(comparing: bool) -> tuple[str, ...]:
-    return ("model", "other") if comparing else ("model", "baseline", "other")
 
 
 def _spread(values: np.ndarray, count: int) -> np.ndarray:

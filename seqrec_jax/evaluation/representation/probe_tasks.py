@@ -13,6 +13,7 @@ from seqrec_jax.data.features import AttributeConfig, AttributeVocabulary, encod
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.representation.probes import is_number
+from seqrec_jax.evaluation.users.attributes import categorical_codes
 
 MOST_CLASSES = 20
 LEAST_EXAMPLES = 50
@@ -44,8 +45,7 @@ def item_categories(dataset: Dataset) -> tuple[str, pd.Categorical] | None:
     known = dataset.attributes
     if known.categorical:
         name, values = next(iter(known.categorical.items()))
-        config, vocabulary = AttributeConfig(categorical=(name,)), AttributeVocabulary(categorical={name: values})
-        codes = encode_attributes(dataset.items, config, vocabulary=vocabulary)[0].categorical[name]
+        codes = categorical_codes(dataset, most=1)[name]
     elif known.multi_categorical:
         name, values = next(iter(known.multi_categorical.items()))
         config = AttributeConfig(multi_categorical=(name,))

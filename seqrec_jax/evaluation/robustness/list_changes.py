@@ -190,7 +190,7 @@ def promotion(
     rng = np.random.default_rng([seed, 2])
     histories = cases.histories
     drawn = rng.choice(np.flatnonzero(cases.candidates), (histories.num_users, _DRAWS))
-    users, items = _first_unseen(histories, drawn, num_items)
+    users, items = _first_unseen(histories, drawn)
     if not len(users):
         raise DataError(f"all {histories.num_users} users have seen all items drawn for them; promotion needs new ones")
     cases = select_cases(cases, users)
@@ -198,7 +198,7 @@ def promotion(
     config = replace(config, seen_items="kept", metric=f"hit_rate@{max(config.cutoffs)}", gains={})
     rows = []
     for name, promoted in (("the item itself", items), ("its neighbour", neighbors[items])):
-        near, wanted = _first_unseen(cases.histories, promoted[:, None], num_items, usable=cases.candidates)
+        near, wanted = _first_unseen(cases.histories, promoted[:, None], usable=cases.candidates)
         row = {"system": ranker.name, "promoted": name, "k": k, "users": len(near)}
         if len(near):
             ask = _asking(select_cases(cases, near), wanted)
@@ -231,7 +231,7 @@ def select_cases(cases: EvaluationCases, users: Int[np.ndarray, " U'"]) -> Evalu
     """The cases at the given places `[U']` in 0…U-1, in that order."""
     counts = cases.num_targets[users]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    places = np.repeat(cases.target_offsets[users] - offsets[:-1], counts) + np.arange(offsets[-1])
+    places = cases.targets_of(users)
     return replace(
         cases,
         users=cases.users[users],
@@ -319,12 +319,11 @@ def _commonest_groups(histories: Sequences, item_groups: np.ndarray) -> np.ndarr
 
 
 def _first_unseen(
-    histories: Sequences, items: np.ndarray, num_items: int, *, usable: np.ndarray | None = None
+    histories: Sequences, items: np.ndarray, *, usable: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The users with an item among theirs `[U, D]` that their history lacks, and the first such item of each."""
-    base = num_items + 1
-    had = np.unique(histories.users_of_events * base + histories.item_ids)
-    new = ~np.isin(np.arange(len(items))[:, None] * base + items, had) & (items > 0)
+    rows = np.repeat(np.arange(len(items)), items.shape[1])
+    new = ~histories.contain(rows, items.reshape(-1)).reshape(items.shape) & (items > 0)
     if usable is not None:
         new &= usable[items]
     users = np.flatnonzero(new.any(axis=1))

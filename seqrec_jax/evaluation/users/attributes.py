@@ -20,7 +20,6 @@ from seqrec_jax.errors import ConfigError, DataError, ShapeError
 TAIL_SHARE = 0.2
 """The tail of a catalogue are its least popular items that have this share of the training events together."""
 _MOST_ATTRIBUTES = 3
-_BLOCK_USERS = 2**16
 
 
 def training_counts(dataset: Dataset) -> Int[np.ndarray, " V+1"]:
@@ -76,6 +75,14 @@ def tail_items(counts: Int[np.ndarray, " V+1"], *, share: float = TAIL_SHARE) ->
     events = np.cumsum(np.bincount(level, weights=np.asarray(counts)[1:], minlength=len(levels)))
     inside = events <= share * (events[-1] if len(events) else 0) * (1 + 1e-12)
     return np.concatenate([[False], inside[level]])
+
+
+def categorical_codes(dataset: Dataset, *, most: int) -> dict[str, Int[np.ndarray, " V+1"]]:
+    """`[V+1]` code of each item in the dataset's first categorical attributes, 0 = none, by the attribute's name."""
+    chosen = dict(list(dataset.attributes.categorical.items())[:most])
+    config = AttributeConfig(categorical=tuple(chosen))
+    encoded, _ = encode_attributes(dataset.items, config, vocabulary=AttributeVocabulary(categorical=chosen))
+    return encoded.categorical
 
 
 def user_table(dataset: Dataset, cases: EvaluationCases, *, attributes: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -170,23 +177,8 @@ def _target_columns(dataset: Dataset, cases: EvaluationCases, targets: Int[np.nd
         "popularity_decile": popularity_deciles(counts)[items],
         "age_days": ages,
         "behavior": pd.Categorical.from_codes(behaviors, categories=list(dataset.behaviors)),
-        "in_history": _in_history(cases)[targets],
+        "in_history": cases.targets_seen()[targets],
     }
-
-
-def _in_history(cases: EvaluationCases) -> Bool[np.ndarray, " T"]:
-    """Which targets are an item of their user's history, some users at a time."""
-    found = np.zeros(len(cases.target_items), dtype=bool)
-    histories, width = cases.histories, len(cases.candidates)
-    for start in range(0, len(cases.users), _BLOCK_USERS):
-        stop = min(start + _BLOCK_USERS, len(cases.users))
-        rows = np.arange(stop - start)
-        targets = slice(cases.target_offsets[start], cases.target_offsets[stop])
-        events = slice(histories.offsets[start], histories.offsets[stop])
-        wanted = np.repeat(rows, cases.num_targets[start:stop]) * width + cases.target_items[targets]
-        known = np.repeat(rows, histories.lengths[start:stop]) * width + histories.item_ids[events]
-        found[targets] = np.isin(wanted, known)
-    return found
 
 
 def _history_popularity(histories: Sequences, counts: Int[np.ndarray, " V+1"]) -> Float[np.ndarray, " U"]:
@@ -200,12 +192,9 @@ def _history_popularity(histories: Sequences, counts: Int[np.ndarray, " V+1"]) -
 
 def _categories(dataset: Dataset) -> dict[str, pd.Categorical]:
     """The first categorical attributes of the items, `[V+1]` each."""
-    chosen = dict(list(dataset.attributes.categorical.items())[:_MOST_ATTRIBUTES])
-    config = AttributeConfig(categorical=tuple(chosen))
-    encoded, _ = encode_attributes(dataset.items, config, vocabulary=AttributeVocabulary(categorical=chosen))
     return {
-        name: pd.Categorical.from_codes(codes - 1, categories=list(chosen[name]))
-        for name, codes in encoded.categorical.items()
+        name: pd.Categorical.from_codes(codes - 1, categories=list(dataset.attributes.categorical[name]))
+        for name, codes in categorical_codes(dataset, most=_MOST_ATTRIBUTES).items()
     }
 
 
