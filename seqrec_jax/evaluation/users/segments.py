@@ -181,7 +181,7 @@ def worst_segments(
             raise ShapeError(f"values have shape {values.shape}, attribute {name} is of {len(bins.codes)} users")
     attributes = {name: Bins(bins.labels, bins.codes[kept]) for name, bins in attributes.items()}
     segments = make_segments(attributes, fewest=fewest)
-    values = values[kept]
+    values = np.compress(kept, values)
     counts = segments.members @ np.bincount(segments.cells, minlength=segments.members.shape[1]).astype(np.float64)
     total, mean, deviation = len(values), values.mean() if len(values) else np.nan, values.std() if len(values) else 0.0
     if not len(counts) or deviation <= 1e-12 * abs(mean):
