@@ -1,0 +1,33 @@
+"""A linear layer over plain parameters, with or without a low-rank adapter beside its kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Array, Float
+
+
+def linear(params: dict[str, Any], inputs: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
+    """`x W + b`, and where an adapter is attached `+ scale (x A) diag(s) B`.
+
+    Args:
+      params: `kernel` `[I, O]`; optionally `bias` `[O]`, and `adapter` with `a` `[I, R]`, `b` `[R, O]`, a scalar
+        `scale`, and for AdaLoRA `singular` `[R]`.
+      inputs: `[*N, I]`.
+
+    Returns:
+      `[*N, O]` in the inputs' dtype.
+
+    Source:
+      Hu et al. (2022), LoRA; Zhang et al. (2023), AdaLoRA.
+    """
+    outputs = inputs @ params["kernel"]
+    if "bias" in params:
+        outputs = outputs + params["bias"]
+    if "adapter" in params:
+        adapter = params["adapter"]
+        inner = inputs @ adapter["a"]
+        if "singular" in adapter:
+            inner = inner * adapter["singular"]
+        outputs = outputs + adapter["scale"] * (inner @ adapter["b"])
+    return outputs
