@@ -2,30 +2,32 @@
 
 Writes a row a run to benchmarks/results/quality.json, replacing an earlier row of the same configuration file and seed.
 A run that was stopped is continued, a finished one is not trained again: remove runs/<name> to start over. Seed 0 goes
-to runs/<name>, seed 1 to runs/<name>_seed1, and so on. At the end stand the means over all seeds that have a row,
-beside the published figures on the same file.
+to runs/<name>, seed 1 to runs/<name>_seed1, and so on. Where several seeds were run, a row with the means over seeds
+and users, and over the differences from the strongest baseline, goes to benchmarks/results/quality_seeds.json. At the
+end stand the means beside the published figures on the same file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from records import Row, circumstances, read_rows, write_rows
-from scipy.stats import t as student
+import numpy as np
+import pandas as pd
+from records import Row, circumstances, write_rows
 
 from seqrec_jax.config import ExperimentConfig
+from seqrec_jax.evaluation.statistics import two_level_intervals
 from seqrec_jax.training.config import parse_config
 
 CONFIGS = ("configs/amazon_beauty.yaml", "configs/movielens_1m.yaml", "configs/online_retail.yaml")
 RESULTS = Path("benchmarks/results/quality.json")
+SEEDS_RESULTS = Path("benchmarks/results/quality_seeds.json")
 KEYS = ("configuration", "seed")
 SEED: Row = {"seed": 0}  # of rows that do not say it
 METRICS = ("hit_rate@10", "ndcg@10")
@@ -59,21 +61,24 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"default {RESULTS}")
     options = parser.parse_args()
     configurations = options.configurations or CONFIGS
+    summaries = []
     for configuration in configurations:
         prepared = {"prepare": run_script("prepare", "--config", configuration, "--overwrite")}
+        rows = []
         for seed in options.seeds:
-            row = run(configuration, seed, prepared)
-            write_rows(options.results, [row], keys=KEYS, defaults=SEED)
-    for configuration in configurations:
-        print_summary(
-            configuration, [row for row in read_rows(options.results) if row["configuration"] == configuration]
-        )
+            rows.append(run(configuration, seed, prepared))
+            write_rows(options.results, rows[-1:], keys=KEYS, defaults=SEED)
+        summaries.append(over_seeds(configuration, rows))
+        if len(rows) > 1:
+            write_rows(SEEDS_RESULTS, summaries[-1:], keys=("configuration",))
+    for summary in summaries:
+        print_summary(summary)
 
 
 def run(configuration: str, seed: int, prepared: dict[str, tuple[float, int]]) -> Row:
     """One configuration and seed from its prepared dataset to its lists; the row that describes it."""
     config = parse_config(ExperimentConfig, path=configuration)
-    name = config.name if seed == 0 else f"{config.name}_seed{seed}"
+    name = run_name(config.name, seed)
     seeded = ["--name", name, "--data.directory", config.dataset_directory, "--training.seed", str(seed)]
     usage = dict(prepared)
     for verb, words in {
@@ -123,24 +128,71 @@ def run_script(verb: str, *words: str) -> tuple[float, int]:
     return time.monotonic() - started, usage.ru_maxrss * unit
 
 
-def print_summary(configuration: str, rows: list[Row]) -> None:
-    """Means over seeds with 95 % intervals, and the published figures."""
-    print(f"\n{configuration}, test, seeds {', '.join(str(row['seed']) for row in rows)}")
+def run_name(name: str, seed: int) -> str:
+    """Folder of a seed's run below runs/."""
+    return name if seed == 0 else f"{name}_seed{seed}"
+
+
+def over_seeds(configuration: str, rows: list[Row]) -> Row:
+    """Means over seeds and users with intervals that allow for both; from one seed, over users alone."""
+    first, model = rows[0], rows[0]["model"]
+    rivals = {row["baseline"] for row in first["comparisons"]}
+    rival = max(rivals, key=lambda name: first["figures"][name]["ndcg@10"]["mean"])
+    figures = {
+        "seeds": [row["seed"] for row in rows],
+        "training_seconds": float(np.mean([row["seconds"]["train"] for row in rows])),
+        "strongest_baseline": rival,
+        **{name: {metric: first["figures"][name][metric]["mean"] for metric in METRICS} for name in (model, rival)},
+    }
+    if len(rows) > 1:
+        name = parse_config(ExperimentConfig, path=configuration).name
+        tables = [pd.read_parquet(f"runs/{run_name(name, row['seed'])}/per_user.parquet") for row in rows]
+        values = np.stack([values_of(table, model) for table in tables])
+        rival_values = np.stack([values_of(table, rival) for table in tables])
+        figures[model], figures[rival] = intervals(values), intervals(rival_values)
+        figures["difference"] = intervals(values - rival_values)
+    facts = {key: first[key] for key in ("data", "fingerprint", "split", "seen_items", "users", "model")}
+    seeds = " ".join(str(row["seed"]) for row in rows)
+    command = f"python benchmarks/quality.py {configuration} --seeds {seeds}"
+    return {"configuration": configuration, **facts, **figures, **circumstances(command)}
+
+
+def values_of(table: pd.DataFrame, system: str) -> np.ndarray:
+    """`[U, M]` a system's metrics, users in one order."""
+    return table[table["system"] == system].sort_values("user_id")[list(METRICS)].to_numpy(dtype=np.float64)
+
+
+def intervals(values: np.ndarray) -> Row:
+    """Mean and 95 % interval of each metric of `[S, U, M]`."""
+    found = two_level_intervals(values)
+    return {
+        metric: {
+            "mean": float(found.mean[column]),
+            "low": float(found.low[column]),
+            "high": float(found.high[column]),
+            "seed_deviation": float(found.seed_deviation[column]),
+        }
+        for column, metric in enumerate(METRICS)
+    }
+
+
+def print_summary(row: Row) -> None:
+    """A configuration's figures, and the published ones."""
+    print(f"\n{row['configuration']}, test, seeds {', '.join(map(str, row['seeds']))}")
     print(f"{'':<56} {METRICS[0]:<26} {METRICS[1]}")
-    values = {metric: [row["figures"][row["model"]][metric]["mean"] for row in rows] for metric in METRICS}
-    cells = [mean_over_seeds(values[metric]) for metric in METRICS]
-    print(f"{rows[0]['model']:<56} {cells[0]:<26} {cells[1]}")
-    for name, (hit_rate, ndcg) in PUBLISHED.get(configuration, {}).items():
+    names = [row["model"], row["strongest_baseline"], *(["difference"] if "difference" in row else [])]
+    for name in names:
+        cells = [in_words(row[name][metric]) for metric in METRICS]
+        print(f"{name:<56} {cells[0]:<26} {cells[1]}")
+    for name, (hit_rate, ndcg) in PUBLISHED.get(row["configuration"], {}).items():
         print(f"{'published: ' + name:<56} {hit_rate:<26.4f} {ndcg:.4f}")
 
 
-def mean_over_seeds(values: list[float]) -> str:
-    """Mean with its interval by Student's t; one seed has none."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.4f} (one seed)"
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.4f} [{mean - half:.4f}, {mean + half:.4f}]"
+def in_words(figure: float | Row) -> str:
+    """Mean and interval; of one seed the mean alone."""
+    if isinstance(figure, float):
+        return f"{figure:.4f} (one seed)"
+    return f"{figure['mean']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]"
 
 
 if __name__ == "__main__":

@@ -66,8 +66,9 @@ def compare_saved(first: str | Path, other: str | Path, *, config: EvaluationCon
     cards = {name: result["protocol"]["card"] for name, (result, _) in zip(names, read, strict=True)}
     loud = protocol_warning(cards)
     systems = [{**result["systems"][0], "name": name} for name, (result, _) in zip(names, read, strict=True)]
+    kept = {key: value for key, value in read[0][0].items() if key != "audit"}  # it is of one evaluation
     return {
-        **read[0][0],
+        **kept,
         "kind": "comparison",
         "run": f"{names[1]} against {names[0]}",
         "systems": systems,
@@ -77,7 +78,6 @@ def compare_saved(first: str | Path, other: str | Path, *, config: EvaluationCon
         "warnings": [text for text in (loud, left_out) if text],
         "slices": {},
         "sections": [],
-        "audit": [],
     }
 
 

@@ -41,6 +41,7 @@ def test_saved_evaluations_are_compared_user_by_user_whatever_their_order(two, t
     change(two[1], users=lambda table: table.assign(**{"ndcg@10": table["ndcg@10"] + 0.1}).iloc[::-1])
     result, reason = pipeline.compare_saved_runs(two, output=tmp_path / "out")
     assert reason is None and not result["fingerprints_differ"] and result["warnings"] == []
+    assert "audit" not in result and "sections" in result
     (row,) = result["comparisons"]
     assert (row["system"], row["baseline"], row["metric"]) == ("new", "today", "ndcg@10")
     assert row["difference"] == pytest.approx(0.1, abs=1e-6)

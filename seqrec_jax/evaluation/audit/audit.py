@@ -12,8 +12,6 @@ from seqrec_jax.data.splits import TRAIN, EvaluationCases
 from seqrec_jax.errors import DataError, ShapeError
 from seqrec_jax.evaluation.audit import leakage
 from seqrec_jax.evaluation.audit.findings import (
-    CHECKS,
-    TIMED_CHECKS,
     AuditCase,
     Finding,
     Severity,
@@ -22,8 +20,6 @@ from seqrec_jax.evaluation.audit.findings import (
     without,
 )
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, mean_of_users, reachable_mean, reachable_targets
-from seqrec_jax.evaluation.sections import Section, section, table
-from seqrec_jax.evaluation.wording import join_names
 
 _EXPLAINED_BY_POPULARITY = 0.9
 
@@ -75,6 +71,7 @@ def audit(
         cases=cases,
         judged=judged,
         metric=config.metric,
+        seen_excluded=config.seen_items == "excluded",
         train=train,
         first_events=first_events,
         moments=dataset.sequences.timestamps[first_events],
@@ -92,28 +89,6 @@ def audit(
         findings += [*_ties(case, entry), *_unreachable(case, entry), *_short_lists(case, entry)]
     order = {"error": 0, "warning": 1, "info": 2}
     return sorted(findings, key=lambda found: order[found.severity])
-
-
-def audit_section(findings: Sequence[Finding], *, metric: str) -> Section:
-    """The findings for the report, the gravest first, and what was looked for in vain."""
-    counts = {severity: sum(f.severity == severity for f in findings) for severity in ("error", "warning", "info")}
-    said = {"error": "error", "warning": "warning", "info": "remark"}
-    parts = [f"{n} {said[name]}{'' if n == 1 else 's'}" for name, n in counts.items() if n]
-    named = join_names(parts or ["nothing"])
-    summary = f"The audit looked for {len(CHECKS) - 1} things that make figures wrong and found {named}. "
-    grave = [found for found in findings if found.severity != "info"]
-    summary += f"First of all: {grave[0].text}" if grave else "Nothing that forbids using the figures."
-    keys = {f.key for f in findings} | {"no_times"}
-    if any(f.key == "no_times" for f in findings):
-        keys |= set(TIMED_CHECKS)
-    clean = [title for key, title in CHECKS.items() if key not in keys]
-    rows = [
-        [f.severity, f.title, f.count, f.share, None if f.effect is None else f.effect.get(metric), f.text]
-        for f in findings
-    ]
-    columns = ["severity", "finding", "count", "share", f"{metric}, largest change", "what it means"]
-    note = f"Nothing was found of: {'; '.join(clean)}." if clean else ""
-    return section("audit", "Audit", summary, [table("Findings", columns, rows, note=note)])
 
 
 def _repeated_targets(case: AuditCase) -> Iterator[Finding]:

@@ -61,12 +61,25 @@ class Finding:
 
 
 class AuditCase(NamedTuple):
-    """What the checks share; `values` `[U]` is the deciding metric of the model, `moments` `[U]` when it is asked."""
+    """What the checks share.
+
+    Attributes:
+      dataset: where the cases come from.
+      cases: whom was asked what.
+      judged: the systems, the model first.
+      metric: the deciding one.
+      seen_excluded: whether items of the history are not recommended.
+      train: `[N]` bool, the events that the model was trained on.
+      first_events: `[U]` int64 number of the event that is each user's first target.
+      moments: `[U]` int64 time of each user's first target.
+      values: `[U]` the deciding metric of the model.
+    """
 
     dataset: Dataset
     cases: EvaluationCases
     judged: Sequence[Judged]
     metric: str
+    seen_excluded: bool
     train: np.ndarray
     first_events: np.ndarray
     moments: np.ndarray

@@ -154,6 +154,8 @@ def ambiguous_targets(case: AuditCase) -> Iterator[Finding]:
             f" By the lists as they stand, any choice among these items gives {mean + low:.4f} to {mean + high:.4f}, "
             f"and a random one {average:.4f} on average."
         )
+        if case.seen_excluded:
+            text += " A choice that the history already has counts as a miss there, since seen items are excluded."
     largest = low if -low > high else high
     severity: Severity = "warning" if max(-low, high) > 0 else "info"
     yield finding("ambiguous_targets", severity, text, count, len(ambiguous), {case.metric: float(largest)})
