@@ -28,6 +28,8 @@ class Sequences:
       timestamps: `[N]` int64 seconds UTC, or a running index where the log has an order but no times.
       behaviors: `[N]` int8 codes into the dataset's list of behaviours.
       values: `[N]` float32, the event's own value (price, rating, …), nan where it has none.
+      query_ids: `[N]` int32 in 0…Q (0 = an event without query), None for a log without queries.
+      queries: `[Q+1]` the texts of the queries (str), "" at place 0; None for a log without queries.
     """
 
     user_ids: np.ndarray
@@ -36,6 +38,8 @@ class Sequences:
     timestamps: np.ndarray
     behaviors: np.ndarray
     values: np.ndarray
+    query_ids: np.ndarray | None = None
+    queries: np.ndarray | None = None
 
     @property
     def num_users(self) -> int:
@@ -51,6 +55,13 @@ class Sequences:
     def users_of_events(self) -> np.ndarray:
         """`[N]` int64 index of the user each event belongs to."""
         return np.repeat(np.arange(self.num_users), self.lengths)
+
+    @property
+    def last_queries(self) -> np.ndarray:
+        """`[U]` the text of each user's last event, "" where that has no query or there is none."""
+        if self.query_ids is None or self.queries is None or not len(self.query_ids):
+            return np.full(self.num_users, "", dtype=object)
+        return self.queries[np.where(self.lengths > 0, self.query_ids[self.offsets[1:] - 1], 0)]
 
     def contain(self, users: Int[np.ndarray, " M"], item_ids: Int[np.ndarray, " M"]) -> Bool[np.ndarray, " M"]:
         """Which items are among the events of the users beside them; some users at a time, so that memory is bounded.
@@ -87,6 +98,8 @@ class Sequences:
             timestamps=self.timestamps[keep],
             behaviors=self.behaviors[keep],
             values=self.values[keep],
+            query_ids=None if self.query_ids is None else self.query_ids[keep],
+            queries=self.queries,
         )
 
     def select_users(self, users: Int[np.ndarray, " U'"]) -> Sequences:
@@ -107,6 +120,8 @@ class Sequences:
             timestamps=self.timestamps[events],
             behaviors=self.behaviors[events],
             values=self.values[events],
+            query_ids=None if self.query_ids is None else self.query_ids[events],
+            queries=self.queries,
         )
 
 

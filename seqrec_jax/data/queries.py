@@ -1,0 +1,105 @@
+"""Query texts: their words, what makes two of them the same, which are held out, and queries that stand alone."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from seqrec_jax.data.sequences import Sequences
+from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
+from seqrec_jax.errors import ConfigError
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case: unbroken letters and digits of any script.
+
+    >>> words_of("BEHR 1-gal. Façade, 3/4 in.")
+    ['behr', '1', 'gal', 'façade', '3', '4', 'in']
+    """
+    return _WORD.findall(text.lower())
+
+
+def query_key(text: str) -> str:
+    """What two queries share that ask the same: their words in any order, without a plural's s and without repeats.
+
+    It is only to keep near-identical queries on one side of a split, so it may join too many, not too few. Misspelt
+    words stay different.
+
+    >>> query_key("Angle brackets") == query_key("bracket, angle")
+    True
+    """
+    words = words_of(text)
+    stems = {word[:-1] if len(word) > 3 and word[-1] == "s" and word[-2] != "s" else word for word in words}
+    return " ".join(sorted(stems))
+
+
+def query_parts(
+    queries: Sequence[str], *, validation_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0
+) -> Int[np.ndarray, " Q"]:
+    """A part for each query, so that queries of one key are all in the same, whatever other queries there are.
+
+    Args:
+      queries: Q texts.
+      validation_fraction: share of the keys that validate, in expectation.
+      test_fraction: the same for test.
+      seed: another one gives another split.
+
+    Returns:
+      `[Q]` int8 `TRAIN`, `VALIDATION` or `TEST`.
+
+    Raises:
+      ConfigError: fractions that are not shares, or that leave nothing to train on.
+
+    >>> parts = query_parts(["angle bracket", "brackets angle", "rain shower head"])
+    >>> bool(parts[0] == parts[1])
+    True
+    """
+    if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
+        raise ConfigError(
+            "validation_fraction and test_fraction must not be negative and must leave queries to train on, got "
+            f"{validation_fraction} + {test_fraction}"
+        )
+    places = np.array([_place(f"{seed} {query_key(query)}") for query in queries])
+    parts = np.full(len(places), TRAIN, dtype=np.int8)
+    parts[places < test_fraction + validation_fraction] = VALIDATION
+    parts[places < test_fraction] = TEST
+    return parts
+
+
+def query_sequences(queries: Sequence[str], *, behavior: int = 0, timestamp: int = 0) -> Sequences:
+    """A user for each query whose only event is the search for it.
+
+    Args:
+      queries: Q texts.
+      behavior: code of a search among the dataset's behaviours.
+      timestamp: of all searches, seconds UTC.
+
+    Returns:
+      Q users of one event each.
+
+    >>> query_sequences(["angle bracket", "deck over"]).last_queries.tolist()
+    ['angle bracket', 'deck over']
+    """
+    size = len(queries)
+    texts = np.array(["", *queries], dtype=object)
+    return Sequences(
+        user_ids=texts[1:],
+        offsets=np.arange(size + 1, dtype=np.int64),
+        item_ids=np.zeros(size, dtype=np.int32),
+        timestamps=np.full(size, timestamp, dtype=np.int64),
+        behaviors=np.full(size, behavior, dtype=np.int8),
+        values=np.full(size, np.nan, dtype=np.float32),
+        query_ids=np.arange(1, size + 1, dtype=np.int32),
+        queries=texts,
+    )
+
+
+def _place(text: str) -> float:
+    """A number in [0, 1) that looks drawn at random and is always the same for a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) / 2**64
