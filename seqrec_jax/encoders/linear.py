@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
@@ -23,11 +24,11 @@ def linear(params: dict[str, Any], inputs: Float[Array, "*N I"]) -> Float[Array,
     """
     outputs = inputs @ params["kernel"]
     if "bias" in params:
-        outputs = outputs + params["bias"]
+        outputs = outputs + jnp.broadcast_to(params["bias"], outputs.shape)
     if "adapter" in params:
         adapter = params["adapter"]
         inner = inputs @ adapter["a"]
         if "singular" in adapter:
-            inner = inner * adapter["singular"]
+            inner = inner * jnp.broadcast_to(adapter["singular"], inner.shape)
         outputs = outputs + adapter["scale"] * (inner @ adapter["b"])
     return outputs

@@ -1,0 +1,152 @@
+"""Low-rank adapters beside the kernels of a parameter tree: made, attached, detached, and merged.
+
+Adapters are a tree of their own, `{"layers": {"0": {"query": {"adapter": {"a": …, "b": …, "scale": …}}}}}`. Attaching
+them copies nothing, so that any number can be held over one base and changed from call to call.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from seqrec_jax.errors import ConfigError, ShapeError
+from seqrec_jax.training.adapters.config import FineTuningConfig
+from seqrec_jax.training.adapters.paths import flat_params, last_match, matching, nested_params, require_matches
+
+Params = dict[str, Any]
+ADALORA_DEVIATION = 0.02
+
+
+def init_adapters(params: Params, *, config: FineTuningConfig, key: PRNGKeyArray) -> Params:
+    """Adapters that change nothing yet, for every kernel that the configuration targets.
+
+    LoRA: `a` uniform in ±1/√I, as a linear layer starts, and `b` zero. AdaLoRA: `a` and `b` normal with deviation
+    0.02 and singular values zero. `scale` is alpha / rank.
+
+    Args:
+      params: a tree whose linear layers hold a `kernel` `[I, O]`.
+      config: of mode lora or adalora.
+      key: consumed.
+
+    Returns:
+      Adapters in the layout of `encoders.linear`: `a` `[I, R]`, `b` `[R, O]`, `scale` `()`, with AdaLoRA `singular`
+      `[R]`; float32.
+
+    Raises:
+      ConfigError: another mode, or a pattern that matches no kernel.
+    """
+    if config.mode not in ("lora", "adalora"):
+        raise ConfigError(f"fine_tuning.mode {config.mode} has no adapters; choose lora or adalora")
+    kernels = _kernel_shapes(params)
+    layers = sorted(kernels)
+    require_matches(config.targets, layers, field="targets", kind="layer with a kernel")
+    layers = matching(config.targets, layers) if config.targets else layers
+    require_matches(config.ranks, layers, field="ranks", kind="targeted layer")
+    require_matches(config.alphas, layers, field="alphas", kind="targeted layer")
+    usual_rank = config.rank if config.mode == "lora" else config.adalora.initial_rank
+    adapters = {}
+    for number, layer in enumerate(layers):
+        rank = last_match(config.ranks, layer, default=usual_rank)
+        alpha = last_match(config.alphas, layer, default=config.alpha)
+        layer_key = jax.random.fold_in(key, number)
+        make = _init_lora if config.mode == "lora" else _init_adalora
+        adapter = make(layer_key, *kernels[layer], rank) | {"scale": jnp.float32(alpha / rank)}
+        adapters |= {f"{layer}/adapter/{name}": array for name, array in adapter.items()}
+    return nested_params(adapters)
+
+
+def attach_adapters(params: Params, adapters: Params) -> Params:
+    """Parameters with adapters beside their kernels, for `encoders.linear`; nothing is copied.
+
+    Raises:
+      ConfigError: adapters for a layer that is not there, or has one.
+      ShapeError: an adapter that does not fit its kernel.
+    """
+    attached = flat_params(params)
+    kernels = _kernel_shapes(params)
+    for layer, adapter in _by_layer(adapters).items():
+        if layer not in kernels:
+            raise ConfigError(
+                f"there is no layer {layer} with a kernel for its adapter; the layers are {list(kernels)}"
+            )
+        if f"{layer}/adapter/a" in attached:
+            raise ConfigError(f"{layer} has an adapter; detach or merge it first")
+        shapes = (adapter["a"].shape[0], adapter["b"].shape[1])
+        if shapes != kernels[layer]:
+            raise ShapeError(f"the adapter of {layer} is for a kernel {shapes}, the kernel is {kernels[layer]}")
+        attached |= {f"{layer}/adapter/{name}": array for name, array in adapter.items()}
+    return nested_params(attached)
+
+
+def detach_adapters(params: Params) -> tuple[Params, Params]:
+    """Parameters without adapters, and the adapters."""
+    flat = flat_params(params)
+    adapters = {path: leaf for path, leaf in flat.items() if _is_adapter(path)}
+    return nested_params({path: leaf for path, leaf in flat.items() if path not in adapters}), nested_params(adapters)
+
+
+def merge_adapters(params: Params) -> Params:
+    """Parameters whose kernels are `kernel + scale a diag(s) b`, without adapters; differentiable in both.
+
+    The way for encoders that do not read adapters, and to serve at the base's cost.
+    """
+    base, adapters = detach_adapters(params)
+    return _shifted(base, adapters, sign=1.0)
+
+
+def unmerge_adapters(params: Params, adapters: Params) -> Params:
+    """The base, up to rounding, of parameters that these adapters were merged into."""
+    return _shifted(params, adapters, sign=-1.0)
+
+
+def low_rank_product(adapter: dict[str, Array]) -> Float[Array, "I O"]:
+    """What an adapter adds to its kernel, `scale a diag(s) b`."""
+    inner = adapter["a"] * adapter["singular"][None] if "singular" in adapter else adapter["a"]
+    return adapter["scale"] * (inner @ adapter["b"])
+
+
+def _shifted(base: Params, adapters: Params, *, sign: float) -> Params:
+    flat = flat_params(base)
+    for layer, adapter in _by_layer(adapters).items():
+        kernel = flat[f"{layer}/kernel"]
+        flat[f"{layer}/kernel"] = kernel + (sign * low_rank_product(adapter)).astype(kernel.dtype)
+    return nested_params(flat)
+
+
+def _is_adapter(path: str) -> bool:
+    return "adapter" in path.split("/")[-2:-1]
+
+
+def _by_layer(adapters: Params) -> dict[str, dict[str, Array]]:
+    """Adapters by the path of their layer."""
+    layers: dict[str, dict[str, Array]] = {}
+    for path, array in flat_params(adapters).items():
+        layer, _, name = path.rpartition("/adapter/")
+        layers.setdefault(layer, {})[name] = array
+    return layers
+
+
+def _kernel_shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    """`(I, O)` of every layer with a matrix as its kernel."""
+    flat = flat_params(params)
+    names = {path: leaf for path, leaf in flat.items() if path.endswith("/kernel") and leaf.ndim == 2}
+    return {path.removesuffix("/kernel"): leaf.shape for path, leaf in names.items()}
+
+
+def _init_lora(key: PRNGKeyArray, inputs: int, outputs: int, rank: int) -> dict[str, Array]:
+    bound = 1.0 / math.sqrt(inputs)
+    a = jax.random.uniform(key, (inputs, rank), minval=-bound, maxval=bound)
+    return {"a": a, "b": jnp.zeros((rank, outputs))}
+
+
+def _init_adalora(key: PRNGKeyArray, inputs: int, outputs: int, rank: int) -> dict[str, Array]:
+    a_key, b_key = jax.random.split(key)
+    return {
+        "a": ADALORA_DEVIATION * jax.random.normal(a_key, (inputs, rank)),
+        "b": ADALORA_DEVIATION * jax.random.normal(b_key, (rank, outputs)),
+        "singular": jnp.zeros(rank),
+    }

@@ -1,0 +1,113 @@
+"""Parameters in two trees, those that are trained and those that are not, and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from seqrec_jax.errors import ConfigError
+from seqrec_jax.training.adapters.config import FineTuningConfig
+from seqrec_jax.training.adapters.paths import flat_params, matching, nested_params, require_matches
+
+Params = dict[str, Any]
+_NUMBERED = re.compile(r"^(.*?_)?(\d+)$")  # layers/3 or block_3
+
+
+def trainable_paths(params: Params, config: FineTuningConfig) -> list[str]:
+    """Paths of what a configuration trains.
+
+    Args:
+      params: the tree, for lora and adalora with adapters attached.
+      config: the mode, its targets, and what is trained besides.
+
+    Raises:
+      ConfigError: a pattern, or the mode, that matches nothing.
+    """
+    paths = [path for path, leaf in flat_params(params).items() if not isinstance(leaf, dict)]
+    is_adapter = {path: "adapter" in path.split("/")[-2:-1] for path in paths}
+    plain = [path for path in paths if not is_adapter[path]]
+    require_matches(config.targets, plain, field="targets", kind="parameter")
+    require_matches(config.also_train, plain, field="also_train", kind="parameter")
+    of_mode = {
+        "whole": lambda: plain,
+        "last_layers": lambda: _last_layers(plain, config.num_layers),
+        "bias": lambda: [path for path in plain if path.rpartition("/")[2] == "bias"],
+        "lora": lambda: [path for path in paths if is_adapter[path] and not path.endswith("/scale")],
+    }
+    of_mode["adalora"] = of_mode["lora"]
+    chosen = of_mode[config.mode]()
+    if config.targets:
+        chosen = matching(config.targets, chosen)
+    if not chosen:
+        what = {"last_layers": "numbered layer", "bias": "bias"}.get(config.mode, "adapter; attach adapters first")
+        raise ConfigError(
+            f"fine_tuning.mode is {config.mode}, but there is no {what} at {config.targets or 'any path'}"
+        )
+    return sorted({*chosen, *matching(config.also_train, plain)})
+
+
+def partition(params: Params, paths: Collection[str]) -> tuple[Params, Params]:
+    """`(trainable, frozen)`: the parameters at the paths, and all others."""
+    flat, chosen = flat_params(params), set(paths)
+    trainable = {path: leaf for path, leaf in flat.items() if path in chosen}
+    return nested_params(trainable), nested_params({path: flat[path] for path in flat if path not in chosen})
+
+
+def recombine(frozen: Params, trainable: Params) -> Params:
+    """One tree of two; where both have a parameter, that of the second."""
+    return nested_params(flat_params(frozen) | flat_params(trainable))
+
+
+class FineTuningSummary(NamedTuple):
+    """What a fine-tuning trains and holds.
+
+    Attributes:
+      num_parameters: of both trees.
+      num_trainable: of the trained one.
+      share: of the parameters that is trained.
+      parameter_bytes: of both trees.
+      optimizer_bytes: of the optimizer's state.
+    """
+
+    num_parameters: int
+    num_trainable: int
+    share: float
+    parameter_bytes: int
+    optimizer_bytes: int
+
+
+def describe(trainable: Params, frozen: Params, *, optimizer: optax.GradientTransformation) -> FineTuningSummary:
+    """Counts and bytes; the optimizer's state is only shaped, never made."""
+    trained, still = jax.tree.leaves(trainable), jax.tree.leaves(frozen)
+    num_trainable = sum(leaf.size for leaf in trained)
+    num_parameters = num_trainable + sum(leaf.size for leaf in still)
+    state = jax.tree.leaves(jax.eval_shape(optimizer.init, trainable))
+    return FineTuningSummary(
+        num_parameters=num_parameters,
+        num_trainable=num_trainable,
+        share=num_trainable / num_parameters,
+        parameter_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in trained + still),
+        optimizer_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in state),
+    )
+
+
+def _last_layers(paths: list[str], num_layers: int) -> list[str]:
+    """Paths in the last layers of each outermost stack of numbered layers."""
+    layer_of: dict[str, tuple[str, int]] = {}
+    for path in paths:
+        names = path.split("/")[:-1]
+        for depth, name in enumerate(names):
+            if found := _NUMBERED.match(name):
+                layer_of[path] = ("/".join([*names[:depth], found[1] or ""]), int(found[2]))
+                break
+    layers: dict[str, set[int]] = {}
+    for stack, number in layer_of.values():
+        layers.setdefault(stack, set()).add(number)
+    if layers and num_layers > (most := max(map(len, layers.values()))):
+        raise ConfigError(f"fine_tuning.num_layers is {num_layers}, but there are only {most} layers; choose fewer")
+    last = {(stack, number) for stack, numbers in layers.items() for number in sorted(numbers)[-num_layers:]}
+    return [path for path in paths if layer_of.get(path) in last]
