@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,6 +50,7 @@ def bm25(texts: Sequence[str], *, k1: float = 1.5, b: float = 0.75) -> Ranker:
     words = [words_of(text) for text in texts[1:]]
     if not any(words):
         raise DataError(f"none of the {len(words):,} texts has a word; give the texts of items 1…V after a first one")
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for DEBUG when imported
     index = bm25s.BM25(k1=k1, b=b, method="lucene")
     index.index(words, show_progress=False, create_empty_token=False)
     known = index.vocab_dict
