@@ -39,8 +39,7 @@ def assert_close(actual, expected, *, atol=1e-6):
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=0, atol=atol), actual, expected)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize(("name", "merged"), [("sgd", False), ("adam", True)])
 def test_lora_is_trained_as_by_peft_step_by_step(name, merged):
     arrays, optimizer = golden(f"lora_{name}"), OPTIMIZERS[name]
     base = base_params(arrays)
