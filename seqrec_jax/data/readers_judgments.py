@@ -5,6 +5,7 @@ Nothing is downloaded; `path` is the folder that holds the files, or the file it
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def read_home_depot_judgments(path: str | Path) -> pd.DataFrame:
     """Home Depot product search relevance: human grades of query and product pairs.
 
     Returns:
-      `query`, `item_id`, `title` (text) and `relevance` (float, 1 to 3), a row a judged pair.
+      `query`, `item_id`, `title` (text, with `&` for `&amp;`) and `relevance` (float, 1 to 3), a row a judged pair.
 
     Raises:
       DataError: the file is missing or lacks a column.
@@ -30,7 +31,8 @@ def read_home_depot_judgments(path: str | Path) -> pd.DataFrame:
     table = pd.read_csv(file, encoding="latin-1", dtype=str, keep_default_na=False)
     require(table, "search_term", "product_uid", "product_title", "relevance", path=file)
     names = {"search_term": "query", "product_uid": "item_id", "product_title": "title", "relevance": "relevance"}
-    return table[list(names)].rename(columns=names).astype({"relevance": float})
+    table = table[list(names)].rename(columns=names).astype({"relevance": float})
+    return table.assign(**{name: table[name].map(html.unescape) for name in ("query", "title")})
 
 
 def read_esci_judgments(path: str | Path) -> pd.DataFrame:
