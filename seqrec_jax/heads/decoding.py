@@ -72,20 +72,15 @@ def constrained_beam_search(
     return TopK(jnp.pad(item_ids, missing), jnp.pad(totals[:, :k], missing, constant_values=-jnp.inf))
 
 
-def all_item_scores(
-    tree: CodeTree, memory: Any, step: DecodeStep, *, allowed: Bool[Array, "#B V+1"] | None = None
-) -> Float[Array, "B V+1"]:
+def all_item_scores(tree: CodeTree, memory: Any, step: DecodeStep) -> Float[Array, "B V+1"]:
     """The log probability of every item, for catalogues of which all nodes can be visited for a user.
 
     Args:
-      tree, memory, step, allowed: as for `constrained_beam_search`.
+      tree, memory, step: as for `constrained_beam_search`.
 
     Returns:
-      `[B, V+1]` float32; -inf for items without a code, and for those that are not allowed. exp of the log-sum-exp of a
-      row is the share of the decoder's probability that lies on existing items.
-
-    Raises:
-      ShapeError: an allowed that does not fit (at trace time).
+      `[B, V+1]` float32; -inf for items without a code. The exponentials of a row sum to the share of the decoder's
+      probability that lies on existing items.
     """
     logits, memory = step(memory, 0, None)
     num_users = len(logits)
@@ -97,8 +92,7 @@ def all_item_scores(
             rows = (num_users, len(codes))
             memory = _beginnings(memory, jnp.broadcast_to(parents[None], rows))
             logits, memory = step(memory, level + 1, jnp.broadcast_to(codes[None], rows))
-    scores = jnp.full((num_users, tree.num_rows), -jnp.inf).at[:, tree.item_ids].set(totals)
-    return scores if allowed is None else jnp.where(_checked_allowed(tree, allowed, num_users), scores, -jnp.inf)
+    return jnp.full((num_users, tree.num_rows), -jnp.inf).at[:, tree.item_ids].set(totals)
 
 
 def _log_softmax(logits: Float[Array, "B W S+1"]) -> Float[Array, "B W S+1"]:
