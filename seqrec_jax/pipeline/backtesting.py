@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 
@@ -21,9 +20,8 @@ from seqrec_jax.errors import ConfigError
 from seqrec_jax.evaluation.protocol import Ranker
 from seqrec_jax.evaluation.robustness.backtest import backtest, freshness_section, rolling_origins
 from seqrec_jax.evaluation.sections import Section
-from seqrec_jax.parallel import init_on_mesh, make_mesh
 from seqrec_jax.pipeline.cases import case_options
-from seqrec_jax.pipeline.training import build_model, training_data
+from seqrec_jax.pipeline.training import start_model, training_data
 from seqrec_jax.pipeline.writing import cannot_write, make_folder
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.checkpoints import load_params
@@ -94,12 +92,10 @@ def _trained(config: ExperimentConfig, dataset: Dataset, known: Sequences, *, sh
     """The model after training on some events of a dataset, without a trace on disk."""
     counts = np.bincount(known.item_ids, minlength=dataset.num_items + 1)[1:]
     seen = replace(dataset, items=dataset.items.assign(training_events=counts, known=counts > 0))
-    model, item_table = build_model(config, seen)
-    mesh = make_mesh(config.training.num_devices, model_devices=config.training.model_devices)
+    model, params, item_table = start_model(config, seen)
     data = training_data(config, dataset, known)
     options: dict[str, Any] = {"config": config.training, "length": config.model.encoder.max_length}
     with TemporaryDirectory() as directory:
-        params = init_on_mesh(model.init, jax.random.key(config.training.seed), mesh)
         train(model, params, data, item_table, directory=Path(directory), show_progress=show_progress, **options)
         params, _ = load_params(model, directory)
     name = config.model.encoder.kind

@@ -14,6 +14,7 @@ import jsonargparse
 import yaml
 
 from seqrec_jax.errors import ConfigError
+from seqrec_jax.training.adapters.config import FineTuningConfig
 
 Config = TypeVar("Config")
 LossKind = Literal[
@@ -180,6 +181,7 @@ class TrainingConfig:
       num_devices: devices to use; None means all that are visible.
       model_devices: devices that share the tables of items, the softmax over all items and the optimizer's numbers
         for them; num_devices / model_devices share the batch.
+      fine_tuning: which parameters are trained, all by default; adapters (lora, adalora) among them.
       warm_start: run directory whose parameters are continued; the dataset must extend its vocabulary.
       seed: seed of initialisation, order, dropout and negatives.
     """
@@ -201,6 +203,7 @@ class TrainingConfig:
     stream_batches: int | None = None
     num_devices: int | None = None
     model_devices: int = 1
+    fine_tuning: FineTuningConfig = field(default_factory=FineTuningConfig)
     warm_start: str | None = None
     seed: int = 0
 

@@ -36,6 +36,7 @@ from seqrec_jax.parallel import (
     rows_on_mesh,
     state_sharding,
 )
+from seqrec_jax.training.adapters.wiring import fine_tuning_optimizer
 from seqrec_jax.training.checkpoints import CheckpointStore
 from seqrec_jax.training.config import TrainingConfig
 from seqrec_jax.training.feed import EpochPlan, resident_feed, streamed_feed
@@ -153,7 +154,9 @@ def train(
     plan = _plan_epochs(data.sequences, config, length, drop_last=1 if model.causal else 0)
     steps_per_epoch = plan.num_batches
     total_steps = config.max_epochs * steps_per_epoch
-    optimizer = make_optimizer(config.optimizer, total_steps=total_steps)
+    optimizer = fine_tuning_optimizer(
+        make_optimizer(config.optimizer, total_steps=total_steps), config.fine_tuning, total_steps=total_steps
+    )
     rates = make_schedule(config.optimizer, total_steps=total_steps)
     if objective is None:
         item_ids = data.sequences.item_ids
