@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -100,6 +102,22 @@ def read_text(path: Path, *, encoding: str = "utf-8") -> str:
     """The whole text of a file or of a .gz."""
     content = path.read_bytes()
     return (gzip.decompress(content) if path.suffix == ".gz" else content).decode(encoding)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a text file that has one a line; empty lines do not count.
+
+    Raises:
+      DataError: a line that is no JSON.
+    """
+    records = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}: expected one JSON object a line ({error})") from error
+    return records
 
 
 def require(table: pd.DataFrame, *names: str, path: Path) -> None:

@@ -6,11 +6,9 @@ items and users are taken from beside it where they are. Ids stay as written, an
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,8 +20,8 @@ from seqrec_jax.data.public_files import (
     find_file,
     most_frequent,
     public_events,
+    read_json_lines,
     read_table,
-    read_text,
     require,
 )
 from seqrec_jax.data.readers_amazon import (
@@ -34,6 +32,7 @@ from seqrec_jax.data.readers_amazon import (
     read_amazon_s3rec,
 )
 from seqrec_jax.data.readers_movielens import read_movielens_1m, read_movielens_100k
+from seqrec_jax.data.readers_search import read_search_log
 from seqrec_jax.errors import DataError, MissingExtraError
 
 
@@ -202,7 +201,7 @@ def read_search_ubi(path: str | Path) -> PublicDataset:
     """
     file = find_file(path, "ubi_queries_events.ndjson", "ubi_events.ndjson")
     files = [file, *filter(None, [beside(file, "ubi_queries.ndjson")])]
-    records = [record for part in files for record in _json_lines(part) if "index" not in record]
+    records = [record for part in files for record in read_json_lines(part) if "index" not in record]
     texts = {r["query_id"]: r.get("user_query") for r in records if "action_name" not in r and "query_id" in r}
     rows = []
     for event in (record for record in records if "action_name" in record):
@@ -240,17 +239,6 @@ def read_search_ubi(path: str | Path) -> PublicDataset:
     items = pd.DataFrame({"item_id": np.sort(log["item_id"].dropna().unique())})
     items["description"] = items["item_id"].map(described)
     return PublicDataset(public_events(log, columns, path=file), items)
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    records = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: expected one JSON object a line ({error})") from error
-    return records
 
 
 def read_open_bandit(path: str | Path, *, policy: str = "random", campaign: str = "men") -> PublicDataset:
@@ -302,5 +290,6 @@ READERS: dict[str, Callable[..., PublicDataset]] = {
     "online_retail": read_online_retail,
     "open_bandit": read_open_bandit,
     "search_ubi": read_search_ubi,
+    "search_ubi_joined": lambda path: read_search_log(path).dataset,
     "yoochoose": read_yoochoose,
 }

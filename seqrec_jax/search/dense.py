@@ -77,11 +77,11 @@ def dense(
     table = jnp.asarray(item_vectors)
     score = jax.jit(bilinear_scores)
 
-    def scores(histories: Sequences) -> Array:
+    def scores(histories: Sequences) -> np.ndarray:
         queries = histories.last_queries.tolist()
         vectors = np.asarray(text_vectors(queries), dtype=np.float32)
         asked = np.array([bool(query) for query in queries])
-        return score(jnp.asarray(np.where(asked[:, None], vectors, 0.0)), weight, table)
+        return np.asarray(score(jnp.asarray(np.where(asked[:, None], vectors, 0.0)), weight, table))
 
     return Ranker(name, scores)
 
