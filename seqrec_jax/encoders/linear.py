@@ -12,8 +12,9 @@ def linear(params: dict[str, Any], inputs: Float[Array, "*N I"]) -> Float[Array,
     """`x W + b`, and where an adapter is attached `+ scale (x A) diag(s) B`.
 
     Args:
-      params: `kernel` `[I, O]`; optionally `bias` `[O]`, and `adapter` with `a` `[I, R]`, `b` `[R, O]`, a scalar
-        `scale`, and for AdaLoRA `singular` `[R]`.
+      params: `kernel` `[I, O]`, or `kernel_int8` `[I, O]` int8 and `kernel_scale` `[O]`, whose product it is;
+        optionally `bias` `[O]`, and `adapter` with `a` `[I, R]`, `b` `[R, O]`, a scalar `scale`, and for AdaLoRA
+        `singular` `[R]`.
       inputs: `[*N, I]`.
 
     Returns:
@@ -22,7 +23,11 @@ def linear(params: dict[str, Any], inputs: Float[Array, "*N I"]) -> Float[Array,
     Source:
       Hu et al. (2022), LoRA; Zhang et al. (2023), AdaLoRA.
     """
-    outputs = inputs @ params["kernel"]
+    if "kernel_int8" in params:  # scaling what comes out costs less than scaling the kernel
+        outputs = inputs @ params["kernel_int8"].astype(inputs.dtype)
+        outputs = outputs * jnp.broadcast_to(params["kernel_scale"], outputs.shape)
+    else:
+        outputs = inputs @ params["kernel"]
     if "bias" in params:
         outputs = outputs + jnp.broadcast_to(params["bias"], outputs.shape)
     if "adapter" in params:

@@ -15,7 +15,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from seqrec_jax.errors import ConfigError, ShapeError
 from seqrec_jax.training.adapters.config import FineTuningConfig
-from seqrec_jax.training.adapters.paths import flat_params, last_match, matching, nested_params, require_matches
+from seqrec_jax.training.adapters.int8 import dequantize_base
+from seqrec_jax.training.adapters.paths import (
+    flat_params,
+    last_match,
+    matching,
+    near,
+    nested_params,
+    require_matches,
+)
 
 Params = dict[str, Any]
 ADALORA_DEVIATION = 0.02
@@ -59,26 +67,43 @@ def init_adapters(params: Params, *, config: FineTuningConfig, key: PRNGKeyArray
     return nested_params(adapters)
 
 
-def attach_adapters(params: Params, adapters: Params) -> Params:
+def attach_adapters(params: Params, trained: Params) -> Params:
     """Parameters with adapters beside their kernels, for `encoders.linear`; nothing is copied.
 
+    Args:
+      params: the base.
+      trained: adapters, and perhaps other parameters that then stand in place of the base's, as a trained head does.
+
     Raises:
-      ConfigError: adapters for a layer that is not there, or has one.
-      ShapeError: an adapter that does not fit its kernel.
+      ConfigError: adapters for a layer that is not there, or has one; a parameter that is not there.
+      ShapeError: an adapter that does not fit its kernel; a parameter of another shape.
     """
-    attached = flat_params(params)
-    kernels = _kernel_shapes(params)
-    for layer, adapter in _by_layer(adapters).items():
+    attached, kernels = flat_params(params), _kernel_shapes(params)
+    adapters, others = _by_layer(trained)
+    for layer, adapter in adapters.items():
         if layer not in kernels:
             raise ConfigError(
-                f"there is no layer {layer} with a kernel for its adapter; the layers are {list(kernels)}"
+                f"there is no layer {layer} with a kernel for its adapter; near it are {near(layer, kernels)}"
             )
         if f"{layer}/adapter/a" in attached:
             raise ConfigError(f"{layer} has an adapter; detach or merge it first")
-        shapes = (adapter["a"].shape[0], adapter["b"].shape[1])
-        if shapes != kernels[layer]:
-            raise ShapeError(f"the adapter of {layer} is for a kernel {shapes}, the kernel is {kernels[layer]}")
-        attached |= {f"{layer}/adapter/{name}": array for name, array in adapter.items()}
+        if not {"a", "b", "scale"} <= set(adapter):
+            raise ConfigError(f"the adapter of {layer} must have a, b and scale, found {sorted(adapter)}")
+        inputs, outputs = kernels[layer]
+        rank = adapter["b"].shape[0]
+        fitting = {"a": (inputs, rank), "b": (rank, outputs), "scale": (), "singular": (rank,)}
+        for name, array in adapter.items():
+            if array.shape != fitting[name]:
+                raise ShapeError(
+                    f"{layer}/adapter/{name} is {array.shape}, but its kernel {kernels[layer]} needs {fitting[name]}"
+                )
+            attached[f"{layer}/adapter/{name}"] = array
+    for path, array in others.items():
+        if path not in attached:
+            raise ConfigError(f"there is no parameter {path}; near it are {near(path, attached)}")
+        if array.shape != attached[path].shape:
+            raise ShapeError(f"{path} is {array.shape}, but the base has {attached[path].shape} there")
+        attached[path] = array
     return nested_params(attached)
 
 
@@ -110,8 +135,9 @@ def low_rank_product(adapter: dict[str, Array]) -> Float[Array, "I O"]:
 
 
 def _shifted(base: Params, adapters: Params, *, sign: float) -> Params:
-    flat = flat_params(base)
-    for layer, adapter in _by_layer(adapters).items():
+    layers = _by_layer(adapters)[0]
+    flat = flat_params(dequantize_base(base, layers=layers))
+    for layer, adapter in layers.items():
         kernel = flat[f"{layer}/kernel"]
         flat[f"{layer}/kernel"] = kernel + (sign * low_rank_product(adapter)).astype(kernel.dtype)
     return nested_params(flat)
@@ -121,20 +147,27 @@ def _is_adapter(path: str) -> bool:
     return "adapter" in path.split("/")[-2:-1]
 
 
-def _by_layer(adapters: Params) -> dict[str, dict[str, Array]]:
-    """Adapters by the path of their layer."""
+def _by_layer(trained: Params) -> tuple[dict[str, dict[str, Array]], dict[str, Array]]:
+    """Adapters by the path of their layer, and whatever else there is by its path."""
     layers: dict[str, dict[str, Array]] = {}
-    for path, array in flat_params(adapters).items():
-        layer, _, name = path.rpartition("/adapter/")
-        layers.setdefault(layer, {})[name] = array
-    return layers
+    others: dict[str, Array] = {}
+    for path, array in flat_params(trained).items():
+        if _is_adapter(path):
+            layer, _, name = path.rpartition("/adapter/")
+            layers.setdefault(layer, {})[name] = array
+        else:
+            others[path] = array
+    return layers, others
 
 
 def _kernel_shapes(params: Params) -> dict[str, tuple[int, ...]]:
-    """`(I, O)` of every layer with a matrix as its kernel."""
-    flat = flat_params(params)
-    names = {path: leaf for path, leaf in flat.items() if path.endswith("/kernel") and leaf.ndim == 2}
-    return {path.removesuffix("/kernel"): leaf.shape for path, leaf in names.items()}
+    """`(I, O)` of every layer with a matrix as its kernel, quantised or not."""
+    shapes = {}
+    for path, leaf in flat_params(params).items():
+        layer, _, name = path.rpartition("/")
+        if name in ("kernel", "kernel_int8") and leaf.ndim == 2:
+            shapes[layer] = leaf.shape
+    return shapes
 
 
 def _init_lora(key: PRNGKeyArray, inputs: int, outputs: int, rank: int) -> dict[str, Array]:

@@ -47,7 +47,12 @@ def trainable_paths(params: Params, config: FineTuningConfig) -> list[str]:
         raise ConfigError(
             f"fine_tuning.mode is {config.mode}, but there is no {what} at {config.targets or 'any path'}"
         )
-    return sorted({*chosen, *matching(config.also_train, plain)})
+    chosen = sorted({*chosen, *matching(config.also_train, plain)})
+    if quantized := [path for path in chosen if path.endswith("/kernel_int8")]:
+        raise ConfigError(
+            f"{quantized[0]} has 8 bits and cannot be trained; choose lora, or keep it out of the patterns"
+        )
+    return chosen
 
 
 def partition(params: Params, paths: Collection[str]) -> tuple[Params, Params]:

@@ -72,11 +72,11 @@ def require_matches(patterns: Iterable[str], paths: Iterable[str], *, field: str
     for pattern in patterns:
         if not any(matches(pattern, path) for path in paths):
             raise ConfigError(
-                f"fine_tuning.{field} has {pattern!r}, which matches no {kind}; near it are {_near(pattern, paths)}"
+                f"fine_tuning.{field} has {pattern!r}, which matches no {kind}; near it are {near(pattern, paths)}"
             )
 
 
-def _near(pattern: str, paths: list[str], *, most: int = 3) -> list[str]:
+def near(pattern: str, paths: Iterable[str], *, most: int = 3) -> list[str]:
     """The paths with a part that looks most like a pattern."""
     length = pattern.count("/") + 1
 

@@ -178,6 +178,12 @@ def test_errors_name_the_layer_and_what_is_near(base):
         attach_adapters({"outer": base["outer"]}, adapters)
     with pytest.raises(ConfigError, match="inner has an adapter"):
         attach_adapters(attach_adapters(base, adapters), adapters)
+    with pytest.raises(ConfigError, match=r"adapter of inner must have a, b and scale, found \['a', 'b'\]"):
+        attach_adapters(base, peft_adapters(golden("lora_sgd"), 0))
+    with pytest.raises(ConfigError, match=r"no parameter outer/bais; near it are \['outer/bias'"):
+        attach_adapters(base, {"outer": {"bais": base["outer"]["bias"]}})
+    with pytest.raises(ShapeError, match=r"outer/bias is \(5,\), but the base has \(4,\) there"):
+        attach_adapters(base, {"outer": {"bias": base["inner"]["bias"]}})
     wrong = {"inner": {"adapter": adapters["outer"]["adapter"]}}
-    with pytest.raises(ShapeError, match=r"inner is for a kernel \(5, 4\), the kernel is \(6, 5\)"):
+    with pytest.raises(ShapeError, match=r"inner/adapter/a is \(5, 3\), but its kernel \(6, 5\) needs \(6, 3\)"):
         attach_adapters(base, wrong)
