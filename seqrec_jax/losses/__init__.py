@@ -10,6 +10,7 @@ whole batch's as it stands inside `jax.shard_map`, and inside `jax.pmap` after `
 
 from __future__ import annotations
 
+from seqrec_jax.losses.labelled import class_loss, click_and_conversion_loss, logistic_loss
 from seqrec_jax.losses.pairwise import bpr_loss, bpr_max_loss
 from seqrec_jax.losses.pointwise import (
     binary_cross_entropy_loss,
@@ -27,9 +28,12 @@ __all__ = [
     "bpr_loss",
     "bpr_max_loss",
     "calibrated_beta",
+    "class_loss",
+    "click_and_conversion_loss",
     "combine_losses",
     "generalized_binary_cross_entropy_loss",
     "inverse_propensity_weights",
+    "logistic_loss",
     "mean_softmax_loss",
     "negative_scores",
     "negatives_that_count",
