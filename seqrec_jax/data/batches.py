@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from seqrec_jax.data.queries import query_words
 from seqrec_jax.data.sequences import Packing, Sequences, Windows, last_windows
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import DataError
@@ -25,11 +26,15 @@ class EventArrays(NamedTuple):
       item_ids: int32.
       behaviors: int32 codes.
       timestamps: int32 seconds since the Monday, 00:00 UTC, on or before the dataset's first event.
+      query_ids: int32 row of `query_words`, 0 = no query; None for a log without queries.
+      query_words: `[Q+1, W]` int32 words of each query, see `query_words`; None for a log without queries.
     """
 
     item_ids: Int[Array, " N"]
     behaviors: Int[Array, " N"]
     timestamps: Int[Array, " N"]
+    query_ids: Int[Array, " N"] | None = None
+    query_words: Int[Array, "Q+1 W"] | None = None
 
 
 class Rows(NamedTuple):
@@ -52,6 +57,7 @@ class Batch(NamedTuple):
       weights: float32 weight of each target, 0 where there is none.
       masked: bool, True for events that the encoder must not see; None where it sees all.
       target_behaviors: int32 code of the behaviour to be predicted at each position; None where it is not said.
+      query_words: `[B, L, W]` int32 words of each event's query, see `query_words`; None for a log without queries.
     """
 
     item_ids: Int[Array, "B L"]
@@ -63,6 +69,7 @@ class Batch(NamedTuple):
     weights: Float[Array, "B L"]
     masked: Bool[Array, "B L"] | None = None
     target_behaviors: Int[Array, "B L"] | None = None
+    query_words: Int[Array, "B L W"] | None = None
 
 
 def event_arrays(
@@ -86,10 +93,16 @@ def event_arrays(
             f"{len(item_ids):,} events do not fit on one device, whose int32 indices reach "
             f"{np.iinfo(np.int32).max:,}; set training.stream_batches, so that they go there piece by piece"
         )
-    return EventArrays(
+    events = EventArrays(
         jnp.asarray(item_ids, dtype=jnp.int32),
         jnp.asarray(behaviors, dtype=jnp.int32),
         jnp.asarray(_device_seconds(timestamps, first_timestamp)),
+    )
+    if sequences.query_ids is None or sequences.queries is None:
+        return events
+    query_ids = sequences.query_ids if index is None else sequences.query_ids[index]
+    return events._replace(
+        query_ids=jnp.asarray(query_ids, dtype=jnp.int32), query_words=jnp.asarray(query_words(sequences.queries))
     )
 
 
@@ -124,7 +137,7 @@ def history_batch(
     index = (windows.starts[:, None] + columns)[real]
 
     def padded(values: np.ndarray) -> Any:  # Any, here and below, since a batch may hold NumPy arrays as well
-        rows = np.zeros(real.shape, dtype=np.int32)
+        rows = np.zeros((*real.shape, *values.shape[1:]), dtype=np.int32)
         rows[real] = values
         return rows
 
@@ -132,6 +145,9 @@ def history_batch(
     seen: Any = real | masked if masked_end else real
     zeros: Any = np.zeros(real.shape, dtype=np.int32)
     target_behaviors: Any = None if target_behavior is None else np.full(real.shape, target_behavior, dtype=np.int32)
+    words: Any = None
+    if histories.query_ids is not None and histories.queries is not None:
+        words = padded(query_words(histories.queries[histories.query_ids[index]]))
     return Batch(
         item_ids=padded(histories.item_ids[index]),
         behaviors=padded(histories.behaviors[index]),
@@ -142,6 +158,7 @@ def history_batch(
         weights=zeros.astype(np.float32),
         masked=masked,
         target_behaviors=target_behaviors,
+        query_words=words,
     )
 
 
@@ -207,6 +224,9 @@ def gather_batch(
         target_behaviors = gather(events.behaviors, next_index)
         weights = jnp.where(targets > 0, behavior_weights[target_behaviors], 0.0)
         targets = jnp.where(weights > 0, targets, 0)
+    words = None
+    if events.query_ids is not None and events.query_words is not None:
+        words = events.query_words[gather(events.query_ids, index)]  # row 0 has none
     return Batch(
         item_ids=gather(events.item_ids, index),
         behaviors=gather(events.behaviors, index),
@@ -216,6 +236,7 @@ def gather_batch(
         targets=targets,
         weights=weights,
         target_behaviors=target_behaviors,
+        query_words=words,
     )
 
 

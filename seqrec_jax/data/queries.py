@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -13,7 +14,10 @@ from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
 from seqrec_jax.errors import ConfigError
 
+MAX_QUERY_WORDS = 8
+"""Words of a query that a model sees; what follows them is cut off."""
 _WORD = re.compile(r"[^\W_]+")
+_REMEMBERED = 2**16  # queries whose words' numbers are kept
 
 
 def words_of(text: str) -> list[str]:
@@ -72,6 +76,20 @@ def query_parts(
     return parts
 
 
+def query_words(queries: Iterable[str]) -> Int[np.ndarray, "Q W"]:
+    """The words of queries as numbers that need no vocabulary: a hash of each word, the same everywhere.
+
+    Returns:
+      `[Q, W]` int32 for W = `MAX_QUERY_WORDS`, in 1…2³¹-1, 0 = no word; a query without words has none.
+
+    >>> found = query_words(["red shoe", "shoe", ""])
+    >>> bool(found[0, 1] == found[1, 0]), (found > 0).sum(axis=1).tolist()
+    (True, [2, 1, 0])
+    """
+    rows = [_word_numbers(query) for query in queries]
+    return np.array(rows, dtype=np.int32).reshape(len(rows), MAX_QUERY_WORDS)
+
+
 def query_sequences(queries: Sequence[str], *, behavior: int = 0, timestamp: int = 0) -> Sequences:
     """A user for each query whose only event is the search for it.
 
@@ -100,6 +118,16 @@ def query_sequences(queries: Sequence[str], *, behavior: int = 0, timestamp: int
     )
 
 
+@functools.lru_cache(_REMEMBERED)
+def _word_numbers(query: str) -> tuple[int, ...]:
+    numbers = [_hash(word) % (2**31 - 1) + 1 for word in words_of(query)[:MAX_QUERY_WORDS]]
+    return (*numbers, *[0] * (MAX_QUERY_WORDS - len(numbers)))
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
 def _place(text: str) -> float:
     """A number in [0, 1) that looks drawn at random and is always the same for a text."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) / 2**64
+    return _hash(text) / 2**64

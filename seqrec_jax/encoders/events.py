@@ -35,6 +35,9 @@ class EventInputConfig:
       position: an embedding of the event's number in the user's sequence, counted from its start.
       position_from_end: the same counted from the end, so that the last event is always number 0. Events cannot be
         appended then, since each one moves all before it.
+      query: the mean of an embedding of each word of the event's query, by a hash of the word, so that words that
+        training never saw have one too (an untrained one, or another word's); nothing where an event has no query.
+      query_buckets: rows of that embedding; words with the same hash share one.
       scale_item: multiply the item's vector by the square root of D, as SASRec's authors do; without it training
         takes about twice as many epochs.
     """
@@ -47,10 +50,14 @@ class EventInputConfig:
     position: bool = True
     position_from_end: bool = False
     scale_item: bool = True
+    query: bool = False
+    query_buckets: int = 8192
 
     def __post_init__(self) -> None:
-        if not (self.item or self.behavior or self.time_gap or self.hour or self.weekday):
-            raise ConfigError("events: switch on at least one of item, behavior, time_gap, hour and weekday")
+        if self.query_buckets < 1:
+            raise ConfigError(f"events.query_buckets must be at least 1, got {self.query_buckets}")
+        if not (self.item or self.behavior or self.time_gap or self.hour or self.weekday or self.query):
+            raise ConfigError("events: switch on at least one of item, behavior, time_gap, hour, weekday and query")
 
 
 class EventInputs(NamedTuple):
@@ -97,6 +104,7 @@ def make_event_inputs(
         "weekdays": (config.weekday, 7),
         "positions_from_end": (config.position_from_end, max_length),
         "marks": (with_mask, 1),
+        "query_words": (config.query, config.query_buckets),
     }
     sizes = {name: size for name, (used, size) in tables.items() if used}
     project_items = config.item and item_width != width
@@ -132,6 +140,9 @@ def make_event_inputs(
             content.append(params["hours"][batch.timestamps // SECONDS_PER_HOUR % 24])
         if config.weekday:
             content.append(params["weekdays"][batch.timestamps // SECONDS_PER_DAY % 7])
+        if config.query:
+            words = jnp.zeros((*batch.item_ids.shape, 1), jnp.int32) if batch.query_words is None else batch.query_words
+            content.append(mean_of_words(params["query_words"], words))
         total = functools.reduce(jnp.add, content)
         if with_mask and batch.masked is not None:
             total = jnp.where(batch.masked[..., None], params["marks"][0], total)
@@ -143,6 +154,22 @@ def make_event_inputs(
         return jnp.where((batch.segment_ids > 0)[..., None], total, 0.0)
 
     return EventInputs(init, event_vectors)
+
+
+def mean_of_words(table: Float[Array, "R D"], words: Int[Array, "*B W"]) -> Float[Array, "*B D"]:
+    """The mean of the words' rows, row `word mod R` each; zeros where there is no word.
+
+    Args:
+      table: `[R, D]`.
+      words: `[*B, W]` int32, 0 = none.
+
+    >>> mean_of_words(jnp.array([[1.0], [3.0]]), jnp.array([[2, 3, 0], [0, 0, 0]]))
+    Array([[2.],
+           [0.]], dtype=float32)
+    """
+    real = words > 0
+    rows = jnp.where(real[..., None], table[words % table.shape[0]], 0.0)
+    return jnp.sum(rows, axis=-2) / jnp.maximum(jnp.sum(real, axis=-1, keepdims=True), 1).astype(table.dtype)
 
 
 def time_gap_buckets(batch: Batch, previous_timestamps: Int[Array, " B"] | None = None) -> Int[Array, "B L"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -23,6 +24,7 @@ from seqrec_jax.data.batches import (
     positions_from_end,
     shuffled_rows,
 )
+from seqrec_jax.data.queries import query_words
 from seqrec_jax.data.sequences import (
     Sequences,
     last_windows,
@@ -53,7 +55,7 @@ def make_sequences(lengths: list[int], *, seed: int = 0) -> Sequences:
 def expected_batch(sequences: Sequences, rows, *, length: int, weights: np.ndarray | None) -> Batch:
     """One event after the other."""
     shape = (len(rows.lengths), length)
-    names = Batch._fields[:7] if weights is None else [name for name in Batch._fields if name != "masked"]
+    names = [*Batch._fields[:7], *(["target_behaviors"] if weights is not None else [])]
     arrays = {name: np.zeros(shape, dtype=np.float32 if name == "weights" else np.int32) for name in names}
     batch = Batch(**arrays)
     for row in range(shape[0]):
@@ -114,6 +116,26 @@ def test_gather_equals_a_loop(seed, with_targets):
     found = gather(event_arrays(sequences, first_timestamp=FIRST), rows, length=LENGTH, with_targets=with_targets)
     weights = WEIGHTS if with_targets else None
     assert_same(found, expected_batch(sequences, rows, length=LENGTH, weights=weights))
+
+
+def test_queries_are_gathered_as_their_words():
+    plain = make_sequences([4, 3])
+    texts = np.array(["", "red shoe", "hat"], dtype=object)
+    sequences = replace(plain, query_ids=np.array([1, 0, 0, 2, 0, 2, 1], dtype=np.int32), queries=texts)
+    words = query_words(texts)
+    rows = Rows(np.array([[0, 4], [2, 0]], dtype=np.int32), np.array([[3, 2], [1, 0]], dtype=np.int32))
+    found = gather(event_arrays(sequences, first_timestamp=FIRST), rows, length=6)
+    expected = words[np.array([[1, 0, 0, 0, 2, 0], [0, 0, 0, 0, 0, 0]])]
+    np.testing.assert_array_equal(found.query_words, expected)
+    index = np.array([3, 5, 6])  # a piece of the log on its own
+    part = event_arrays(sequences, first_timestamp=FIRST, index=index)
+    np.testing.assert_array_equal(part.query_words[part.query_ids], words[[2, 2, 1]])
+    without = gather(event_arrays(plain, first_timestamp=FIRST), rows, length=6)
+    assert without.query_words is None
+    for name in Batch._fields[:7]:
+        np.testing.assert_array_equal(getattr(found, name), getattr(without, name))
+    histories = history_batch(sequences, length=3, first_timestamp=FIRST)
+    np.testing.assert_array_equal(histories.query_words, words[np.array([[0, 0, 2], [0, 2, 1]])])
 
 
 def test_gather_by_hand():

@@ -63,6 +63,20 @@ def test_hour_weekday_and_position_from_the_end() -> None:
         np.testing.assert_allclose(found[0, column], vector, rtol=1e-6)
 
 
+def test_a_query_is_the_mean_of_its_words() -> None:
+    config = EventInputConfig(item=False, position=False, query=True, query_buckets=10)
+    inputs = make_event_inputs(config, item_width=5, width=5, max_length=3, num_behaviors=1)
+    params = inputs.init(jax.random.key(0))
+    assert jax.tree.map(jnp.shape, params) == {"query_words": (10, 5)}
+    words = jnp.zeros((1, 6, 3), jnp.int32).at[0, 1].set(jnp.array([13, 4, 0])).at[0, 3, 0].set(2**31 - 1)
+    found = inputs.event_vectors(params, None, BATCH._replace(query_words=words))
+    table = params["query_words"]
+    np.testing.assert_allclose(found[0, 1], (table[3] + table[4]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(found[0, 3], table[7], rtol=1e-6)
+    assert not found[0, jnp.array([0, 2, 4, 5])].any()
+    assert not inputs.event_vectors(params, None, BATCH).any()  # a log without queries
+
+
 def test_of_a_masked_event_only_its_position_is_seen() -> None:
     inputs = make_event_inputs(EVERYTHING, item_width=5, width=5, max_length=4, num_behaviors=3, with_mask=True)
     p = inputs.init(jax.random.key(0))
