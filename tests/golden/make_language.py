@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 FOLDER = Path(__file__).parent / "language"
-WORDS = "red blue shirt shoe drill cordless lamp led oak table chair door ##s ##ing 18 v in x - , .".split()
+WORDS = "red blue shirt shoe drill cordless lamp led oak table chair door ##s ##ing 18 v in x - , .".split()  # noqa: SIM905
 TEXTS = [
     "Red shirts, blue shoe",
     "cordless drill 18 v",

@@ -36,6 +36,7 @@ def hidden_states(
     config: LanguageConfig,
     positions: Int[Array, "B L"] | None = None,
     embeddings: Float[Array, "B L D"] | None = None,
+    segment_ids: Int[Array, "B L"] | None = None,
     checkpoint_layers: bool = False,
 ) -> Float[Array, "B L D"]:
     """The last layer's states of a language model, after its last norm.
@@ -47,6 +48,8 @@ def hidden_states(
       config: shape of the model.
       positions: `[B, L]` int32 from 0; None counts columns.
       embeddings: `[B, L, D]` vectors in place of those of tokens, as of items; positions are added to them as usual.
+      segment_ids: `[B, L]` int32, where several texts or users share a row: none sees another, and padding, wherever it
+        is, has a segment of its own; None for one a row.
       checkpoint_layers: the gradient computes each layer anew instead of keeping what is inside it.
 
     Returns:
@@ -61,21 +64,26 @@ def hidden_states(
       Multitask Learners; Touvron et al. (2023), LLaMA; Grattafiori et al. (2024), The Llama 3 Herd of Models; Yang et
       al. (2024), Qwen2 Technical Report; Yang et al. (2025), Qwen3 Technical Report.
     """
-    if (token_ids is None) == (embeddings is None):
+    if embeddings is None and token_ids is not None:
+        given, expected, name = token_ids.shape, mask.shape, "token_ids [B, L]"
+    elif embeddings is not None and token_ids is None:
+        given, expected, name = embeddings.shape, (*mask.shape, config.width), f"embeddings [B, L, {config.width}]"
+    else:
         raise ShapeError("hidden_states takes token_ids or embeddings, one of the two, and None for the other")
-    given = embeddings.shape if embeddings is not None else token_ids.shape  # type: ignore[union-attr]
-    expected = (*mask.shape, config.width) if embeddings is not None else mask.shape
     if mask.ndim != 2 or given != expected:
-        name = "token_ids [B, L]" if embeddings is None else f"embeddings [B, L, {config.width}]"
         raise ShapeError(f"{name} and mask [B, L] must agree, got {given} and {mask.shape}")
     length = mask.shape[1]
     if length > config.max_length:
         raise ShapeError(f"the model has positions for {config.max_length} tokens, got rows of {length}; cut the texts")
     if positions is None:
         positions = jnp.arange(length, dtype=jnp.int32)[None]
-    x = jnp.take(params["embeddings"]["tokens"], token_ids, axis=0) if embeddings is None else embeddings
-    x = _embedded(params["embeddings"], x.astype(params["embeddings"]["tokens"].dtype), positions, config)
+    tables = params["embeddings"]
+    dtype = params["layers"]["0"]["attention_norm"]["scale"].dtype
+    x = tables["tokens"][token_ids] if embeddings is None else embeddings.astype(dtype)
+    x = _embedded(tables, x, positions, config)
     where = mask.astype(bool)[:, None, :]
+    if segment_ids is not None:
+        where = segment_ids[:, :, None] == segment_ids[:, None, :]
     if config.causal:
         where = where & np.tri(length, dtype=bool)[None]
     rotations = _rotations(positions, config) if config.rotary else None
@@ -94,14 +102,14 @@ def _embedded(
     tables: Params, x: Float[Array, "B L D"], positions: Int[Array, "#B L"], config: LanguageConfig
 ) -> Float[Array, "B L D"]:
     if "positions" in tables:
-        x = x + jnp.take(tables["positions"], positions + config.position_offset, axis=0)
+        x = x + tables["positions"][positions + config.position_offset]
     if "types" in tables:
         x = x + tables["types"][:1][None]
     return _norm(tables["norm"], x, config) if "norm" in tables else x
 
 
 def _post_norm_block(
-    config: LanguageConfig, params: Params, x: Float[Array, "N D"], where: Bool[Array, "B #L L"], rotations: None
+    config: LanguageConfig, params: Params, x: Float[Array, "N D"], where: Bool[Array, "B Q L"], rotations: None
 ) -> Float[Array, "N D"]:
     """BERT's block: each part adds to the stream, which is normalised after it."""
     mixed = _attention(params["attention"], x, where, rotations, config)
@@ -133,7 +141,7 @@ def _feed_forward(params: Params, x: Float[Array, "N D"], config: LanguageConfig
 def _attention(
     params: Params,
     x: Float[Array, "N D"],
-    where: Bool[Array, "B #L L"],
+    where: Bool[Array, "B Q L"],
     rotations: tuple[Array, Array] | None,
     config: LanguageConfig,
 ) -> Float[Array, "N D"]:

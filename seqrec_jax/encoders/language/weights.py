@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -77,12 +78,32 @@ def read_weights(
             array = array[..., tensor.columns]
         if tensor.transposed:
             array = array.T
-        *parents, last = tensor.path.split(".")
-        place = params
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = put(tensor.path, np.ascontiguousarray(array).astype(dtype))
+        _put(params, tensor.path, put(tensor.path, np.ascontiguousarray(array).astype(dtype)))
     return Weights(params, tuple(sorted(with_files.names - used)))
+
+
+def init_weights(config: LanguageConfig, key: jax.Array, *, skip: Collection[str] = ()) -> Params:
+    """Fresh parameters in the layout of `read_weights`: normal with deviation 0.02, norms of scale 1, biases 0.
+
+    Args:
+      config: shape of the model.
+      key: PRNG key, consumed.
+      skip: paths of what is left out, as `embeddings.tokens`.
+    """
+    params: Params = {}
+    for number, tensor in enumerate(_tensors(config)):
+        if tensor.path in skip:
+            continue
+        shape = tensor.shape[::-1] if tensor.transposed else tensor.shape
+        if tensor.columns is not None:
+            shape = (*shape[:-1], tensor.columns.stop - tensor.columns.start)
+        name = tensor.path.rpartition(".")[2]
+        if name in ("scale", "bias"):
+            array = jnp.full(shape, 1.0 if name == "scale" else 0.0)
+        else:
+            array = 0.02 * jax.random.normal(jax.random.fold_in(key, number), shape)
+        _put(params, tensor.path, array)
+    return params
 
 
 class _TensorFiles:
@@ -121,7 +142,7 @@ class _TensorFiles:
     def _index(self) -> dict[str, tuple[str, str]]:
         """File and stored name of each tensor; early BERT files call a norm's scale and bias gamma and beta."""
         if (self.directory / "model.safetensors").is_file():
-            names = {name: "model.safetensors" for name in self._file("model.safetensors").keys()}  # noqa: SIM118
+            names = dict.fromkeys(self._file("model.safetensors").keys(), "model.safetensors")
         elif (index := self.directory / "model.safetensors.index.json").is_file():
             names = read_json(index, needed_for="a language model in parts").get("weight_map")
             if not isinstance(names, dict):
@@ -148,6 +169,14 @@ class _TensorFiles:
             except self._error as error:
                 raise DataError(f"{path} cannot be read as safetensors ({error}); copy it again") from error
         return self._files[name]
+
+
+def _put(params: Params, path: str, array: Any) -> None:
+    *parents, last = path.split(".")
+    place = params
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[last] = array
 
 
 def _prefix(files: _TensorFiles, config: LanguageConfig) -> str:

@@ -1,0 +1,95 @@
+"""The blocks of a pretrained language model as a sequence encoder: a user's events in the place of a text's tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from seqrec_jax.data.batches import Batch
+from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
+from seqrec_jax.encoders.language.config import LanguageConfig, read_language_config
+from seqrec_jax.encoders.language.transformer import hidden_states
+from seqrec_jax.encoders.language.weights import init_weights, read_weights
+from seqrec_jax.errors import ConfigError
+
+TOKENS = "embeddings.tokens"  # events take the place of tokens, whose table is left out
+
+
+def language_encoder(config: EncoderConfig) -> Encoder:
+    """An encoder whose parameters are those of a language model's first blocks, but for the table of tokens.
+
+    `init` draws them afresh; `pretrained_blocks` reads the trained ones. Positions are the language model's own, so
+    that `events.position` is best off. Its dropout is that of the event vectors alone.
+
+    Raises:
+      ConfigError: no such directory or another family; more layers or another width than the language model has, or
+        more events than it has positions.
+
+    Source:
+      Chen et al. (2024), HLLM: Hierarchical Large Language Models for item and user modelling.
+    """
+    language = blocks_config(config)
+
+    def init(key: Array) -> Params:
+        return {"language": init_weights(language, key, skip=(TOKENS,))}
+
+    def encode(
+        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B L D"]:
+        return hidden_states(
+            params["language"],
+            None,
+            batch.segment_ids > 0,
+            config=language,
+            positions=batch.positions,
+            embeddings=event_vectors,
+            segment_ids=batch.segment_ids,
+        ).astype(event_vectors.dtype)
+
+    return Encoder(init, encode, causal=language.causal)
+
+
+def pretrained_blocks(config: EncoderConfig) -> Params:
+    """The parameters that the language model's directory holds, in the layout of `language_encoder`.
+
+    Raises:
+      ConfigError, DataError, MissingExtraError: as `read_weights`.
+    """
+    params = read_weights(_directory(config), blocks_config(config)).params
+    del params["embeddings"]["tokens"]
+    return {"language": params}
+
+
+def blocks_config(config: EncoderConfig) -> LanguageConfig:
+    """The language model cut to the encoder's number of blocks.
+
+    Raises:
+      ConfigError: see `language_encoder`.
+    """
+    language = read_language_config(_directory(config))
+    if config.num_layers > language.num_layers:
+        raise ConfigError(
+            f"encoder.num_layers is {config.num_layers}, but {config.language_model} has {language.num_layers} layers; "
+            "its first ones are used, so choose at most as many"
+        )
+    if config.width != language.width:
+        raise ConfigError(
+            f"encoder.width is {config.width}, but the vectors of {config.language_model} have {language.width} "
+            "numbers; set encoder.width to that (items.width may differ)"
+        )
+    if config.max_length > language.max_length:
+        raise ConfigError(
+            f"encoder.max_length is {config.max_length}, but {config.language_model} has positions for "
+            f"{language.max_length}; choose at most as many events"
+        )
+    return replace(language, num_layers=config.num_layers)
+
+
+def _directory(config: EncoderConfig) -> str:
+    if config.language_model is None:
+        raise ConfigError(
+            "encoder.kind language needs encoder.language_model, the directory of a language model in the Hugging Face "
+            "layout"
+        )
+    return config.language_model
