@@ -32,8 +32,7 @@ from records import Row, circumstances
 
 from seqrec_jax.data.batches import EventArrays, Rows
 from seqrec_jax.encoders import EncoderConfig
-from seqrec_jax.items import ItemTowerConfig
-from seqrec_jax.items.tower import id_table
+from seqrec_jax.items import ItemTowerConfig, id_table
 from seqrec_jax.model import ModelConfig, make_sequence_model
 from seqrec_jax.parallel import make_mesh, over_items, replicated, rows_on_mesh, state_sharding
 from seqrec_jax.training.config import LossConfig, TrainingConfig

@@ -12,8 +12,7 @@ import numpy as np
 
 from seqrec_jax.data.batches import Batch, EventArrays, Rows, gather_batch
 from seqrec_jax.encoders import EncoderConfig
-from seqrec_jax.items import ItemTowerConfig
-from seqrec_jax.items.tower import id_table
+from seqrec_jax.items import ItemTowerConfig, id_table
 from seqrec_jax.model import ModelConfig, make_sequence_model
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.training.config import TrainingConfig

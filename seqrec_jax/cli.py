@@ -72,6 +72,8 @@ def prepare(words: Sequence[str]) -> int:
     dataset = pipeline.prepare(config, strict=options.strict, overwrite=options.overwrite)
     if dataset.cleaning is not None:
         print(CleaningReport.from_dict(dataset.cleaning))
+    for note in dataset.content.notes:
+        print("\n".join(labelled("items", note)))
     parts = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
     counts = ", ".join(f"{int((dataset.split.parts == part).sum()):,} {name}" for name, part in parts)
     print("\n".join([*labelled("split", dataset.split.describe()), *labelled("", f"{counts} events")]))

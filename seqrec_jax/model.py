@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from seqrec_jax.encoders.config import Params
 from seqrec_jax.encoders.events import EventInputConfig, make_event_inputs
 from seqrec_jax.encoders.layers import last_columns, take_columns
 from seqrec_jax.errors import ConfigError, ShapeError
-from seqrec_jax.items import ItemTable, ItemTower, ItemTowerConfig, make_item_tower
+from seqrec_jax.items import ItemTable, ItemTower, ItemTowerConfig, drop_ids, make_item_tower
 from seqrec_jax.items.tower import init_id_rows
 from seqrec_jax.scoring import BilinearWeight
 from seqrec_jax.scoring import project as project_vectors
@@ -111,6 +112,8 @@ class SequenceModel(NamedTuple):
         events; a recurrence forgets none and costs the same for each. ConfigError where the model is not causal or
         counts positions from the end.
       causal: False where the model predicts masked events, see `Encoder`.
+      drop_ids: `drop_ids(item_table, key) -> item_table` that a training step sees, with some of the ids unknown;
+        None where all are kept.
     """
 
     init: Callable[[jax.Array], Params]
@@ -121,6 +124,7 @@ class SequenceModel(NamedTuple):
     start: Callable[..., Memory]
     append: Callable[..., tuple[jax.Array, Memory]]
     causal: bool = True
+    drop_ids: Callable[[ItemTable, jax.Array], ItemTable] | None = None
 
 
 def make_sequence_model(
@@ -161,7 +165,7 @@ def make_sequence_model(
         dropout_rate=config.encoder.dropout,
         with_mask=not encoder.causal,
     )
-    ids_only = item_tower is None and not config.items.attributes and config.items.fusion == "sum"
+    ids_only = item_tower is None and not config.items.content and config.items.fusion == "sum"
     output_items = "items" if config.share_item_vectors else "output_items"
 
     def init(key: Array) -> Params:
@@ -184,7 +188,7 @@ def make_sequence_model(
             return None
         if ids_only or ids.size <= num_items:
             return tower.item_vectors(params["items"], item_table, ids)
-        # fewer items than positions: attributes are worth fusing once an item, not once a position
+        # fewer items than positions: content is worth fusing once an item, not once a position
         return tower.item_vectors(params["items"], item_table)[ids]
 
     def encode(
@@ -259,7 +263,10 @@ def make_sequence_model(
     def project(params: Params, states: Float[Array, "*B D"]) -> Float[Array, "*B E"]:
         return project_vectors(states, _bilinear_weight(config, params["bilinear"]))
 
-    return SequenceModel(init, encode, encode_last, item_vectors, project, start, append, encoder.causal)
+    dropping = None
+    if config.items.id_dropout:
+        dropping = partial(drop_ids, rate=config.items.id_dropout, content=config.items.content)
+    return SequenceModel(init, encode, encode_last, item_vectors, project, start, append, encoder.causal, dropping)
 
 
 def user_vectors(

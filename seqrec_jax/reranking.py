@@ -26,7 +26,7 @@ import pandas as pd
 import yaml
 from jaxtyping import Bool, Float, Int
 
-from seqrec_jax.data.features import AttributeConfig, encode_attributes
+from seqrec_jax.data.attributes import AttributeConfig, encode_attributes
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 

@@ -15,10 +15,11 @@ import pandas as pd
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from seqrec_jax.data.attributes import AttributeVocabulary
 from seqrec_jax.data.batches import Batch, history_batch
 from seqrec_jax.data.dataset import Dataset
-from seqrec_jax.data.features import AttributeVocabulary
 from seqrec_jax.data.files import as_text
+from seqrec_jax.data.item_content import read_content
 from seqrec_jax.data.sequences import Sequences, pad_sequences
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.items import ItemTable
@@ -27,6 +28,8 @@ from seqrec_jax.model import ModelConfig, SequenceModel, make_sequence_model
 from seqrec_jax.parallel import data_size, over_rows, replicate
 from seqrec_jax.reranking import RerankConfig, make_reranker
 from seqrec_jax.scoring import bilinear_scores, catalogue_order, top_k_in_scores
+from seqrec_jax.training.adapters.config import FineTuningConfig
+from seqrec_jax.training.adapters.wiring import with_adapters
 from seqrec_jax.training.checkpoints import load_params
 from seqrec_jax.training.config import parse_config
 from seqrec_jax.training.run import read_run
@@ -135,10 +138,13 @@ class Recommender:
         """
         config, facts, items = read_run(run)
         model_config = parse_config(ModelConfig, values=config["model"])
-        item_table = make_item_table(items, AttributeVocabulary.from_dict(facts["attributes"]))
+        vocabulary = AttributeVocabulary.from_dict(facts["attributes"])
+        item_table = make_item_table(items, vocabulary, content=read_content(run))
         model = make_sequence_model(
             model_config, num_items=len(items), num_behaviors=len(facts["behaviors"]), item_table=item_table
         )
+        fine_tuning = parse_config(FineTuningConfig, values=config["training"].get("fine_tuning", {}))
+        model = with_adapters(model, fine_tuning)
         params, _ = load_params(model, run, step=step)
         return cls(
             model,

@@ -3,6 +3,9 @@
 - `sequences.parquet`, a row a user: user_id, and the lists item_ids, timestamps, behaviors, values, parts, targets
 - `items.parquet`, row j-1 is item id j: item_id (raw), the item table's columns, training_events, known,
   first_timestamp
+- `content.npz`, where there is any: feature vectors and relations of items
+- `queries.parquet`, where events have queries: row q-1 is the text of query id q, of the list query_ids in
+  `sequences.parquet`
 - `dataset.json`: schema version, counts, cleaning report, split rule, behaviours, attributes, fingerprint
 """
 
@@ -13,7 +16,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seqrec_jax.data.features import AttributeConfig, AttributeVocabulary, encode_attributes
+from seqrec_jax.data.attributes import AttributeConfig, AttributeVocabulary, encode_attributes
 from seqrec_jax.data.files import as_text, check_columns
+from seqrec_jax.data.item_content import ItemContent, read_content, write_content
+from seqrec_jax.data.queries import number_queries
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import HISTORY, TEST, TRAIN, VALIDATION, Split, SplitConfig, split_events
 from seqrec_jax.errors import DataError
@@ -52,6 +57,7 @@ class Dataset:
       time_kind: "seconds", or "order" where the log has no times.
       cleaning: the cleaning report as a dictionary, or None.
       source: what the log was read from and how, enough to tell two datasets apart.
+      content: feature vectors and relations of the items.
     """
 
     name: str
@@ -63,6 +69,7 @@ class Dataset:
     time_kind: str
     cleaning: dict[str, Any] | None
     source: dict[str, Any]
+    content: ItemContent = field(default_factory=ItemContent)
 
     @property
     def num_items(self) -> int:
@@ -81,11 +88,15 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything that decides a figure: ids, order, behaviours, times, split and item attributes."""
+        """Hash of everything that decides a figure: ids, order, behaviours, times, split, and content of items."""
         rules = [SCHEMA_VERSION, self.behaviors, self.time_kind, self.split.to_dict(), self.attributes.to_dict()]
+        if digests := self.content.digests():
+            rules.append(digests)
         digest = hashlib.sha256(json.dumps([*rules, list(self.sequences.user_ids)]).encode())
-        for name in ("offsets", *_LISTS):
+        for name in ("offsets", *_lists(self.sequences)):
             digest.update(getattr(self.sequences, name).tobytes())
+        if self.sequences.queries is not None:
+            digest.update(json.dumps(self.sequences.queries.tolist()).encode())
         digest.update(self.split.parts.tobytes())
         digest.update(self.split.targets.tobytes())
         # text, because the same values come in other containers once they were on disk
@@ -162,6 +173,7 @@ def prepare_dataset(
     users = events["user_id"].to_numpy(dtype=object)
     firsts = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1]]))
     values = events["value"] if "value" in events else pd.Series(np.nan, index=events.index)
+    query_ids, queries = number_queries(as_text(events["query"], name="query")) if "query" in events else (None, None)
     sequences = Sequences(
         user_ids=users[firsts],
         offsets=np.append(firsts, len(events)).astype(np.int64),
@@ -169,13 +181,18 @@ def prepare_dataset(
         timestamps=events["timestamp"].to_numpy(dtype=np.int64),
         behaviors=codes.astype(np.int8),
         values=values.to_numpy(dtype=np.float32, na_value=np.nan),
+        query_ids=query_ids,
+        queries=queries,
     )
     parts = split_events(sequences, split, behaviors=behaviors, time_kind=time_kind)
-    _, attribute_values = encode_attributes(table, attributes or AttributeConfig(), vocabulary=attribute_vocabulary)
+    table = _with_counts(table, sequences, parts, known_items)
+    _, attribute_values = encode_attributes(
+        table, attributes or AttributeConfig(), vocabulary=attribute_vocabulary, known=table["known"].to_numpy()
+    )
     return Dataset(
         name=name,
         sequences=sequences,
-        items=_with_counts(table, sequences, parts, known_items),
+        items=table,
         attributes=attribute_values,
         behaviors=tuple(behaviors),
         split=parts,
@@ -212,7 +229,11 @@ def write_dataset(dataset: Dataset, directory: str | Path, *, overwrite: bool = 
             new, old = Path(temporary, "new"), Path(temporary, "old")
             new.mkdir()
             write_items(dataset.items, new)
+            write_content(dataset.content, new)
             pq.write_table(_sequence_table(dataset), new / "sequences.parquet")
+            if dataset.sequences.queries is not None:
+                texts = pa.array(dataset.sequences.queries[1:], type=pa.large_string())
+                pq.write_table(pa.table({"query": texts}), new / "queries.parquet")
             facts = json.dumps(describe_dataset(dataset), indent=1, ensure_ascii=False)
             (new / "dataset.json").write_text(facts, encoding="utf-8")
             _replace_directory(new, directory, old)
@@ -239,11 +260,16 @@ def read_dataset(directory: str | Path, *, fingerprint: str | None = None) -> Da
     items = read_items(directory)
     path = directory / "sequences.parquet"
     try:
-        table = pq.read_table(path, columns=["user_id", *_LISTS, "parts", "targets"])
+        lists = [*_LISTS, *({"query_ids"} & set(pq.read_schema(path).names))]
+        table = pq.read_table(path, columns=["user_id", *lists, "parts", "targets"])
         columns = {name: table.column(name).combine_chunks() for name in table.column_names}
         user_ids = columns.pop("user_id").to_numpy(zero_copy_only=False)
         flat = {name: column.flatten().to_numpy(zero_copy_only=False) for name, column in columns.items()}
         offsets = columns["item_ids"].offsets.to_numpy().astype(np.int64)
+        if "query_ids" in flat:
+            path = directory / "queries.parquet"
+            texts = pq.read_table(path, columns=["query"]).column("query").to_pylist()
+            flat["queries"] = np.array(["", *texts], dtype=object)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} is missing or damaged: {error}; prepare the dataset again") from error
     parts, targets = flat.pop("parts"), flat.pop("targets")
@@ -260,6 +286,7 @@ def read_dataset(directory: str | Path, *, fingerprint: str | None = None) -> Da
             time_kind=facts["time_kind"],
             cleaning=facts["cleaning"],
             source=facts["source"],
+            content=replace(read_content(directory), notes=tuple(facts.get("content_notes", ()))),
         )
         written = facts["fingerprint"]
     except (KeyError, TypeError, AttributeError) as error:
@@ -331,6 +358,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
             "items": dataset.num_items,
             "events": len(dataset.sequences.item_ids),
             **{name: int((dataset.split.parts == part).sum()) for name, part in parts.items()},
+            **({} if dataset.sequences.queries is None else {"queries": len(dataset.sequences.queries) - 1}),
         },
         "behaviors": list(dataset.behaviors),
         "attributes": dataset.attributes.to_dict(),
@@ -339,6 +367,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
         "split": dataset.split.to_dict(),
         "cleaning": dataset.cleaning,
         "source": dataset.source,
+        **({"content_notes": list(dataset.content.notes)} if dataset.content.notes else {}),
     }
 
 
@@ -399,11 +428,16 @@ def _with_counts(table: pd.DataFrame, sequences: Sequences, split: Split, known_
 def _sequence_table(dataset: Dataset) -> pa.Table:
     sequences = dataset.sequences
     offsets = pa.array(sequences.offsets)
-    columns = {name: getattr(sequences, name) for name in _LISTS}
+    columns = {name: getattr(sequences, name) for name in _lists(sequences)}
     columns |= {"parts": dataset.split.parts, "targets": dataset.split.targets}
     # large lists, since the offsets of ordinary ones end at 2^31 events
     lists = {name: pa.LargeListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()}
     return pa.table({"user_id": pa.array(sequences.user_ids, type=pa.large_string()), **lists})
+
+
+def _lists(sequences: Sequences) -> tuple[str, ...]:
+    """The fields that have an entry an event."""
+    return _LISTS if sequences.query_ids is None else (*_LISTS, "query_ids")
 
 
 def _is_replaceable(directory: Path) -> bool:

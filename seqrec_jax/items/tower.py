@@ -1,48 +1,25 @@
-"""The item tower: an item table to one vector an item, from id embeddings and attributes."""
+"""The item tower: an item table to one vector an item, from id embeddings, attributes, features and neighbours."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from seqrec_jax.errors import ConfigError, ShapeError
+from seqrec_jax.errors import ConfigError
+from seqrec_jax.items.fusion import Fusion, fuse, init_fusion
+from seqrec_jax.items.table import ItemTable, check_item_table, has_modality, kind_of
 
 Params: TypeAlias = dict[str, Any]
+Rows: TypeAlias = Callable[[Array], Array]
 
 _embedding_init = jax.nn.initializers.truncated_normal(0.02)
-
-
-class ItemTable(NamedTuple):
-    """What is known of the items; row j belongs to item id j, row 0 is padding.
-
-    Attributes:
-      known: `[V+1]` True for items seen in training; the others get no id embedding, so that their attributes
-        alone represent them.
-      categorical: name to `[V+1]` int32 codes, 0 = missing.
-      multi_categorical: name to `[V+1, M]` int32 codes, 0 = no further value.
-      numeric: name to `[V+1]` float32, standardised, 0 where missing.
-    """
-
-    known: Bool[Array, " V+1"]
-    categorical: dict[str, Int[Array, " V+1"]]
-    multi_categorical: dict[str, Int[Array, "V+1 M"]]
-    numeric: dict[str, Float[Array, " V+1"]]
-
-
-def id_table(num_items: int) -> ItemTable:
-    """A table of items without attributes, all seen in training.
-
-    >>> id_table(2).known
-    Array([False,  True,  True], dtype=bool)
-    """
-    return ItemTable(jnp.arange(num_items + 1) > 0, {}, {}, {})
 
 
 @dataclass(frozen=True)
@@ -51,25 +28,51 @@ class ItemTowerConfig:
 
     Attributes:
       width: E, the width of item vectors v_y.
-      ids: a learned embedding for each item id.
+      ids: a learned embedding for each item id; false makes vectors of content alone, so that an item that was never
+        seen in training is represented like any other.
       attributes: names of the item attributes to use.
-      fusion: sum (of the id's and the attributes' vectors) or concat (side by side, then a linear layer).
+      features: names of the feature vectors to use (text, picture, sound); each goes through a linear layer, and a
+        learned vector stands in where an item has none.
+      edges: names of the relations to use; an item gets the mean of its neighbours' vectors through a linear layer.
+      fusion: sum (of the modalities' vectors), concat (side by side, then a linear layer), gate (their mean, weighted
+        by a softmax that sees them all) or cross_attention (their mean, weighted by how well each answers a query of
+        a learned vector and the id's). The last two leave out what an item does not have.
+      id_dropout: share of the id embeddings that each training step leaves out, so that content must carry; items
+        without content keep theirs.
     """
 
     width: int = 64
     ids: bool = True
     attributes: tuple[str, ...] = ()
-    fusion: Literal["sum", "concat"] = "sum"
+    features: tuple[str, ...] = ()
+    edges: tuple[str, ...] = ()
+    fusion: Fusion = "sum"
+    id_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ConfigError(f"items.width must be at least 1, got {self.width}")
-        if self.fusion not in ("sum", "concat"):
-            raise ConfigError(f"items.fusion must be sum or concat, got {self.fusion!r}")
-        if not self.ids and not self.attributes:
-            raise ConfigError("items: ids is false and attributes is empty, so nothing tells items apart")
-        if len(set(self.attributes)) < len(self.attributes):
-            raise ConfigError(f"items.attributes names an attribute twice: {', '.join(self.attributes)}")
+        if self.fusion not in get_args(Fusion):
+            raise ConfigError(f"items.fusion must be one of {', '.join(get_args(Fusion))}, got {self.fusion!r}")
+        if not self.ids and not self.attributes and not self.features:
+            raise ConfigError("items: ids is false and there are no attributes or features: nothing tells items apart")
+        for kind in ("attributes", "features", "edges"):
+            if len(set(names := getattr(self, kind))) < len(names):
+                raise ConfigError(f"items.{kind} names one of {', '.join(names)} twice")
+        if not 0 <= self.id_dropout < 1:
+            raise ConfigError(f"items.id_dropout must be at least 0 and below 1, got {self.id_dropout}")
+        if self.id_dropout and not (self.ids and self.content):
+            raise ConfigError("items.id_dropout needs ids, and attributes, features or edges that carry without them")
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        """The modalities beside the id, in the order in which they are fused."""
+        return (*self.attributes, *self.features, *self.edges)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """All modalities in the order in which they are fused; the id's is called ids."""
+        return (*(("ids",) if self.ids else ()), *self.content)
 
 
 class ItemTower(NamedTuple):
@@ -93,7 +96,7 @@ def make_item_tower(config: ItemTowerConfig, item_table: ItemTable) -> ItemTower
       item_table: with concrete arrays, since the number of codes is read from them.
 
     Raises:
-      ConfigError: an attribute that the table does not have.
+      ConfigError: an attribute, a feature or a relation that the table does not have.
       ShapeError: columns that are not `[V+1]`, or `[V+1, M]`.
 
     >>> tower = make_item_tower(ItemTowerConfig(width=3), id_table(4))
@@ -104,9 +107,10 @@ def make_item_tower(config: ItemTowerConfig, item_table: ItemTable) -> ItemTower
     (2, 3)
     """
     check_item_table(item_table)
+    _check_kinds(config, item_table)
     sizes = {name: _num_codes(item_table, name) for name in config.attributes}
+    widths = {name: item_table.features[name].shape[1] for name in config.features}
     num_rows = item_table.known.shape[0]
-    num_parts = config.ids + len(config.attributes)
 
     def init(key: Array) -> Params:
         id_key, fusion_key, attribute_key = jax.random.split(key, 3)
@@ -116,33 +120,58 @@ def make_item_tower(config: ItemTowerConfig, item_table: ItemTable) -> ItemTower
         for number, (name, size) in enumerate(sizes.items()):
             table = _embedding_init(jax.random.fold_in(attribute_key, number), (size, config.width), jnp.float32)
             params.setdefault("attributes", {})[name] = {"embedding": table}
-        if config.fusion == "concat":
-            scale = jax.nn.initializers.lecun_normal()
-            params["fusion"] = {
-                "kernel": scale(fusion_key, (num_parts * config.width, config.width), jnp.float32),
-                "bias": jnp.zeros(config.width, jnp.float32),
-            }
-        return params
+        linear_key = jax.random.fold_in(attribute_key, len(sizes))  # so that attributes start as without features
+        for number, name in enumerate((*config.features, *config.edges)):
+            kind, width = ("features", widths[name]) if name in widths else ("edges", config.width)
+            layer = _init_linear(jax.random.fold_in(linear_key, number), width, config.width)
+            params.setdefault(kind, {})[name] = layer
+        fusion = init_fusion(config.fusion, fusion_key, num_parts=len(config.modalities), width=config.width)
+        return {**params, "fusion": fusion} if fusion else params
 
-    def item_vectors(
-        params: Params, item_table: ItemTable, ids: Int[Array, "*N"] | None = None
-    ) -> Float[Array, "*N E"]:
-        def rows(column: Array) -> Array:
-            return column if ids is None else column[ids]
-
+    def own_parts(params: Params, item_table: ItemTable, rows: Rows) -> list[Array]:
+        """The vectors of all modalities but the neighbours'."""
         parts = []
         if config.ids:
             parts.append(_masked(rows(params["ids"]["embedding"]), where=rows(item_table.known)))
         for name in config.attributes:
             parts.append(_attribute_vectors(params["attributes"][name]["embedding"], item_table, name, rows))
-        if config.fusion == "sum":
-            total = functools.reduce(jnp.add, parts)
-        else:
-            total = jnp.concatenate(parts, axis=-1) @ params["fusion"]["kernel"]
-            total = total + jnp.expand_dims(params["fusion"]["bias"], tuple(range(total.ndim - 1)))
-        if config.ids and config.fusion == "sum" and not config.attributes:
-            return total  # row 0 is not known, so it is zeros already
-        return _masked(total, where=rows(jnp.arange(len(item_table.known)) > 0))
+        for name in config.features:
+            vectors, where = rows(item_table.features[name]), rows(has_modality(item_table, name))
+            parts.append(_linear_or_absent(params["features"][name], vectors, where=where))
+        return parts
+
+    def neighbor_parts(params: Params, item_table: ItemTable, rows: Rows) -> list[Array]:
+        """For each relation, the mean of what the neighbours have of their own, through a linear layer."""
+        whole = functools.reduce(jnp.add, _present_parts(own_parts(params, item_table, _all_rows), item_table))
+        parts = []
+        for name in config.edges:
+            ids = rows(item_table.neighbors[name])
+            mean = _mean_where(whole[ids], where=ids > 0)
+            parts.append(_linear_or_absent(params["edges"][name], mean, where=jnp.any(ids > 0, axis=-1)))
+        return parts
+
+    def _present_parts(parts: list[Array], item_table: ItemTable) -> list[Array]:
+        names = config.modalities[: len(parts)]
+        return [_masked(part, where=has_modality(item_table, name)) for name, part in zip(names, parts, strict=True)]
+
+    def item_vectors(
+        params: Params, item_table: ItemTable, ids: Int[Array, "*N"] | None = None
+    ) -> Float[Array, "*N E"]:
+        rows = _all_rows if ids is None else lambda column: column[ids]
+        parts = own_parts(params, item_table, rows)
+        if config.edges:
+            parts += neighbor_parts(params, item_table, rows)
+        is_item = rows(jnp.arange(len(item_table.known)) > 0)
+        if config.fusion in ("sum", "concat") and not config.features and not config.edges:
+            total = fuse(config.fusion, params.get("fusion", {}), parts, [])
+            if config.fusion == "sum" and not config.attributes:
+                return total  # row 0 is not known, so it is zeros already
+            return _masked(total, where=is_item)
+        present = [rows(has_modality(item_table, name)) for name in config.modalities]
+        query = parts[0] if config.ids else None
+        total = fuse(config.fusion, params.get("fusion", {}), parts, present, query=query)
+        # what stands in for a missing modality must not make an item of which nothing is known one that can be ranked
+        return _masked(total, where=is_item & functools.reduce(jnp.logical_or, present))
 
     return ItemTower(init, item_vectors)
 
@@ -152,45 +181,45 @@ def init_id_rows(key: Array, *, num_rows: int, width: int) -> Float[Array, "V+1 
     return _embedding_init(key, (num_rows, width), jnp.float32)
 
 
-def check_item_table(item_table: ItemTable) -> None:
-    """Check that the columns of a table fit together.
-
-    Raises:
-      ShapeError: a column whose shape is not `[V+1]`, or `[V+1, M]` for a multi-categorical one.
-      ConfigError: a name that occurs in two kinds of columns.
-    """
-    if item_table.known.ndim != 1:
-        raise ShapeError(f"item_table.known must be [V+1], got shape {item_table.known.shape}")
-    num_rows = item_table.known.shape[0]
-    seen: set[str] = set()
-    for kind, ndim in (("categorical", 1), ("multi_categorical", 2), ("numeric", 1)):
-        for name, column in getattr(item_table, kind).items():
-            if column.ndim != ndim or column.shape[0] != num_rows:
-                expected = f"[{num_rows}]" if ndim == 1 else f"[{num_rows}, M]"
-                raise ShapeError(
-                    f"item_table.{kind}[{name!r}] must be {expected}, since known is [{num_rows}], got {column.shape}"
-                )
-            if name in seen:
-                raise ConfigError(f"item attribute {name!r} occurs in two kinds of columns; rename one")
-            seen.add(name)
+def _check_kinds(config: ItemTowerConfig, item_table: ItemTable) -> None:
+    """Raise a ConfigError for a modality that the table does not have, or has as something else."""
+    kinds = {"features": ("features",), "neighbors": ("neighbors",)}
+    for field, allowed in (
+        ("attributes", ("categorical", "multi_categorical", "numeric")),
+        ("features", kinds["features"]),
+        ("edges", kinds["neighbors"]),
+    ):
+        for name in getattr(config, field):
+            if (kind := kind_of(item_table, name)) not in allowed:
+                right = {"features": "features", "neighbors": "edges"}.get(kind, "attributes")
+                raise ConfigError(f"model.items.{field} names {name!r}, which belongs under model.items.{right}")
 
 
 def _num_codes(item_table: ItemTable, name: str) -> int:
     """Rows of the attribute's embedding: one for each code including 0, or a single one for a number."""
     if name in item_table.numeric:
         return 1
-    for columns in (item_table.categorical, item_table.multi_categorical):
-        if name in columns:
-            return int(np.max(np.asarray(columns[name]), initial=0)) + 1
-    available = [*item_table.categorical, *item_table.multi_categorical, *item_table.numeric]
-    raise ConfigError(
-        f"items.attributes names {name!r}, which the item table does not have; "
-        f"it has {', '.join(available) or 'no attributes'}"
-    )
+    codes = {**item_table.categorical, **item_table.multi_categorical}[name]
+    return int(np.max(np.asarray(codes), initial=0)) + 1
+
+
+def _init_linear(key: Array, num_inputs: int, width: int) -> Params:
+    kernel = jax.nn.initializers.lecun_normal()(key, (num_inputs, width), jnp.float32)
+    return {"kernel": kernel, "bias": jnp.zeros(width), "absent": jnp.zeros(width)}
+
+
+def _linear_or_absent(
+    params: Params, vectors: Float[Array, "*N F"], *, where: Bool[Array, "*N"]
+) -> Float[Array, "*N E"]:
+    """A linear layer over the vectors, and a learned vector where there is none."""
+    present = vectors.astype(params["kernel"].dtype) @ params["kernel"]
+    axes = tuple(range(present.ndim - 1))
+    present = present + jnp.expand_dims(params["bias"], axes)
+    return jnp.where(where[..., None], present, jnp.expand_dims(params["absent"], axes))
 
 
 def _attribute_vectors(
-    embedding: Float[Array, "C E"], item_table: ItemTable, name: str, rows: Callable[[Array], Array]
+    embedding: Float[Array, "C E"], item_table: ItemTable, name: str, rows: Rows
 ) -> Float[Array, "*N E"]:
     """The embedding of a code, the mean of several codes' embeddings, or a number times its vector."""
     if name in item_table.numeric:
@@ -200,10 +229,19 @@ def _attribute_vectors(
         codes = rows(item_table.categorical[name])
         return _masked(embedding[codes], where=codes > 0)
     codes = rows(item_table.multi_categorical[name])
-    total = jnp.sum(_masked(embedding[codes], where=codes > 0), axis=-2)
-    count = jnp.sum(codes > 0, axis=-1, keepdims=True).astype(embedding.dtype)
+    return _mean_where(embedding[codes], where=codes > 0)
+
+
+def _mean_where(vectors: Float[Array, "*N M E"], *, where: Bool[Array, "*N M"]) -> Float[Array, "*N E"]:
+    """The mean of the vectors that count, zeros where none does."""
+    total = jnp.sum(_masked(vectors, where=where), axis=-2)
+    count = jnp.sum(where, axis=-1, keepdims=True).astype(vectors.dtype)
     return total / jnp.maximum(count, 1.0)
 
 
 def _masked(vectors: Float[Array, "*N E"], *, where: Bool[Array, "*N"]) -> Float[Array, "*N E"]:
     return jnp.where(where[..., None], vectors, 0.0)
+
+
+def _all_rows(column: Array) -> Array:
+    return column

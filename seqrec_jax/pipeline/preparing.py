@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from seqrec_jax.config import DataConfig, ExperimentConfig
+from seqrec_jax.data.attributes import AttributeVocabulary
 from seqrec_jax.data.cleaning import clean_events
 from seqrec_jax.data.dataset import (
     COUNTED_COLUMNS,
@@ -18,12 +20,13 @@ from seqrec_jax.data.dataset import (
     write_dataset,
 )
 from seqrec_jax.data.events import Columns, RawEvents, read_events
-from seqrec_jax.data.features import AttributeVocabulary
 from seqrec_jax.data.files import read_item_table
+from seqrec_jax.data.item_content import read_content
 from seqrec_jax.data.readers import READERS
 from seqrec_jax.data.simulator import simulate
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.pipeline.cases import available_from
+from seqrec_jax.pipeline.content import make_content, with_paths
 from seqrec_jax.training.config import config_dict
 
 
@@ -36,20 +39,22 @@ def prepare(config: ExperimentConfig, *, strict: bool = False, overwrite: bool =
       overwrite: replace a prepared dataset of the same place.
 
     Raises:
-      DataError, ConfigError: see `read_events`, `clean_events`, `prepare_dataset` and `write_dataset`.
+      DataError, ConfigError: see `read_events`, `clean_events`, `prepare_dataset`, `make_content` and
+        `write_dataset`.
     """
     data = config.data
     directory = Path(config.dataset_directory)
     if directory.exists() and not overwrite:
         raise DataError(f"{directory} exists; add --overwrite to prepare it anew, or set data.directory")
     earlier, numbered = _earlier_vocabulary(data.vocabulary_from)
+    earlier_content = None if data.vocabulary_from is None else read_content(data.vocabulary_from)
     raw, items, source = read_source(data)
     events, report = clean_events(raw, data.cleaning, strict=strict)
     dataset = prepare_dataset(
         events,
         name=config.name,
         split=data.split,
-        items=_with_earlier_items(items, earlier),
+        items=_with_earlier_items(with_paths(items, data.items), earlier),
         attributes=data.attributes,
         behaviors=list(report.behaviors),
         time_kind=raw.time_kind,
@@ -57,6 +62,7 @@ def prepare(config: ExperimentConfig, *, strict: bool = False, overwrite: bool =
         source=source,
         **numbered,
     )
+    dataset = replace(dataset, content=make_content(data.items, dataset.items, earlier=earlier_content))
     available_from(dataset)  # so that a wrong column shows now, and not after training
     write_dataset(dataset, directory, overwrite=overwrite)
     return dataset

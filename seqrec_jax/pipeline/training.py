@@ -20,6 +20,7 @@ from seqrec_jax.model import SequenceModel, extend_item_rows, make_sequence_mode
 from seqrec_jax.parallel import init_on_mesh, is_first_process, make_mesh, rows_on_mesh, wait_for_processes
 from seqrec_jax.pipeline.cases import cases_of
 from seqrec_jax.retrieval import Recommender
+from seqrec_jax.training.adapters.wiring import add_adapters, with_adapters
 from seqrec_jax.training.config import config_dict
 from seqrec_jax.training.loop import Progress, TrainingData, train
 from seqrec_jax.training.run import open_run, read_run
@@ -48,18 +49,8 @@ def train_run(
     """
     dataset = read_dataset(config.dataset_directory)
     directory = runs / config.name
-    model, item_table = build_model(config, dataset)
+    model, params, item_table = start_model(config, dataset, warm_start=config.training.warm_start)
     data = training_data(config, dataset, dataset.training_sequences)
-    mesh = make_mesh(config.training.num_devices, model_devices=config.training.model_devices)
-    params = init_on_mesh(model.init, jax.random.key(config.training.seed), mesh)
-    if config.training.warm_start is not None:
-        params = warm_start_params(
-            config.training.warm_start,
-            dataset,
-            like=params,
-            seed=config.training.seed,
-            model_devices=config.training.model_devices,
-        )
     cases = cases_of(dataset, replace(config.evaluation, stage="validation"))
     description: dict[str, Any] = {
         "config": config_dict(config),
@@ -97,7 +88,8 @@ def build_model(config: ExperimentConfig, dataset: Dataset) -> tuple[SequenceMod
     """The model of a configuration for a dataset, and its item table.
 
     Raises:
-      ConfigError: a model that depends on what the dataset does not have: one behaviour to predict, or real times.
+      ConfigError: a model that depends on what the dataset does not have: one behaviour to predict, or real times;
+        or relations between items with steps that see the items that they read only.
     """
     events, behaviors = config.model.events, dataset.split.config.target_behaviors
     if config.model.target_behavior and len(behaviors) != 1:
@@ -110,8 +102,13 @@ def build_model(config: ExperimentConfig, dataset: Dataset) -> tuple[SequenceMod
             f"model.events.hour and weekday need real times, but the log of {dataset.name} has only an order; switch "
             "them off"
         )
+    if config.model.items.edges and config.training.optimizer.rows == "read":
+        raise ConfigError(
+            "model.items.edges needs the rows of neighbours, which a step with training.optimizer.rows: read does not "
+            "have; set rows: all, or leave the edges out"
+        )
     num_rows = rows_on_mesh(dataset.num_items, model_devices=config.training.model_devices)
-    item_table = make_item_table(dataset.items, dataset.attributes, num_rows=num_rows)
+    item_table = make_item_table(dataset.items, dataset.attributes, content=dataset.content, num_rows=num_rows)
     model = make_sequence_model(
         config.model,
         num_items=num_rows - 1,
@@ -119,6 +116,32 @@ def build_model(config: ExperimentConfig, dataset: Dataset) -> tuple[SequenceMod
         item_table=item_table,
     )
     return model, item_table
+
+
+def start_model(
+    config: ExperimentConfig, dataset: Dataset, *, warm_start: str | None = None
+) -> tuple[SequenceModel, Any, Any]:
+    """The model that a run trains, the parameters it starts from, and its item table.
+
+    Args:
+      config: the experiment.
+      dataset: whose items it is for.
+      warm_start: run whose parameters are continued; None starts afresh.
+
+    Raises:
+      ConfigError: as `build_model`, or a fine-tuning whose patterns match nothing.
+      CheckpointError: as `warm_start_params`.
+    """
+    model, item_table = build_model(config, dataset)
+    training = config.training
+    key = jax.random.key(training.seed)
+    params = init_on_mesh(model.init, key, make_mesh(training.num_devices, model_devices=training.model_devices))
+    if warm_start is not None:
+        params = warm_start_params(
+            warm_start, dataset, like=params, seed=training.seed, model_devices=training.model_devices
+        )
+    params = add_adapters(params, training.fine_tuning, key=key)
+    return with_adapters(model, training.fine_tuning), params, item_table
 
 
 def training_data(config: ExperimentConfig, dataset: Dataset, sequences: Sequences) -> TrainingData:

@@ -3,6 +3,7 @@
 runs/<name>/config.yaml     the resolved configuration
 runs/<name>/dataset.json    facts of the dataset, with the directory it was read from
 runs/<name>/items.parquet   vocabulary and item attributes
+runs/<name>/content.npz     feature vectors and relations of items, where there are any
 runs/<name>/checkpoints/    see training/checkpoints.py
 runs/<name>/log.jsonl       a line a chunk of steps, a validation, an end
 runs/<name>/tensorboard/    the same as scalars
@@ -25,6 +26,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from seqrec_jax.data.dataset import Dataset, describe_dataset, read_facts, read_items, write_items
+from seqrec_jax.data.item_content import write_content
 from seqrec_jax.errors import CheckpointError
 
 # settings that change neither what is trained nor which checkpoint is the best
@@ -76,6 +78,7 @@ def open_run(
         facts = {**describe_dataset(dataset), "directory": str(Path(dataset_directory).absolute())}
         _write_whole(directory / "dataset.json", json.dumps(facts, indent=1, ensure_ascii=False))
         write_items(dataset.items, directory)
+        write_content(dataset.content, directory)
         # last, since its presence says that the directory is a run
         _write_whole(directory / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     except OSError as error:

@@ -23,6 +23,7 @@ from seqrec_jax.training.rows import items_read, put_item_rows, renumbered, take
 from seqrec_jax.training.state import Params, TrainState
 
 _STEP_STREAM = 0x57E9  # keeps the steps' keys apart from those of initialisation and order
+_ID_STREAM = 0x1D0B  # keeps the keys of dropped ids apart from those of the batch
 _MASK_STREAM = 0x3A5C  # keeps the keys of masks apart from those of dropout and negatives
 
 
@@ -80,7 +81,12 @@ def make_run_steps(
         queries = model.project(cast, model.encode(cast, item_table, batch, key=row_keys))
         return queries, model.item_vectors(cast, item_table)
 
+    def without_dropped_ids(item_table: ItemTable, key: Array) -> ItemTable:
+        return item_table if model.drop_ids is None else model.drop_ids(item_table, jax.random.fold_in(key, _ID_STREAM))
+
     def next_of_all_rows(state: TrainState, item_table: ItemTable, batch: Batch, key: Array, row_keys: Array) -> Any:
+        item_table = without_dropped_ids(item_table, key)
+
         def mean_loss(params: Params) -> Array:
             queries, v_y = vectors(params, item_table, batch, row_keys)
             return objective(queries, v_y, batch.targets, batch.weights, key, row_keys)
@@ -102,7 +108,7 @@ def make_run_steps(
         weights = objective.weigh(batch.targets, batch.weights)
         items = items_read(batch, negatives, num_rows=len(item_table.known))
         batch, negatives = renumbered(batch, negatives, items)
-        item_table = jax.tree.map(lambda column: take_rows(column, items), item_table)
+        item_table = without_dropped_ids(jax.tree.map(lambda column: take_rows(column, items), item_table), key)
         params, moments = take_item_rows(state.params, items), take_item_rows(state.optimizer, items)
 
         def mean_loss(params: Params) -> Array:

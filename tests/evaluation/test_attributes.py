@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from seqrec_jax.data.attributes import AttributeConfig
 from seqrec_jax.data.dataset import prepare_dataset
-from seqrec_jax.data.features import AttributeConfig
 from seqrec_jax.data.splits import TRAIN, SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.evaluation.users.attributes import (

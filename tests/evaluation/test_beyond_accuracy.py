@@ -14,8 +14,8 @@ import pytest
 
 from seqrec_jax import metrics
 from seqrec_jax.baselines import Ranker, last_item, most_popular
+from seqrec_jax.data.attributes import AttributeConfig
 from seqrec_jax.data.dataset import prepare_dataset
-from seqrec_jax.data.features import AttributeConfig
 from seqrec_jax.data.splits import TRAIN, SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, ShapeError
 from seqrec_jax.evaluation.beyond import lists as module

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from seqrec_jax.data.attributes import AttributeConfig
 from seqrec_jax.data.dataset import prepare_dataset
-from seqrec_jax.data.features import AttributeConfig
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.evaluation.representation.probe_tasks import item_categories, probe_tasks

@@ -98,7 +98,7 @@ def test_vmap_over_ids() -> None:
 def test_bad_settings_and_tables_are_refused() -> None:
     with pytest.raises(ConfigError, match="nothing tells items apart"):
         ItemTowerConfig(ids=False)
-    with pytest.raises(ConfigError, match="names an attribute twice"):
+    with pytest.raises(ConfigError, match="names one of brand, brand twice"):
         ItemTowerConfig(attributes=("brand", "brand"))
     with pytest.raises(ConfigError, match="fusion"):
         ItemTowerConfig(fusion="product")

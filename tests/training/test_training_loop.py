@@ -18,7 +18,7 @@ from tiny_training import (
 )
 
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError, DivergenceError
-from seqrec_jax.items.tower import id_table
+from seqrec_jax.items import id_table
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.training import loop
 from seqrec_jax.training.checkpoints import CheckpointStore

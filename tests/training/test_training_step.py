@@ -24,7 +24,7 @@ from tiny_training import (
 )
 
 from seqrec_jax.data.batches import gather_batch, history_batch
-from seqrec_jax.items.tower import id_table
+from seqrec_jax.items import id_table
 from seqrec_jax.model import last_states
 from seqrec_jax.parallel import is_item_rows, over_items, replicate
 from seqrec_jax.training.checkpoints import CheckpointStore

@@ -14,8 +14,7 @@ from seqrec_jax.data.batches import EventArrays, Rows, event_arrays
 from seqrec_jax.data.sequences import Sequences, one_window_per_row, sliding_windows
 from seqrec_jax.encoders import EncoderConfig
 from seqrec_jax.encoders.events import EventInputConfig
-from seqrec_jax.items import ItemTowerConfig
-from seqrec_jax.items.tower import id_table
+from seqrec_jax.items import ItemTowerConfig, id_table
 from seqrec_jax.model import ModelConfig, SequenceModel, make_sequence_model
 from seqrec_jax.parallel import is_item_rows, make_mesh, over_items, replicate, rows_on_mesh, state_sharding
 from seqrec_jax.training.config import LossConfig, OptimizerConfig, TrainingConfig

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from seqrec_jax.data.attributes import AttributeConfig, AttributeVocabulary, encode_attributes
 from seqrec_jax.data.dataset import Dataset
-from seqrec_jax.data.features import AttributeConfig, AttributeVocabulary, encode_attributes
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.representation.probes import is_number

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from seqrec_jax.data.attributes import AttributeConfig, AttributeVocabulary, encode_attributes
 from seqrec_jax.data.dataset import Dataset
-from seqrec_jax.data.features import AttributeConfig, AttributeVocabulary, encode_attributes
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import TRAIN, EvaluationCases
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
