@@ -6,6 +6,7 @@ every part is; on a schedule the least important singular values of all adapters
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,19 +23,19 @@ _SINGULAR = "/adapter/singular"
 
 
 class AdaLoraState(NamedTuple):
-    """What is remembered from step to step, arrays by path.
+    """What is remembered from step to step, in trees like that of the adapters.
 
     Attributes:
       step: int32 number of updates seen.
       sensitivity: running mean of `|parameter × gradient|`, for every factor.
       uncertainty: running mean of its distance from that mean.
-      kept: `[R]` bool a layer, which singular values the last cut left.
+      kept: `[R]` bool beside every `singular`, which of them the last cut left.
     """
 
     step: Int[Array, ""]
-    sensitivity: dict[str, Array]
-    uncertainty: dict[str, Array]
-    kept: dict[str, Array]
+    sensitivity: Params
+    uncertainty: Params
+    kept: Params
 
 
 def init_adalora(trainable: Params) -> AdaLoraState:
@@ -44,9 +45,9 @@ def init_adalora(trainable: Params) -> AdaLoraState:
       ConfigError: there is no adapter with singular values.
     """
     factors = _factors(flat_params(trainable))
-    zeros = jax.tree.map(jnp.zeros_like, factors)
-    kept = {layer: jnp.ones(factors[layer + _SINGULAR].shape, dtype=bool) for layer in _layers(factors)}
-    return AdaLoraState(jnp.zeros((), dtype=jnp.int32), zeros, zeros, kept)
+    zeros = nested_params(jax.tree.map(jnp.zeros_like, factors))
+    kept = {path: jnp.ones(leaf.shape, dtype=bool) for path, leaf in factors.items() if path.endswith(_SINGULAR)}
+    return AdaLoraState(jnp.zeros((), dtype=jnp.int32), zeros, zeros, nested_params(kept))
 
 
 def adalora_step(
@@ -78,31 +79,41 @@ def adalora_step(
     first_final = _first_final_step(config, total_steps)
     flat, step = flat_params(trainable), state.step + 1
     factors, flat_grads = _factors(flat), flat_params(grads)
+    means, spreads = flat_params(state.sensitivity), flat_params(state.uncertainty)
     is_measuring = step < first_final
-    sensitivity, uncertainty = {}, {}
     for path, value in factors.items():
-        product, old = jnp.abs(value * flat_grads[path]), state.sensitivity[path]
-        mean = config.beta1 * old + (1 - config.beta1) * product
-        spread = config.beta2 * state.uncertainty[path] + (1 - config.beta2) * jnp.abs(product - mean)
-        sensitivity[path] = jnp.where(is_measuring, mean, old)
-        uncertainty[path] = jnp.where(is_measuring, spread, state.uncertainty[path])
-    scores = {layer: _triplet_scores(sensitivity, uncertainty, layer) for layer in state.kept}
+        product = jnp.abs(value * flat_grads[path])
+        mean = config.beta1 * means[path] + (1 - config.beta1) * product
+        spread = config.beta2 * spreads[path] + (1 - config.beta2) * jnp.abs(product - mean)
+        means[path] = jnp.where(is_measuring, mean, means[path])
+        spreads[path] = jnp.where(is_measuring, spread, spreads[path])
+    layers = _layers(factors)
+    scores = {layer: _triplet_scores(means, spreads, layer) for layer in layers}
     ordered = jnp.sort(jnp.concatenate(list(scores.values())))
-    targets = config.target_rank * len(scores)
-    budgets = [
-        rank_budget(number, initial=len(ordered), target=targets, config=config, total_steps=total_steps)
-        for number in range(first_final + 1)
-    ]
-    num_cut = len(ordered) - jnp.asarray(budgets, dtype=jnp.int32)[jnp.minimum(step, first_final)]
+    budget = partial(
+        rank_budget,
+        initial=len(ordered),
+        target=config.target_rank * len(layers),
+        config=config,
+        total_steps=total_steps,
+    )
+    budgets = jnp.asarray([budget(number) for number in range(first_final + 1)], dtype=jnp.int32)
+    num_cut = len(ordered) - budgets[jnp.minimum(step, first_final)]
     threshold = jnp.where(num_cut > 0, ordered[jnp.maximum(num_cut, 1) - 1], -jnp.inf)
     is_due = (step > config.warmup_steps) & (step < first_final) & (step % config.interval == 0)
     is_due |= step == first_final
-    kept = {layer: jnp.where(is_due, score > threshold, state.kept[layer]) for layer, score in scores.items()}
-    is_cut = is_due | (step > first_final)
-    for layer, keep in kept.items():
-        singular = flat[layer + _SINGULAR]
-        flat[layer + _SINGULAR] = jnp.where(is_cut & ~keep, jnp.zeros_like(singular), singular)
-    return AdaLoraState(step, sensitivity, uncertainty, kept), nested_params(flat)
+    kept = flat_params(state.kept)
+    for layer in layers:
+        path = layer + _SINGULAR
+        kept[path] = jnp.where(is_due, scores[layer] > threshold, kept[path])
+        is_cut = (is_due | (step > first_final)) & ~kept[path]
+        flat[path] = jnp.where(is_cut, jnp.zeros_like(flat[path]), flat[path])
+    return AdaLoraState(step, *map(nested_params, (means, spreads, kept))), nested_params(flat)
+
+
+def adapter_ranks(state: AdaLoraState) -> dict[str, int]:
+    """How many singular values the last cut left, by the path of the layer."""
+    return {path.removesuffix(_SINGULAR): int(kept.sum()) for path, kept in flat_params(state.kept).items()}
 
 
 def rank_budget(step: int, *, initial: int, target: int, config: AdaLoraConfig, total_steps: int) -> int:
@@ -171,8 +182,8 @@ def _first_final_step(config: AdaLoraConfig, total_steps: int) -> int:
     return first_final
 
 
-def _layers(factors: dict[str, Array]) -> list[str]:
-    return [path.removesuffix(_SINGULAR) for path in factors if path.endswith(_SINGULAR)]
+def _layers(flat: dict[str, Any]) -> list[str]:
+    return [path.removesuffix(_SINGULAR) for path in flat if path.endswith(_SINGULAR)]
 
 
 def _factors(flat: dict[str, Any]) -> dict[str, Array]:
@@ -180,13 +191,13 @@ def _factors(flat: dict[str, Any]) -> dict[str, Array]:
     layers = _layers(flat)
     if not layers:
         raise ConfigError("there is no adapter with singular values; make adapters with fine_tuning.mode adalora")
-    return {f"{layer}/adapter/{name}": flat[f"{layer}/adapter/{name}"] for layer in layers for name in ("a", "b")} | {
-        layer + _SINGULAR: flat[layer + _SINGULAR] for layer in layers
-    }
+    paths = [f"{layer}/adapter/{name}" for layer in layers for name in ("a", "b", "singular")]
+    return {path: flat[path] for path in paths}
 
 
-def _triplet_scores(sensitivity: dict[str, Array], uncertainty: dict[str, Array], layer: str) -> Float[Array, " R"]:
+def _triplet_scores(means: dict[str, Array], spreads: dict[str, Array], layer: str) -> Float[Array, " R"]:
     """Importance of a layer's triplets."""
-    names = {name: f"{layer}/adapter/{name}" for name in ("a", "b", "singular")}
-    scores = {name: sensitivity[path] * uncertainty[path] for name, path in names.items()}
-    return scores["singular"] + scores["a"].mean(axis=0) + scores["b"].mean(axis=1)
+    a, b, singular = (
+        means[path] * spreads[path] for path in (f"{layer}/adapter/{name}" for name in ("a", "b", "singular"))
+    )
+    return singular + a.mean(axis=0) + b.mean(axis=1)

@@ -56,13 +56,13 @@ def init_adapters(params: Params, *, config: FineTuningConfig, key: PRNGKeyArray
     require_matches(config.ranks, layers, field="ranks", kind="targeted layer")
     require_matches(config.alphas, layers, field="alphas", kind="targeted layer")
     usual_rank = config.rank if config.mode == "lora" else config.adalora.initial_rank
-    adapters = {}
+    make = _init_lora if config.mode == "lora" else _init_adalora
+    adapters: dict[str, Array] = {}
     for number, layer in enumerate(layers):
         rank = last_match(config.ranks, layer, default=usual_rank)
         alpha = last_match(config.alphas, layer, default=config.alpha)
-        layer_key = jax.random.fold_in(key, number)
-        make = _init_lora if config.mode == "lora" else _init_adalora
-        adapter = make(layer_key, *kernels[layer], rank) | {"scale": jnp.float32(alpha / rank)}
+        inputs, outputs = kernels[layer]
+        adapter = make(jax.random.fold_in(key, number), inputs, outputs, rank) | {"scale": jnp.float32(alpha / rank)}
         adapters |= {f"{layer}/adapter/{name}": array for name, array in adapter.items()}
     return nested_params(adapters)
 

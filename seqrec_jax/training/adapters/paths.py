@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from seqrec_jax.errors import ConfigError
@@ -61,7 +61,7 @@ def matching(patterns: Iterable[str], paths: Iterable[str]) -> list[str]:
     return [path for path in paths if any(matches(pattern, path) for pattern in patterns)]
 
 
-def last_match(values: Mapping[str, Value], path: str, *, default: Value) -> Value:
+def last_match(values: dict[str, Value], path: str, *, default: Value) -> Value:
     """The value of the last pattern that finds a path."""
     return next((value for pattern, value in reversed(values.items()) if matches(pattern, path)), default)
 

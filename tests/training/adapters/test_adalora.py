@@ -14,6 +14,7 @@ from golden_network import LAYERS, base_params, golden, loss, peft_adapters
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.training.adapters.adalora import (
     adalora_step,
+    adapter_ranks,
     init_adalora,
     orthogonality_loss,
     rank_budget,
@@ -78,8 +79,11 @@ def test_it_is_trained_as_by_peft_step_by_step(name, inner, merged):
             peft_adapters(arrays, number + 1),
         )
         for layer in LAYERS:
-            np.testing.assert_array_equal(state.ranks.kept[layer], arrays[f"mask.{layer}.lora_E.default"][number])
-    assert sum(int(kept.sum()) for kept in state.ranks.kept.values()) == 2 * SCHEDULE.target_rank
+            np.testing.assert_array_equal(
+                state.ranks.kept[layer]["adapter"]["singular"], arrays[f"mask.{layer}.lora_E.default"][number]
+            )
+    ranks = adapter_ranks(state.ranks)
+    assert set(ranks) == set(LAYERS) and sum(ranks.values()) == 2 * SCHEDULE.target_rank
     assert step._cache_size() == 1
 
 
@@ -136,7 +140,7 @@ def test_the_least_important_triplets_of_all_layers_are_cut():
         budget = rank_budget(step, initial=6, target=2, config=config, total_steps=4)
         ranked = sorted(((score, n, r) for n in "xy" for r, score in scores[n].items()), reverse=True)
         kept = {(n, r) for _, n, r in ranked[:budget]}
-        assert kept == {(n, int(r)) for n in "xy" for r in np.flatnonzero(state.kept[n])}
+        assert kept == {(n, int(r)) for n in "xy" for r in np.flatnonzero(state.kept[n]["adapter"]["singular"])}
         assert kept == {(n, int(r)) for n in "xy" for r in np.flatnonzero(trainable[n]["adapter"]["singular"])}
     assert budget < 6 and np.all(trainable["head"]["kernel"] == 1)
 
