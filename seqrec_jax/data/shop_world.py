@@ -88,6 +88,9 @@ class ShopConfig:
       attraction: probability that an examined item is viewed, for no and for full fit to the taste.
       continuation: probabilities of click after view, cart after click and purchase after cart, each for no
         and for full fit, if the session goes on.
+      search: probability that a visit to an item that the user goes to by themselves begins with a search for it;
+        the visits themselves do not depend on it.
+      ambiguous: share of the searches whose query means one of two categories; the others name the category.
     """
 
     num_users: int = 4_000
@@ -115,6 +118,8 @@ class ShopConfig:
     exposure_exponent: float = 1.0
     attraction: tuple[float, float] = (0.2, 0.9)
     continuation: tuple[tuple[float, float], ...] = ((0.08, 0.3), (0.15, 0.5), (0.4, 0.8))
+    search: float = 0.0
+    ambiguous: float = 0.5
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -125,7 +130,17 @@ class ShopConfig:
             number = whole or isinstance(value, float | np.floating)
             if field.type == "float" and not (number and np.isfinite(value) and value >= 0):
                 raise ConfigError(f"ShopConfig.{field.name} must be a number of at least 0, got {value!r}")
-        for name in ("new_item_share", "new_user_share", "churn", "stay", "repeat", "page", "examined"):
+        for name in (
+            "new_item_share",
+            "new_user_share",
+            "churn",
+            "stay",
+            "repeat",
+            "page",
+            "examined",
+            "search",
+            "ambiguous",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"ShopConfig.{name} must be between 0 and 1, got {getattr(self, name)!r}")
         for name in ("session_end", "return_per_day", "memory_decay"):

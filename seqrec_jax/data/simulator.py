@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from seqrec_jax.data.sequences import Sequences
+from seqrec_jax.data.shop_searches import SEARCH, Searches, draw_searches
 from seqrec_jax.data.shop_steps import (
+    ORGANIC,
     SOURCES,
     Exposures,
     Policy,
@@ -54,10 +56,11 @@ class SimulatedShop(NamedTuple):
     Attributes:
       world: the truth that does not change.
       events: user_id, item_id, timestamp, behavior, session_id, value (price of a purchase); in order of
-        time.
+        time. Where users search also query, and rows of the behaviour "search" without item.
       items: item_id, title, category, price, available_from (timestamp); one row an item of the world.
       impressions: user_id, item_id, timestamp, position (from 1), propensity, response (1 = viewed).
-      truth: user_id, timestamp, taste, source; the hidden side of each row of `events`.
+      truth: user_id, timestamp, taste, source; the hidden side of each row of `events`. Where users search also
+        intent, the category that a search means, and ambiguous.
     """
 
     world: World
@@ -114,7 +117,35 @@ def shop_tables(world: World, state: State) -> SimulatedShop:
             "source": np.array(SOURCES, dtype=object)[sources],
         }
     )
+    if world.config.search:
+        searches = draw_searches(world, users=users, times=times, items=items, organic=sources == ORGANIC)
+        events, truth = _with_searches(events, truth, searches)
     return SimulatedShop(world, events, _item_table(world), _impression_table(world, log), truth)
+
+
+def _with_searches(events: pd.DataFrame, truth: pd.DataFrame, searches: Searches) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Each search as a row before the event that it led to, at its own time."""
+    led_to, count = searches.events, len(searches.events)
+    rows = np.concatenate([led_to, np.arange(len(events))])
+    new = np.arange(len(rows)) < count
+    times = np.concatenate([searches.times, events["timestamp"].to_numpy()])
+    order = np.lexsort((~new, events["user_id"].to_numpy()[rows].astype(str), times))
+    rows, new, times = rows[order], new[order], times[order]
+
+    def with_new(values: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+        """Values of the searches, and of the events."""
+        return np.concatenate([values, otherwise])[order]
+
+    events = events.iloc[rows].assign(timestamp=times).reset_index(drop=True)
+    truth = truth.iloc[rows].assign(timestamp=times).reset_index(drop=True)
+    nothing = np.full(len(truth) - count, None, dtype=object)
+    events.loc[new, "item_id"] = None
+    events.loc[new, "behavior"] = SEARCH
+    events.loc[new, "value"] = np.nan
+    events["query"] = with_new(searches.queries, nothing)
+    truth["intent"] = with_new(searches.intents, nothing)
+    truth["ambiguous"] = with_new(searches.ambiguous, np.zeros(len(nothing), dtype=bool))
+    return events, truth
 
 
 def user_histories(world: World, state: State) -> Sequences:

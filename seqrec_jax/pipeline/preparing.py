@@ -78,7 +78,8 @@ def read_source(data: DataConfig) -> tuple[RawEvents, pd.DataFrame | None, dict[
     if data.reader == "simulator":
         shop = simulate(data.shop, data.shop_seed)
         source = {"reader": "simulator", "shop": config_dict(data.shop), "seed": data.shop_seed}
-        columns = Columns(behavior="behavior", session_id="session_id", value="value")
+        query = "query" if "query" in shop.events else None
+        columns = Columns(behavior="behavior", session_id="session_id", value="value", query=query)
         raw = read_events(shop.events, columns, timestamp_unit="s")
         return raw, shop.items, source
     if data.reader is not None and data.reader not in READERS:
