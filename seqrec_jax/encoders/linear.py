@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -25,13 +26,13 @@ def linear(params: dict[str, Any], inputs: Float[Array, "*N I"]) -> Float[Array,
     """
     if "kernel_int8" in params:  # scaling what comes out costs less than scaling the kernel
         outputs = inputs @ params["kernel_int8"].astype(inputs.dtype)
-        outputs = outputs * jnp.broadcast_to(params["kernel_scale"], outputs.shape)
+        outputs = outputs * jnp.broadcast_to(params["kernel_scale"].astype(outputs.dtype), outputs.shape)
     else:
         outputs = inputs @ params["kernel"]
     if "bias" in params:
         outputs = outputs + jnp.broadcast_to(params["bias"], outputs.shape)
     if "adapter" in params:
-        adapter = params["adapter"]
+        adapter = jax.tree.map(lambda leaf: leaf.astype(inputs.dtype), params["adapter"])  # beside a base of 16 bits
         inner = inputs @ adapter["a"]
         if "singular" in adapter:
             inner = inner * jnp.broadcast_to(adapter["singular"], inner.shape)

@@ -84,6 +84,12 @@ class FineTuningSummary(NamedTuple):
     parameter_bytes: int
     optimizer_bytes: int
 
+    def __str__(self) -> str:
+        return (
+            f"{self.num_trainable:,} of {self.num_parameters:,} parameters are trained ({self.share:.2%}); parameters "
+            f"{self.parameter_bytes / 1e6:,.1f} MB, optimizer {self.optimizer_bytes / 1e6:,.1f} MB"
+        )
+
 
 def describe(trainable: Params, frozen: Params, *, optimizer: optax.GradientTransformation) -> FineTuningSummary:
     """Counts and bytes; the optimizer's state is only shaped, never made."""

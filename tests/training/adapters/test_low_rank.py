@@ -7,8 +7,10 @@ import optax
 import pytest
 from golden_network import base_params, golden, loss, peft_adapters
 
+from seqrec_jax.encoders.linear import linear
 from seqrec_jax.errors import ConfigError, ShapeError
 from seqrec_jax.training.adapters.config import AdaLoraConfig, FineTuningConfig
+from seqrec_jax.training.adapters.int8 import quantize_base
 from seqrec_jax.training.adapters.low_rank import (
     attach_adapters,
     detach_adapters,
@@ -163,6 +165,21 @@ def test_a_merge_passes_the_gradient_that_the_attached_adapters_get(base):
 
     grads = [jax.jit(jax.grad(of(forward)))(adapters) for forward in (merge_adapters, lambda params: params)]
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), *grads)
+
+
+@pytest.mark.parametrize("prepare", [lambda base: base, quantize_base])
+def test_adapters_of_32_bits_are_trained_over_a_base_of_16(base, prepare):
+    half = prepare(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), base))
+    inputs = jnp.ones((2, 6), jnp.bfloat16)
+
+    def total(adapters):
+        outputs = linear(attach_adapters(half, adapters)["inner"], inputs)
+        assert outputs.dtype == jnp.bfloat16
+        return jnp.sum(outputs.astype(jnp.float32))
+
+    grads = jax.jit(jax.grad(total))(trained(base))
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(jnp.float32)}
+    assert np.any(grads["inner"]["adapter"]["a"])
 
 
 def test_errors_name_the_layer_and_what_is_near(base):

@@ -90,6 +90,7 @@ def test_description_counts_by_hand():
     trainable, frozen = partition(params, ["bias"])
     summary = describe(trainable, frozen, optimizer=optax.adam(0.1))
     assert summary == (25, 5, 0.2, 100, 2 * 5 * 4 + 4)
+    assert str(summary) == "5 of 25 parameters are trained (20.00%); parameters 0.0 MB, optimizer 0.0 MB"
 
 
 def test_a_pattern_goes_name_by_name():
