@@ -10,6 +10,7 @@ whole batch's as it stands inside `jax.shard_map`, and inside `jax.pmap` after `
 
 from __future__ import annotations
 
+from seqrec_jax.losses.contrastive import contrastive_loss
 from seqrec_jax.losses.labelled import class_loss, click_and_conversion_loss, logistic_loss
 from seqrec_jax.losses.pairwise import bpr_loss, bpr_max_loss
 from seqrec_jax.losses.pointwise import (
@@ -31,6 +32,7 @@ __all__ = [
     "class_loss",
     "click_and_conversion_loss",
     "combine_losses",
+    "contrastive_loss",
     "generalized_binary_cross_entropy_loss",
     "inverse_propensity_weights",
     "logistic_loss",
