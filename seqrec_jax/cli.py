@@ -197,13 +197,14 @@ def backtest(words: Sequence[str]) -> int:
 
 
 def recommend(words: Sequence[str]) -> int:
-    """Lists for users of the dataset, or for a history of raw item ids."""
+    """Lists for users of the dataset, for a history of raw item ids, or for a query."""
     parser = _parser("recommend", recommend)
     _add_checkpoint(parser)
-    who = parser.add_mutually_exclusive_group(required=True)
+    who = parser.add_mutually_exclusive_group()
     who.add_argument("--users", nargs="+", help="raw user ids of the run's dataset")
     who.add_argument("--all-users", action="store_true", help="every user of the run's dataset")
     who.add_argument("--history", nargs="+", help="raw item ids, the latest last")
+    parser.add_argument("--query", help="what is searched after the history, or without any")
     parser.add_argument("--k", type=int, default=10, help="length of a list (default 10)")
     parser.add_argument(
         "--seen-items", choices=("kept", "excluded"), default="kept", help="whether items of the history may be listed"
@@ -218,6 +219,10 @@ def recommend(words: Sequence[str]) -> int:
     )
     parser.add_argument("--output", help="a .parquet or .csv file instead of the terminal")
     options, overrides = parser.parse_known_args(words)
+    if options.history is None and options.users is None and not options.all_users:
+        if options.query is None:
+            parser.error("one of the arguments --users --all-users --history --query is required")
+        options.history = []
     from seqrec_jax import pipeline
     from seqrec_jax.evaluation.report.terminal import recommendation_table
     from seqrec_jax.reranking import RerankConfig
@@ -232,7 +237,9 @@ def recommend(words: Sequence[str]) -> int:
     if history is None:
         users = None if options.all_users else options.users
         history = pipeline.user_histories(options.checkpoint, users, before=options.before)
-    result = recommender.recommend(history, options.k, seen_items=options.seen_items, reranking=reranking)
+    result = recommender.recommend(
+        history, options.k, query=options.query, seen_items=options.seen_items, reranking=reranking
+    )
     if result.unknown_items:
         skipped = ", ".join(result.unknown_items)
         print(f"skipped    items that the catalogue does not have: {skipped}", file=sys.stderr)

@@ -69,6 +69,7 @@ class Event(NamedTuple):
       timestamps: int32 seconds, counted as in `Batch`.
       where: bool, True for users who have an event; None means all. The others' memory does not change.
       target_behaviors: int32 code of the behaviour to be predicted next; None where it is not said.
+      query_words: `[B, W]` int32 words of the event's query, as in `Batch`; None where no event has one.
     """
 
     item_ids: Int[Array, " B"]
@@ -76,6 +77,7 @@ class Event(NamedTuple):
     timestamps: Int[Array, " B"]
     where: Bool[Array, " B"] | None = None
     target_behaviors: Int[Array, " B"] | None = None
+    query_words: Int[Array, "B W"] | None = None
 
 
 class Memory(NamedTuple):
@@ -236,6 +238,7 @@ def make_sequence_model(
             segment_ids=where.astype(jnp.int32)[:, None],
             targets=zeros,
             weights=zeros.astype(jnp.float32),
+            query_words=None if event.query_words is None else event.query_words[:, None],
         )
         vectors = input_vectors(params, item_table, batch.item_ids)
         event_vectors = events.event_vectors(

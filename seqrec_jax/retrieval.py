@@ -20,6 +20,7 @@ from seqrec_jax.data.batches import Batch, history_batch
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.files import as_text
 from seqrec_jax.data.item_content import read_content
+from seqrec_jax.data.queries import ask, number_queries
 from seqrec_jax.data.sequences import Sequences, pad_sequences
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.items import ItemTable
@@ -69,6 +70,7 @@ class Recommender:
         length: int,
         first_timestamp: int,
         target_behavior: str | None = None,
+        query_behavior: str | None = None,
         gives_logits: bool = False,
         name: str = "model",
     ):
@@ -83,6 +85,7 @@ class Recommender:
           length: L, how many events of a history the model looks at.
           first_timestamp: the dataset's first event in seconds.
           target_behavior: what is predicted, for a model whose v_x depends on it; see `predicting`.
+          query_behavior: of a search, for a model whose events have queries.
           gives_logits: the softmax of the scores is meant as the probability of the next item.
           name: for tables.
 
@@ -98,6 +101,7 @@ class Recommender:
         self._first_timestamp = first_timestamp
         self._masked_end = not model.causal
         self._target_behavior = None if target_behavior is None else self._behavior_code(target_behavior)
+        self._query_behavior = None if query_behavior is None else self._behavior_code(query_behavior)
         counts = np.concatenate([[0], items["training_events"].to_numpy()]).astype(np.float32)
         popularity = jnp.asarray(counts)
 
@@ -155,6 +159,7 @@ class Recommender:
             length=model_config.encoder.max_length,
             first_timestamp=facts["first_timestamp"],
             target_behavior=_only(facts["split"]["target_behaviors"]),
+            query_behavior=facts.get("query_behavior") if model_config.events.query else None,
             gives_logits=config["training"]["loss"]["kind"] == "softmax"
             and config["training"]["loss"]["temperature"] == 1,
             name=model_config.encoder.kind,
@@ -174,6 +179,7 @@ class Recommender:
             length=length,
             first_timestamp=dataset.first_timestamp,
             target_behavior=_only(dataset.split.config.target_behaviors),
+            query_behavior=dataset.query_behavior,
             name=name,
         )
 
@@ -246,7 +252,8 @@ class Recommender:
         Args:
           histories: one frame a user in order of time, with `item_id` (raw) and, in all of them or in none,
             `behavior` and `timestamp` (whole seconds UTC). Without them every event is of the first behaviour,
-            at the time of the dataset's first event.
+            at the time of the dataset's first event. Where there is a column `query`, an event may have a query and
+            no item.
           user_ids: one a frame.
 
         Raises:
@@ -268,6 +275,9 @@ class Recommender:
         if (codes < 0).any():
             unknown = events["behavior"][codes < 0].iloc[0]
             raise DataError(f"behaviour {unknown!r} is unknown to the model; it knows {list(self.behaviors)}")
+        query_ids, queries = (
+            number_queries(as_text(events["query"], name="query")) if "query" in events else (None, None)
+        )
         sequences = Sequences(
             user_ids=np.asarray(user_ids, dtype=object),
             offsets=offsets,
@@ -275,8 +285,11 @@ class Recommender:
             timestamps=self._seconds(events, offsets),
             behaviors=codes.astype(np.int8),
             values=np.full(len(item_ids), np.nan, dtype=np.float32),
+            query_ids=query_ids,
+            queries=queries,
         )
-        return sequences.select_events(item_ids > 0), sorted(set(raw[item_ids == 0]))
+        searches = np.zeros(len(raw), dtype=bool) if query_ids is None else (query_ids > 0) & (raw == "")
+        return sequences.select_events((item_ids > 0) | searches), sorted(set(raw[(item_ids == 0) & ~searches]))
 
     def _seconds(self, events: pd.DataFrame, offsets: np.ndarray) -> np.ndarray:
         """`[N]` int64 times of raw events, which must rise within each user."""
@@ -302,6 +315,7 @@ class Recommender:
         history: Sequence[str] | pd.DataFrame | Sequences,
         k: int = 10,
         *,
+        query: str | None = None,
         seen_items: SeenItems = "kept",
         reranking: RerankConfig | None = None,
         now: int | None = None,
@@ -312,6 +326,7 @@ class Recommender:
           history: raw item ids in order of time; or a frame as in `histories`, of many users where it has a column
             `user_id`; or the sequences of many users.
           k: length of a list; it is shorter where the catalogue has fewer items to give.
+          query: what the user searches now, after the history, which may be empty; None for no search.
           seen_items: excluded leaves out the items of the whole history.
           reranking: preferences and shop rules applied to the best candidates; None for none.
           now: seconds at which shop rules are looked at; None means now.
@@ -320,7 +335,7 @@ class Recommender:
           The lists.
 
         Raises:
-          ConfigError: k < 1, or an unknown seen_items.
+          ConfigError: k < 1, an unknown seen_items, or a query for a model that was trained without any.
           DataError: no user, or as `histories`.
         """
         if k < 1:
@@ -340,6 +355,8 @@ class Recommender:
             users, unknown = self.histories([frame], ["history"])
         if not users.num_users:
             raise DataError("there is no user to recommend to")
+        if query is not None:
+            users = self._asked(users, query)
         reranking = reranking or RerankConfig()
         rerank = make_reranker(
             reranking, items=self.items, item_vectors=self.item_vectors() if reranking.diversity else None
@@ -364,6 +381,15 @@ class Recommender:
             unknown_items=unknown,
             without_history=list(users.user_ids[users.lengths == 0]),
         )
+
+    def _asked(self, users: Sequences, query: str) -> Sequences:
+        """The users after a search."""
+        if self._query_behavior is None:
+            raise ConfigError(
+                f"the model cannot be asked for {query!r}: it takes no queries; train one with model.events.query on, "
+                "on a log whose searches have a query and no item"
+            )
+        return ask(users, query, behavior=self._query_behavior, first_timestamp=self._first_timestamp)
 
     def _items_once(self) -> tuple[Float[Array, "V1 E"], Bool[Array, " V1"]]:
         """The item vectors and which of them can be ranked, made at the first call and kept."""

@@ -197,7 +197,7 @@ def test_without_a_verb_or_with_an_unknown_one_the_verbs_are_listed(call):
     ("words", "message"),
     [
         (["train"], "seqrec train: error: the following arguments are required: --config"),
-        (["recommend", "--checkpoint", "x"], "one of the arguments --users --all-users --history is required"),
+        (["recommend", "--checkpoint", "x"], "one of the arguments --users --all-users --history --query is required"),
         (["recommend", "--checkpoint", "x", "--users", "a", "--all-users"], "not allowed with argument --users"),
         (
             ["recommend", "--checkpoint", "x", "--history", "a", "--k", "many"],

@@ -82,6 +82,15 @@ class Dataset:
         return int(self.sequences.timestamps.min())
 
     @property
+    def query_behavior(self) -> str | None:
+        """The behaviour that most events with a query and without an item have, such as search; None without any."""
+        sequences = self.sequences
+        if sequences.query_ids is None:
+            return None
+        codes = sequences.behaviors[(sequences.query_ids > 0) & (sequences.item_ids == 0)]
+        return self.behaviors[np.bincount(codes).argmax()] if len(codes) else None
+
+    @property
     def training_sequences(self) -> Sequences:
         """All users with their training events only."""
         return self.sequences.select_events(self.split.parts == TRAIN)
@@ -361,6 +370,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
             **({} if dataset.sequences.queries is None else {"queries": len(dataset.sequences.queries) - 1}),
         },
         "behaviors": list(dataset.behaviors),
+        **({} if dataset.query_behavior is None else {"query_behavior": dataset.query_behavior}),
         "attributes": dataset.attributes.to_dict(),
         "time_kind": dataset.time_kind,
         "first_timestamp": dataset.first_timestamp,

@@ -410,4 +410,6 @@ def _insert(
         timestamps=merged(histories.timestamps, times),
         behaviors=merged(histories.behaviors, kinds),
         values=merged(histories.values, values),
+        query_ids=None if histories.query_ids is None else merged(histories.query_ids, np.zeros(len(users))),
+        queries=histories.queries,
     )
