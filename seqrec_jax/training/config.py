@@ -15,6 +15,7 @@ import yaml
 
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.training.adapters.config import FineTuningConfig
+from seqrec_jax.training.views import ContrastiveConfig
 
 Config = TypeVar("Config")
 LossKind = Literal[
@@ -162,6 +163,7 @@ class TrainingConfig:
 
     Attributes:
       loss: the objective.
+      contrastive: views of the sequences that are to be told apart, added to the loss.
       optimizer: optimizer and schedule.
       batch_size: rows of a step, over all devices.
       max_epochs: passes over the training windows.
@@ -187,6 +189,7 @@ class TrainingConfig:
     """
 
     loss: LossConfig = field(default_factory=LossConfig)
+    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     batch_size: int = 128
     max_epochs: int = 20

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from seqrec_jax import losses
 from seqrec_jax.data.batches import Batch, EventArrays, Rows, gather_batch, masked_batch
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.items import ItemTable
@@ -21,10 +22,12 @@ from seqrec_jax.training.config import TrainingConfig
 from seqrec_jax.training.objective import DrawNegatives, Objective
 from seqrec_jax.training.rows import items_read, put_item_rows, renumbered, take_item_rows, take_rows
 from seqrec_jax.training.state import Params, TrainState
+from seqrec_jax.training.views import random_view, segment_vectors
 
 _STEP_STREAM = 0x57E9  # keeps the steps' keys apart from those of initialisation and order
 _ID_STREAM = 0x1D0B  # keeps the keys of dropped ids apart from those of the batch
 _MASK_STREAM = 0x3A5C  # keeps the keys of masks apart from those of dropout and negatives
+_VIEW_STREAM = 0x71E3  # and those of views, and of dropout in them
 
 
 class StepTotals(NamedTuple):
@@ -84,12 +87,34 @@ def make_run_steps(
     def without_dropped_ids(item_table: ItemTable, key: Array) -> ItemTable:
         return item_table if model.drop_ids is None else model.drop_ids(item_table, jax.random.fold_in(key, _ID_STREAM))
 
-    def next_of_all_rows(state: TrainState, item_table: ItemTable, batch: Batch, key: Array, row_keys: Array) -> Any:
+    def contrast(params: Params, item_table: ItemTable, batch: Batch, row_keys: Array, num_segments: int) -> Array:
+        """λ times the mean contrastive loss of two views of each sequence; 0 without views."""
+        if not config.contrastive.weight:
+            return jnp.float32(0)
+        cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        views = []
+        for number in range(2):
+            view_keys, keys = (
+                jax.vmap(lambda key, stream=_VIEW_STREAM + 2 * number + part: jax.random.fold_in(key, stream))(row_keys)
+                for part in range(2)
+            )
+            view = random_view(batch, config=config.contrastive, row_keys=view_keys)
+            states = model.encode(cast, item_table, view, key=keys)
+            vectors, where = segment_vectors(states, view.segment_ids, num_segments=num_segments)
+            views.append(vectors.reshape(-1, vectors.shape[-1]))
+        real = where.reshape(-1)
+        values = losses.contrastive_loss(*views, temperature=config.contrastive.temperature, where=real)
+        return config.contrastive.weight * losses.weighted_mean(values, where=real)
+
+    def next_of_all_rows(
+        state: TrainState, item_table: ItemTable, batch: Batch, key: Array, row_keys: Array, num_segments: int
+    ) -> Any:
         item_table = without_dropped_ids(item_table, key)
 
         def mean_loss(params: Params) -> Array:
             queries, v_y = vectors(params, item_table, batch, row_keys)
-            return objective(queries, v_y, batch.targets, batch.weights, key, row_keys)
+            loss = objective(queries, v_y, batch.targets, batch.weights, key, row_keys)
+            return loss + contrast(params, item_table, batch, row_keys, num_segments)
 
         loss, grads = jax.value_and_grad(mean_loss)(state.params)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
@@ -103,6 +128,7 @@ def make_run_steps(
         batch: Batch,
         key: Array,
         row_keys: Array,
+        num_segments: int,
     ) -> Any:
         negatives = draw(batch.targets, key, row_keys)
         weights = objective.weigh(batch.targets, batch.weights)
@@ -113,7 +139,8 @@ def make_run_steps(
 
         def mean_loss(params: Params) -> Array:
             queries, v_y = vectors(params, item_table, batch, row_keys)
-            return objective.loss(queries, v_y, batch.targets, weights, negatives)
+            loss = objective.loss(queries, v_y, batch.targets, weights, negatives)
+            return loss + contrast(params, item_table, batch, row_keys, num_segments)
 
         loss, grads = jax.value_and_grad(mean_loss)(params)
         updates, moments = optimizer.update(grads, moments, params)
@@ -129,7 +156,7 @@ def make_run_steps(
     ) -> tuple[TrainState, StepTotals]:
         rows = jax.lax.with_sharding_constraint(rows, over_rows(mesh))
         batch, key, row_keys = draw_batch(events, rows, state.step)
-        loss, params, optimizer_state = next_state(state, item_table, batch, key, row_keys)
+        loss, params, optimizer_state = next_state(state, item_table, batch, key, row_keys, rows.lengths.shape[1])
         average: Any = state.average
         if config.ema_decay is not None:
             average = optax.incremental_update(params, average, 1.0 - config.ema_decay)

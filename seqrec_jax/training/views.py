@@ -6,6 +6,7 @@ that share a row are changed by themselves, and every random choice follows from
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,10 +21,12 @@ ViewKind = Literal["crop", "mask", "reorder"]
 
 
 @dataclass(frozen=True)
-class ViewConfig:
-    """How views differ from the sequence.
+class ContrastiveConfig:
+    """Two views of each sequence, which the model is to tell from those of others besides its other objective.
 
     Attributes:
+      weight: λ of the contrastive loss; 0 makes no views.
+      temperature: divides the cosines of the views' vectors.
       kinds: of which each sequence gets one at random: crop (neighbouring events that are kept), mask (events whose
         item is hidden) and reorder (neighbouring events in another order).
       crop: share of the events that is kept, at least one.
@@ -31,22 +34,27 @@ class ViewConfig:
       reorder: share of the events that change places.
     """
 
+    weight: float = 0.0
+    temperature: float = 0.1
     kinds: tuple[ViewKind, ...] = get_args(ViewKind)
     crop: float = 0.6
     mask: float = 0.3
     reorder: float = 0.6
 
     def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise ConfigError(f"training.contrastive.weight must not be negative, got {self.weight}")
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(f"training.contrastive.temperature must be greater than 0, got {self.temperature}")
         if not self.kinds or not set(self.kinds) <= set(get_args(ViewKind)):
-            raise ConfigError(
-                f"views.kinds can be {', '.join(get_args(ViewKind))}, got {', '.join(self.kinds) or 'none'}"
-            )
+            known, found = ", ".join(get_args(ViewKind)), ", ".join(self.kinds) or "none"
+            raise ConfigError(f"training.contrastive.kinds can be {known}, got {found}")
         for name in get_args(ViewKind):
             if not 0 < (share := getattr(self, name)) < 1:
-                raise ConfigError(f"views.{name} must be between 0 and 1, got {share}")
+                raise ConfigError(f"training.contrastive.{name} must be between 0 and 1, got {share}")
 
 
-def random_view(batch: Batch, *, config: ViewConfig, row_keys: PRNGKeyArray) -> Batch:
+def random_view(batch: Batch, *, config: ContrastiveConfig, row_keys: PRNGKeyArray) -> Batch:
     """One view of each sequence, of a kind drawn for it.
 
     Args:

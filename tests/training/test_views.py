@@ -8,7 +8,7 @@ import pytest
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.training.views import (
-    ViewConfig,
+    ContrastiveConfig,
     cropped_events,
     masked_items,
     random_view,
@@ -130,7 +130,7 @@ def test_a_run_changes_places_and_its_times_do_not():
 
 def test_a_view_is_of_one_kind_a_segment_and_two_keys_give_two_views():
     batch = packed_batch()
-    view = jax.jit(lambda row_keys: random_view(batch, config=ViewConfig(), row_keys=row_keys))(keys())
+    view = jax.jit(lambda row_keys: random_view(batch, config=ContrastiveConfig(), row_keys=row_keys))(keys())
     assert_keeps_promises(view)
     assert not np.asarray(view.targets).any() and not np.asarray(view.weights).any() and view.masked is None
     kinds = {"crop": 0, "mask": 0, "reorder": 0, "same": 0}
@@ -148,14 +148,14 @@ def test_a_view_is_of_one_kind_a_segment_and_two_keys_give_two_views():
             kinds["reorder"] += 1
             assert sorted(found) == items
     assert min(kinds["crop"], kinds["mask"], kinds["reorder"]) > 20
-    other = random_view(batch, config=ViewConfig(), row_keys=keys(1))
+    other = random_view(batch, config=ContrastiveConfig(), row_keys=keys(1))
     assert segments(other) != segments(view)
-    only = random_view(batch, config=ViewConfig(kinds=("reorder",)), row_keys=keys())
+    only = random_view(batch, config=ContrastiveConfig(kinds=("reorder",)), row_keys=keys())
     assert all(sorted(found) == segments(batch)[place] for place, found in segments(only).items())
 
 
 def test_a_row_has_the_same_view_whatever_its_neighbours_are():
-    batch, config = packed_batch(), ViewConfig()
+    batch, config = packed_batch(), ContrastiveConfig()
     some = jax.tree.map(lambda leaf: leaf[10:12], batch)
     view = random_view(some, config=config, row_keys=keys()[10:12])
     whole = random_view(batch, config=config, row_keys=keys())
@@ -173,9 +173,13 @@ def test_segment_vectors_are_the_last_states():
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ConfigError, match=r"views\.crop must be between 0 and 1, got 1"):
-        ViewConfig(crop=1)
-    with pytest.raises(ConfigError, match=r"views\.kinds can be crop, mask, reorder, got turn"):
-        ViewConfig(kinds=("turn",))
+    with pytest.raises(ConfigError, match=r"training\.contrastive\.crop must be between 0 and 1, got 1"):
+        ContrastiveConfig(crop=1)
+    with pytest.raises(ConfigError, match=r"training\.contrastive\.kinds can be crop, mask, reorder, got turn"):
+        ContrastiveConfig(kinds=("turn",))
     with pytest.raises(ConfigError, match="got none"):
-        ViewConfig(kinds=())
+        ContrastiveConfig(kinds=())
+    with pytest.raises(ConfigError, match=r"weight must not be negative, got -1"):
+        ContrastiveConfig(weight=-1)
+    with pytest.raises(ConfigError, match=r"temperature must be greater than 0, got 0"):
+        ContrastiveConfig(temperature=0)
