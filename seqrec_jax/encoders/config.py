@@ -11,7 +11,7 @@ import jax
 from seqrec_jax.errors import ConfigError
 
 Params: TypeAlias = dict[str, Any]
-EncoderKind = Literal["mean", "gru", "lstm", "linear_recurrence", "sasrec", "bert4rec", "ligr", "hstu"]
+EncoderKind = Literal["mean", "gru", "lstm", "linear_recurrence", "sasrec", "bert4rec", "ligr", "hstu", "language"]
 ATTENTION_KINDS = ("sasrec", "bert4rec", "ligr", "hstu")
 
 
@@ -52,8 +52,9 @@ class EncoderConfig:
 
     Attributes:
       kind: mean (pooling), gru, lstm, linear_recurrence (diagonal and gated), sasrec (causal self-attention),
-        bert4rec (self-attention in both directions over masked events), ligr (gated self-attention blocks) or hstu
-        (pointwise attention with position and time biases).
+        bert4rec (self-attention in both directions over masked events), ligr (gated self-attention blocks), hstu
+        (pointwise attention with position and time biases) or language (the first blocks of a language model, which
+        starts from its weights).
       width: D, the width of event vectors and of the user vector v_x.
       num_layers: stacked layers or blocks; mean pooling has none.
       num_heads: attention heads; they divide the width.
@@ -66,6 +67,8 @@ class EncoderConfig:
       activation: of sasrec's and bert4rec's feed-forward layers; gelu is the exact one, not its tanh approximation.
       recency_half_life: events after which an event weighs half in mean pooling; null weighs all alike.
       time_bias: hstu's attention depends on the time between two events, besides their distance.
+      language_model: directory of kind language's model in the Hugging Face layout; `width` is that of its vectors,
+        and the fields above that are about blocks do not concern it, but for num_layers.
     """
 
     kind: EncoderKind = "sasrec"
@@ -80,6 +83,7 @@ class EncoderConfig:
     activation: Literal["gelu", "relu"] = "gelu"
     recency_half_life: float | None = None
     time_bias: bool = True
+    language_model: str | None = None
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(EncoderKind))
@@ -101,6 +105,11 @@ class EncoderConfig:
         if self.kind in ATTENTION_KINDS and self.width % self.num_heads:
             raise ConfigError(
                 f"encoder.width must be a multiple of encoder.num_heads, got {self.width} and {self.num_heads}"
+            )
+        if (self.language_model is not None) != (self.kind == "language"):
+            raise ConfigError(
+                f"encoder.language_model is {self.language_model!r} and encoder.kind {self.kind}; kind language needs "
+                "a language model's directory, and no other kind takes one"
             )
         if self.recency_half_life is not None:
             if self.recency_half_life <= 0:

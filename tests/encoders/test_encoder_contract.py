@@ -1,5 +1,7 @@
 """What every encoder must keep: causality, segments apart, padding and packing without effect, transforms."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,8 @@ from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders import Encoder, EncoderConfig, make_encoder
 from seqrec_jax.errors import ConfigError
 
-WIDTH = 8
+WIDTH = 16
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "language"
 CONFIGS = {
     "mean": EncoderConfig(kind="mean", width=WIDTH),
     "recent_mean": EncoderConfig(kind="mean", width=WIDTH, recency_half_life=2.0),
@@ -22,6 +25,12 @@ CONFIGS = {
     "bert4rec": EncoderConfig(kind="bert4rec", width=WIDTH, dropout=0.5, attention_dropout=0.5),
     "ligr": EncoderConfig(kind="ligr", width=WIDTH, dropout=0.5, attention_dropout=0.5),
     "hstu": EncoderConfig(kind="hstu", width=WIDTH, dropout=0.5, attention_dropout=0.5),
+    **{
+        f"language_{family}": EncoderConfig(
+            kind="language", width=WIDTH, num_layers=1, max_length=20, language_model=str(GOLDEN / family)
+        )
+        for family in ("bert", "gpt2", "qwen3")
+    },
     "hstu_timeless": EncoderConfig(kind="hstu", width=WIDTH, num_layers=1, max_length=2, time_bias=False),
 }
 
@@ -167,6 +176,8 @@ def test_dropout_needs_a_key_and_follows_it(name: str) -> None:
         ({"activation": "tanh"}, "gelu, relu"),
         ({"kind": "mean", "recency_half_life": 0.0}, "above 0"),
         ({"kind": "gru", "recency_half_life": 2.0}, "belongs to kind 'mean'"),
+        ({"kind": "gru", "language_model": "minilm"}, "no other kind takes one"),
+        ({"kind": "language"}, "needs a language model's directory"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict, text: str) -> None:

@@ -56,9 +56,7 @@ def pretrained_blocks(config: EncoderConfig) -> Params:
     Raises:
       ConfigError, DataError, MissingExtraError: as `read_weights`.
     """
-    params = read_weights(_directory(config), blocks_config(config)).params
-    del params["embeddings"]["tokens"]
-    return {"language": params}
+    return {"language": read_weights(_directory(config), blocks_config(config), skip=(TOKENS,)).params}
 
 
 def blocks_config(config: EncoderConfig) -> LanguageConfig:

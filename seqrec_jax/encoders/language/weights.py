@@ -50,6 +50,7 @@ def read_weights(
     *,
     dtype: Any = jnp.float32,
     put: Callable[[str, np.ndarray], Any] = lambda path, array: jnp.asarray(array),
+    skip: Collection[str] = (),
 ) -> Weights:
     """The weights of a directory with model.safetensors, or with its parts and model.safetensors.index.json.
 
@@ -60,6 +61,7 @@ def read_weights(
       put: `put(path, array)` takes each array, as soon as it is read, to where it is to stay; path is as
         `layers.0.attention.query.kernel`. A mesh passes `jax.device_put` with a sharding, so that no device ever
         holds the whole model.
+      skip: paths of what is left out.
 
     Raises:
       ConfigError: there are no weights, or none in safetensors.
@@ -71,6 +73,8 @@ def read_weights(
     params: Params = {}
     used = set()
     for tensor in _tensors(config):
+        if tensor.path in skip:
+            continue
         found = prefix + tensor.name
         array = with_files.read(found, tensor.shape)
         used.add(found)
