@@ -25,6 +25,11 @@ LOSSES = {
     "sampled softmax": lambda v, **how: losses.sampled_softmax_loss(
         v, normal(7, 9, 5), jnp.arange(len(v)) % 8 + 1, negative_ids=jnp.arange(1, 5), log_q=normal(8, 9), **how
     ),
+    "class": lambda v, **how: losses.class_loss(v, jnp.arange(len(v)) % 4 + 1, **how),
+    "logistic": lambda v, **how: losses.logistic_loss(v[:, 0], jnp.arange(len(v)) % 2, **how),
+    "click and conversion": lambda v, **how: losses.click_and_conversion_loss(
+        v[:, 0], v[:, 1], clicks=jnp.arange(len(v)) % 2, conversions=jnp.arange(len(v)) % 4 // 3, **how
+    ),
 }
 
 

@@ -1,23 +1,22 @@
-"""Losses beside labels: by hand in float64, extreme scores, finite differences, masks."""
+"""Losses beside labels: by hand in float64, and extreme scores."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 from loss_cases import close, normal
 
 from seqrec_jax.errors import ShapeError
-from seqrec_jax.losses import class_loss, click_and_conversion_loss, logistic_loss, weighted_mean
+from seqrec_jax.losses import class_loss, click_and_conversion_loss, logistic_loss
 
 CLASSES = jnp.array([1, 3, 0, 2, 3, 4])
 CLICKS = jnp.array([True, True, False, False, True, True])
 CONVERSIONS = jnp.array([True, False, False, False, True, False])
 LOSSES = {
-    "class": lambda v, **how: class_loss(v[:, :4], CLASSES, **how),
-    "logistic": lambda v, **how: logistic_loss(v[:, 0], CLICKS, **how),
-    "click and conversion": lambda v, **how: click_and_conversion_loss(
-        v[:, 0], v[:, 1], clicks=CLICKS, conversions=CONVERSIONS, **how
+    "class": lambda v: class_loss(v[:, :4], CLASSES),
+    "logistic": lambda v: logistic_loss(v[:, 0], CLICKS),
+    "click and conversion": lambda v: click_and_conversion_loss(
+        v[:, 0], v[:, 1], clicks=CLICKS, conversions=CONVERSIONS
     ),
 }
 
@@ -35,30 +34,9 @@ def by_hand(name, v):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-class TestEveryLabelledLoss:
-    def test_it_is_what_the_formula_says(self, name):
-        v = 2 * normal(0, 6, 5)
-        close(jax.jit(LOSSES[name])(v), by_hand(name, v))
-
-    def test_weights_multiply_and_what_is_masked_touches_nothing(self, name):
-        weights, where = jnp.array([2.0, 1.0, 1.0, 0.0, 0.5, 3.0]), jnp.arange(6) != 4
-        counts = where & (weights != 0)
-        spoilt = jnp.where(counts[:, None], normal(1, 6, 5), jnp.nan)
-
-        def mean(v):
-            values = LOSSES[name](v, weights=weights, where=where)
-            return weighted_mean(LOSSES[name](v, where=counts), weights, where=where), values
-
-        (_, values), gradient = jax.jit(jax.value_and_grad(mean, has_aux=True))(spoilt)
-        close(values, jnp.where(counts, weights, 0.0) * LOSSES[name](normal(1, 6, 5)))
-        assert np.all(np.isfinite(gradient)) and not np.asarray(gradient)[~counts].any()
-
-    def test_gradient_equals_finite_differences(self, name):
-        check_grads(jax.jit(LOSSES[name]), (normal(2, 6, 5),), order=1, modes=["rev"], rtol=2e-2, atol=2e-2)
-
-    def test_vmap(self, name):
-        v = normal(3, 2, 6, 5)
-        close(jax.vmap(LOSSES[name])(v), jnp.stack([LOSSES[name](v[0]), LOSSES[name](v[1])]))
+def test_it_is_what_the_formula_says(name):
+    v = 2 * normal(0, 6, 5)
+    close(jax.jit(LOSSES[name])(v), by_hand(name, v))
 
 
 def test_certain_scores_lose_nothing_and_wrong_ones_their_distance():
