@@ -90,13 +90,8 @@ def adalora_step(
     layers = _layers(factors)
     scores = {layer: _triplet_scores(means, spreads, layer) for layer in layers}
     ordered = jnp.sort(jnp.concatenate(list(scores.values())))
-    budget = partial(
-        rank_budget,
-        initial=len(ordered),
-        target=config.target_rank * len(layers),
-        config=config,
-        total_steps=total_steps,
-    )
+    target = min(config.target_rank * len(layers), len(ordered))
+    budget = partial(rank_budget, initial=len(ordered), target=target, config=config, total_steps=total_steps)
     budgets = jnp.asarray([budget(number) for number in range(first_final + 1)], dtype=jnp.int32)
     num_cut = len(ordered) - budgets[jnp.minimum(step, first_final)]
     threshold = jnp.where(num_cut > 0, ordered[jnp.maximum(num_cut, 1) - 1], -jnp.inf)

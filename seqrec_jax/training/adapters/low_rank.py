@@ -18,6 +18,7 @@ from seqrec_jax.training.adapters.config import FineTuningConfig
 from seqrec_jax.training.adapters.int8 import dequantize_base
 from seqrec_jax.training.adapters.paths import (
     flat_params,
+    is_adapter,
     last_match,
     matching,
     near,
@@ -51,10 +52,12 @@ def init_adapters(params: Params, *, config: FineTuningConfig, key: PRNGKeyArray
         raise ConfigError(f"fine_tuning.mode {config.mode} has no adapters; choose lora or adalora")
     kernels = _kernel_shapes(params)
     layers = sorted(kernels)
-    require_matches(config.targets, layers, field="targets", kind="layer with a kernel")
+    require_matches(config.targets, layers, field="fine_tuning.targets", kind="layer with a kernel")
     layers = matching(config.targets, layers) if config.targets else layers
-    require_matches(config.ranks, layers, field="ranks", kind="targeted layer")
-    require_matches(config.alphas, layers, field="alphas", kind="targeted layer")
+    if not layers:
+        raise ConfigError("the parameters have no layer with a kernel, beside which an adapter could be; choose whole")
+    require_matches(config.ranks, layers, field="fine_tuning.ranks", kind="targeted layer")
+    require_matches(config.alphas, layers, field="fine_tuning.alphas", kind="targeted layer")
     usual_rank = config.rank if config.mode == "lora" else config.adalora.initial_rank
     make = _init_lora if config.mode == "lora" else _init_adalora
     adapters: dict[str, Array] = {}
@@ -87,10 +90,12 @@ def attach_adapters(params: Params, trained: Params) -> Params:
             )
         if f"{layer}/adapter/a" in attached:
             raise ConfigError(f"{layer} has an adapter; detach or merge it first")
-        if not {"a", "b", "scale"} <= set(adapter):
-            raise ConfigError(f"the adapter of {layer} must have a, b and scale, found {sorted(adapter)}")
+        if not {"a", "b", "scale"} <= set(adapter) <= {"a", "b", "scale", "singular"}:
+            raise ConfigError(
+                f"the adapter of {layer} must have a, b, scale and perhaps singular, found {sorted(adapter)}"
+            )
         inputs, outputs = kernels[layer]
-        rank = adapter["b"].shape[0]
+        rank = len(adapter["b"]) if adapter["b"].ndim else 0
         fitting = {"a": (inputs, rank), "b": (rank, outputs), "scale": (), "singular": (rank,)}
         for name, array in adapter.items():
             if array.shape != fitting[name]:
@@ -110,7 +115,7 @@ def attach_adapters(params: Params, trained: Params) -> Params:
 def detach_adapters(params: Params) -> tuple[Params, Params]:
     """Parameters without adapters, and the adapters."""
     flat = flat_params(params)
-    adapters = {path: leaf for path, leaf in flat.items() if _is_adapter(path)}
+    adapters = {path: leaf for path, leaf in flat.items() if is_adapter(path)}
     return nested_params({path: leaf for path, leaf in flat.items() if path not in adapters}), nested_params(adapters)
 
 
@@ -143,16 +148,12 @@ def _shifted(base: Params, adapters: Params, *, sign: float) -> Params:
     return nested_params(flat)
 
 
-def _is_adapter(path: str) -> bool:
-    return "adapter" in path.split("/")[-2:-1]
-
-
 def _by_layer(trained: Params) -> tuple[dict[str, dict[str, Array]], dict[str, Array]]:
     """Adapters by the path of their layer, and whatever else there is by its path."""
     layers: dict[str, dict[str, Array]] = {}
     others: dict[str, Array] = {}
     for path, array in flat_params(trained).items():
-        if _is_adapter(path):
+        if is_adapter(path):
             layer, _, name = path.rpartition("/adapter/")
             layers.setdefault(layer, {})[name] = array
         else:
@@ -165,7 +166,7 @@ def _kernel_shapes(params: Params) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for path, leaf in flat_params(params).items():
         layer, _, name = path.rpartition("/")
-        if name in ("kernel", "kernel_int8") and leaf.ndim == 2:
+        if layer and name in ("kernel", "kernel_int8") and leaf.ndim == 2:
             shapes[layer] = leaf.shape
     return shapes
 

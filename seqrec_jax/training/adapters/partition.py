@@ -11,7 +11,7 @@ import optax
 
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.training.adapters.config import FineTuningConfig
-from seqrec_jax.training.adapters.paths import flat_params, matching, nested_params, require_matches
+from seqrec_jax.training.adapters.paths import flat_params, is_adapter, matching, nested_params, require_matches
 
 Params = dict[str, Any]
 _NUMBERED = re.compile(r"^(.*?_)?(\d+)$")  # layers/3 or block_3
@@ -28,20 +28,18 @@ def trainable_paths(params: Params, config: FineTuningConfig) -> list[str]:
       ConfigError: a pattern, or the mode, that matches nothing.
     """
     paths = [path for path, leaf in flat_params(params).items() if not isinstance(leaf, dict)]
-    is_adapter = {path: "adapter" in path.split("/")[-2:-1] for path in paths}
-    plain = [path for path in paths if not is_adapter[path]]
-    require_matches(config.targets, plain, field="targets", kind="parameter")
-    require_matches(config.also_train, plain, field="also_train", kind="parameter")
-    of_mode = {
-        "whole": lambda: plain,
-        "last_layers": lambda: _last_layers(plain, config.num_layers),
-        "bias": lambda: [path for path in plain if path.rpartition("/")[2] == "bias"],
-        "lora": lambda: [path for path in paths if is_adapter[path] and not path.endswith("/scale")],
-    }
-    of_mode["adalora"] = of_mode["lora"]
-    chosen = of_mode[config.mode]()
-    if config.targets:
-        chosen = matching(config.targets, chosen)
+    plain = [path for path in paths if not is_adapter(path)]
+    require_matches(config.targets, plain, field="fine_tuning.targets", kind="parameter")
+    require_matches(config.also_train, plain, field="fine_tuning.also_train", kind="parameter")
+    targeted = matching(config.targets, paths) if config.targets else paths
+    if config.mode in ("lora", "adalora"):
+        chosen = [path for path in targeted if is_adapter(path) and not path.endswith("/scale")]
+    else:
+        chosen = [path for path in targeted if not is_adapter(path)]
+    if config.mode == "last_layers":
+        chosen = _last_layers(chosen, config.num_layers)
+    elif config.mode == "bias":
+        chosen = [path for path in chosen if path.rpartition("/")[2] == "bias"]
     if not chosen:
         what = {"last_layers": "numbered layer", "bias": "bias"}.get(config.mode, "adapter; attach adapters first")
         raise ConfigError(

@@ -45,6 +45,15 @@ def nested_params(flat: Params) -> Params:
     return nested
 
 
+def is_adapter(path: str) -> bool:
+    """Whether a path is that of an array of an adapter.
+
+    >>> is_adapter("layers/0/query/adapter/a"), is_adapter("layers/0/query/kernel")
+    (True, False)
+    """
+    return path.split("/")[-2:-1] == ["adapter"]
+
+
 def matches(pattern: str, path: str) -> bool:
     """Whether a path has the names of a pattern somewhere, one after another; `*` is any part of a name.
 
@@ -71,9 +80,7 @@ def require_matches(patterns: Iterable[str], paths: Iterable[str], *, field: str
     paths = list(paths)
     for pattern in patterns:
         if not any(matches(pattern, path) for path in paths):
-            raise ConfigError(
-                f"fine_tuning.{field} has {pattern!r}, which matches no {kind}; near it are {near(pattern, paths)}"
-            )
+            raise ConfigError(f"{field} has {pattern!r}, which matches no {kind}; near it are {near(pattern, paths)}")
 
 
 def near(pattern: str, paths: Iterable[str], *, most: int = 3) -> list[str]:

@@ -77,7 +77,7 @@ def test_adapters_are_trained_over_it_and_merged_into_it():
 
 
 def test_errors(base):
-    with pytest.raises(ConfigError, match=r"patterns has 'dens', which matches no .*near it are \['dense'\]"):
+    with pytest.raises(ConfigError, match=r"^patterns has 'dens', which matches no .*near it are \['dense'\]"):
         quantize_base(base, patterns=("dens",))
     with pytest.raises(ConfigError, match="dense/kernel_int8 has 8 bits and cannot be trained; choose lora"):
         trainable_paths(quantize_base(base), FineTuningConfig())

@@ -189,18 +189,23 @@ def test_errors_name_the_layer_and_what_is_near(base):
     with pytest.raises(ConfigError, match="ranks has 'outer', which matches no targeted layer"):
         config = FineTuningConfig(mode="lora", targets=("inner",), ranks={"outer": 3})
         init_adapters(base, config=config, key=jax.random.key(0))
+    with pytest.raises(ConfigError, match="no layer with a kernel"):
+        init_adapters({"norm": {"scale": jnp.ones(2)}}, config=FineTuningConfig(mode="lora"), key=jax.random.key(0))
     with pytest.raises(ConfigError, match="mode bias has no adapters"):
         init_adapters(base, config=FineTuningConfig(mode="bias"), key=jax.random.key(0))
     with pytest.raises(ConfigError, match="no layer inner with a kernel"):
         attach_adapters({"outer": base["outer"]}, adapters)
     with pytest.raises(ConfigError, match="inner has an adapter"):
         attach_adapters(attach_adapters(base, adapters), adapters)
-    with pytest.raises(ConfigError, match=r"adapter of inner must have a, b and scale, found \['a', 'b'\]"):
+    with pytest.raises(ConfigError, match=r"inner must have a, b, scale .*, found \['a', 'b'\]"):
         attach_adapters(base, peft_adapters(golden("lora_sgd"), 0))
     with pytest.raises(ConfigError, match=r"no parameter outer/bais; near it are \['outer/bias'"):
         attach_adapters(base, {"outer": {"bais": base["outer"]["bias"]}})
     with pytest.raises(ShapeError, match=r"outer/bias is \(5,\), but the base has \(4,\) there"):
         attach_adapters(base, {"outer": {"bias": base["inner"]["bias"]}})
+    odd = {"a": jnp.ones((6, 2)), "b": jnp.float32(1), "scale": jnp.float32(1)}
+    with pytest.raises(ShapeError, match=r"inner/adapter/a is \(6, 2\), but .* needs \(6, 0\)"):
+        attach_adapters(base, {"inner": {"adapter": odd}})
     wrong = {"inner": {"adapter": adapters["outer"]["adapter"]}}
     with pytest.raises(ShapeError, match=r"inner/adapter/a is \(5, 3\), but its kernel \(6, 5\) needs \(6, 3\)"):
         attach_adapters(base, wrong)

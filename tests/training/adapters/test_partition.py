@@ -120,5 +120,7 @@ def test_what_matches_nothing_is_an_error_that_lists_near_paths(params):
         chosen(params, "last_layers", targets=("words",))
     with pytest.raises(ConfigError, match="num_layers is 12, but there are only 11"):
         chosen(params, "last_layers", num_layers=12)
+    with pytest.raises(ConfigError, match="num_layers is 3, but there are only 2"):
+        chosen(params, "last_layers", num_layers=3, targets=("encoder",))
     with pytest.raises(ConfigError, match="attach adapters first"):
         chosen(params, "lora")
