@@ -258,6 +258,35 @@ def recommend(words: Sequence[str]) -> int:
     return 0
 
 
+def add_items(words: Sequence[str]) -> int:
+    """Add new items to a run's catalogue without training again; the result is a run of its own."""
+    parser = _parser("add-items", add_items)
+    _add_checkpoint(parser)
+    parser.add_argument("--items", required=True, help="table of the new items, a row an item")
+    parser.add_argument("--item-id", default="item_id", help="its column with the raw item id (default item_id)")
+    for what in ("feature", "edge"):
+        content = "vectors of a modality" if what == "feature" else "pairs of a relation"
+        parser.add_argument(
+            f"--{what}s",
+            action="append",
+            default=[],
+            metavar="NAME=PATH",
+            help=f"{content}; may be given several times",
+        )
+    parser.add_argument("--output", required=True, help="directory of the new run, which must not exist")
+    options = parser.parse_args(words)
+    from seqrec_jax import pipeline
+    from seqrec_jax.evaluation.report.terminal import labelled
+
+    new = pipeline.read_new_items(
+        options.items, item_id=options.item_id, features=_named(options.features), edges=_named(options.edges)
+    )
+    for note in pipeline.add_items(options.checkpoint, new, output=options.output, step=options.step):
+        print("\n".join(labelled("items", note)))
+    print(f"written    {options.output}")
+    return 0
+
+
 def embed(words: Sequence[str]) -> int:
     """Write user and item vectors with raw ids to Parquet."""
     parser = _parser("embed", embed)
@@ -281,6 +310,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "backtest": backtest,
     "recommend": recommend,
     "embed": embed,
+    "add-items": add_items,
 }
 
 
@@ -329,6 +359,15 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
         help="lists of another system: .parquet, .csv or .tsv with user_id, item_id and rank or score, or a TREC .run; "
         "may be given several times",
     )
+
+
+def _named(pairs: Sequence[str]) -> dict[str, str]:
+    """`name=path` words by name."""
+    from seqrec_jax.errors import ConfigError
+
+    if wrong := [pair for pair in pairs if not all(pair.partition("="))]:
+        raise ConfigError(f"features and edges are given as name=path, such as picture=new.parquet, got {wrong[0]!r}")
+    return {name: path for name, _, path in (pair.partition("=") for pair in pairs)}
 
 
 def _protocol(run: str, overrides: Sequence[str]) -> EvaluationConfig:

@@ -25,10 +25,12 @@ class TextConfig:
     Attributes:
       columns: of the item table, joined in this order; none switches it off.
       model: directory of the language model in the Hugging Face layout.
+      cache: directory where vectors are kept by the content of texts and model; None keeps none.
     """
 
     columns: tuple[str, ...] = ()
     model: str | None = None
+    cache: str | None = "data/text_vectors"
 
     def __post_init__(self) -> None:
         if bool(self.columns) != (self.model is not None):

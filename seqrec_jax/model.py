@@ -116,6 +116,7 @@ class SequenceModel(NamedTuple):
       causal: False where the model predicts masked events, see `Encoder`.
       drop_ids: `drop_ids(item_table, key) -> item_table` that a training step sees, with some of the ids unknown;
         None where all are kept.
+      modalities: what item vectors are made of, see `ItemTowerConfig`; empty for a tower of one's own.
     """
 
     init: Callable[[jax.Array], Params]
@@ -127,6 +128,7 @@ class SequenceModel(NamedTuple):
     append: Callable[..., tuple[jax.Array, Memory]]
     causal: bool = True
     drop_ids: Callable[[ItemTable, jax.Array], ItemTable] | None = None
+    modalities: tuple[str, ...] = ()
 
 
 def make_sequence_model(
@@ -269,7 +271,10 @@ def make_sequence_model(
     dropping = None
     if config.items.id_dropout:
         dropping = partial(drop_ids, rate=config.items.id_dropout, content=config.items.content)
-    return SequenceModel(init, encode, encode_last, item_vectors, project, start, append, encoder.causal, dropping)
+    modalities = config.items.modalities if item_tower is None else ()
+    return SequenceModel(
+        init, encode, encode_last, item_vectors, project, start, append, encoder.causal, dropping, modalities
+    )
 
 
 def user_vectors(

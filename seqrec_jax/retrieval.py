@@ -33,6 +33,7 @@ from seqrec_jax.training.adapters.config import FineTuningConfig
 from seqrec_jax.training.adapters.wiring import with_adapters
 from seqrec_jax.training.checkpoints import load_params
 from seqrec_jax.training.config import parse_config
+from seqrec_jax.training.language_files import with_kept_language_model
 from seqrec_jax.training.run import read_run
 
 USERS_PER_TILE = 256
@@ -94,6 +95,7 @@ class Recommender:
         """
         self.name = name
         self.gives_logits = gives_logits
+        self.modalities = model.modalities
         self.items = items
         self.behaviors = tuple(behaviors)
         self.params = params
@@ -102,18 +104,19 @@ class Recommender:
         self._masked_end = not model.causal
         self._target_behavior = None if target_behavior is None else self._behavior_code(target_behavior)
         self._query_behavior = None if query_behavior is None else self._behavior_code(query_behavior)
+        self.item_table = item_table
         counts = np.concatenate([[0], items["training_events"].to_numpy()]).astype(np.float32)
         popularity = jnp.asarray(counts)
 
         @jax.jit
-        def scored_items(params: Any) -> tuple[Float[Array, "V1 E"], Bool[Array, " V1"]]:
+        def scored_items(params: Any, item_table: ItemTable) -> tuple[Float[Array, "V1 E"], Bool[Array, " V1"]]:
             # a table that is spread over devices may have more rows
             v_y = model.item_vectors(params, item_table)[: len(items) + 1]
             # a vector of zeros is an item without training and without content: it cannot be ranked
             return v_y, jnp.any(v_y != 0, axis=1)
 
         @jax.jit
-        def user_vectors(params: Any, batch: Batch) -> Float[Array, "U D"]:
+        def user_vectors(params: Any, item_table: ItemTable, batch: Batch) -> Float[Array, "U D"]:
             return model.encode_last(params, item_table, batch)
 
         @jax.jit
@@ -141,7 +144,7 @@ class Recommender:
           CheckpointError: no run, no whole checkpoint, or one of another model or schema version.
         """
         config, facts, items = read_run(run)
-        model_config = parse_config(ModelConfig, values=config["model"])
+        model_config = with_kept_language_model(parse_config(ModelConfig, values=config["model"]), Path(run))
         vocabulary = AttributeVocabulary.from_dict(facts["attributes"])
         item_table = make_item_table(items, vocabulary, content=read_content(run))
         model = make_sequence_model(
@@ -189,10 +192,17 @@ class Recommender:
         other.params, other._made_items = params, None
         return other
 
+    def with_item_table(self, item_table: ItemTable) -> Recommender:
+        """The same recommender over other content of the same items, such as content that lacks a modality."""
+        other = copy.copy(self)
+        other.item_table, other._made_items = item_table, None
+        return other
+
     def on_mesh(self, mesh: Mesh) -> Recommender:
         """The same recommender with its users shared by the devices of a mesh over the axis `data`."""
         other = copy.copy(self)
-        other.params, other._made_items, other._mesh = replicate(self.params, mesh), None, mesh
+        other.params, other.item_table = replicate((self.params, self.item_table), mesh)
+        other._made_items, other._mesh = None, mesh
         return other
 
     def predicting(self, behavior: str) -> Recommender:
@@ -232,7 +242,14 @@ class Recommender:
         for length in np.unique(lengths).tolist():
             size = 1 if histories.num_users == 1 else _rows_of(length)
             for tile, members in _tiles(histories, np.flatnonzero(lengths == length), size=size):
-                parts.append((members, self._user_vectors(self.params, self._spread(self._batch(tile, length=length)))))
+                parts.append(
+                    (
+                        members,
+                        self._user_vectors(
+                            self.params, self.item_table, self._spread(self._batch(tile, length=length))
+                        ),
+                    )
+                )
         users = np.concatenate([members for members, _ in parts])
         # only now, so that the device computes while further batches are made
         vectors = np.concatenate([np.asarray(states)[: len(members)] for members, states in parts])
@@ -394,7 +411,7 @@ class Recommender:
     def _items_once(self) -> tuple[Float[Array, "V1 E"], Bool[Array, " V1"]]:
         """The item vectors and which of them can be ranked, made at the first call and kept."""
         if self._made_items is None:
-            self._made_items = self._scored_items(self.params)
+            self._made_items = self._scored_items(self.params, self.item_table)
         return self._made_items
 
     def _spread(self, rows: Any) -> Any:

@@ -274,10 +274,7 @@ def _of_one_width(column: pa.Array, *, source: str) -> np.ndarray:
     widths = np.unique(np.asarray(pc.list_value_length(column)))
     if len(widths) > 1:
         raise DataError(f"{source} has vectors of different widths, from {widths[0]} to {widths[-1]}")
-    flat = column.flatten()
-    if flat.null_count:
-        raise DataError(f"{source} has vectors with missing numbers")
-    return flat.to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
 def _scale(vectors: np.ndarray, where: np.ndarray | None) -> float:

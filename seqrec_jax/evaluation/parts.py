@@ -15,7 +15,8 @@ from seqrec_jax.evaluation.audit.sampled import candidates_of_users, ranking_cha
 from seqrec_jax.evaluation.beyond.cost import cost_section, measure_cost
 from seqrec_jax.evaluation.beyond.exposure import exposure_correction, exposure_correction_section
 from seqrec_jax.evaluation.beyond.lists import beyond_accuracy, beyond_accuracy_section
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker, mean_of_users
+from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker, judge, mean_of_users
+from seqrec_jax.evaluation.representation.modalities import modality_ablation, modality_section
 from seqrec_jax.evaluation.representation.section import representation_section
 from seqrec_jax.evaluation.representation.similarity import sensitivity, similarity_table
 from seqrec_jax.evaluation.robustness import perturbations
@@ -24,11 +25,13 @@ from seqrec_jax.evaluation.robustness.list_changes import promotion, spread_case
 from seqrec_jax.evaluation.sections import Section, section, table
 from seqrec_jax.evaluation.users.questions import cutoff, question_sections
 from seqrec_jax.evaluation.users.segments import segments_section
+from seqrec_jax.items.table import without_modality
 from seqrec_jax.metrics import RANKING_METRICS
 
 SAMPLED_NEGATIVES = 100
 _ROBUSTNESS_USERS, _ROBUSTNESS_RATES = 1000, (0.0, 0.1, 0.2, 0.4)
 _SIMILARITY_USERS = 5000
+_MODALITY_USERS = 10_000
 _SIMPLE = ("item to item", "last item again")  # beside the model under worse histories; they look at the history too
 
 
@@ -77,6 +80,8 @@ def report_parts(
         sections.append(exposure_correction_section(corrected, metric=config.metric))
     if "sampled" in config.parts and _can_be_sampled(cases, config):
         sections.append(sampled_section(ranking_changes(judged, cases, config=config, num_negatives=SAMPLED_NEGATIVES)))
+    if "modalities" in config.parts and len(getattr(model, "modalities", ())) > 1:
+        sections.append(_modalities(model, dataset, cases, config=config))
     if "cost" in config.parts:
         sections += _cost(judged, rankers, cases, config)
     return sections
@@ -131,6 +136,19 @@ def _representation(model: Any, dataset: Dataset, cases: EvaluationCases, *, see
         sensitivities=sensitivity(model.user_vectors, some, changes),
         seed=seed,
     )
+
+
+def _modalities(model: Any, dataset: Dataset, cases: EvaluationCases, *, config: EvaluationConfig) -> Section:
+    """The model beside itself over items that lack one modality."""
+    some = spread_cases(cases, _MODALITY_USERS)
+    known = np.concatenate([[False], dataset.items["known"].to_numpy()])
+    warm = known[some.target_items[some.target_offsets[:-1]]]
+    without = {
+        name: judge(model.with_item_table(without_modality(model.item_table, name)), some, config=config)
+        for name in model.modalities
+    }
+    found = modality_ablation(judge(model, some, config=config), without, warm=warm, config=config)
+    return modality_section(found, metric=config.metric, model=model.name)
 
 
 def _robustness(

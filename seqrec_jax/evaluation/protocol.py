@@ -39,6 +39,7 @@ Part = Literal[
     "robustness",
     "exposure",
     "sampled",
+    "modalities",
     "cost",
 ]
 

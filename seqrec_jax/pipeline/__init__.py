@@ -5,12 +5,15 @@ from __future__ import annotations
 from seqrec_jax.pipeline.backtesting import backtest_run
 from seqrec_jax.pipeline.cases import case_options, cases_of, ceiling, known_events, references
 from seqrec_jax.pipeline.exporting import embed_run, user_histories, write_table
+from seqrec_jax.pipeline.growing import add_items, read_new_items
 from seqrec_jax.pipeline.judging import compare_runs, evaluate_run
 from seqrec_jax.pipeline.preparing import prepare, read_source
 from seqrec_jax.pipeline.saved import compare_saved, compare_saved_runs
-from seqrec_jax.pipeline.training import behavior_weights, build_model, median_speed, train_run, warm_start_params
+from seqrec_jax.pipeline.starting import build_model, start_model, transfer_params, warm_start_params
+from seqrec_jax.pipeline.training import behavior_weights, median_speed, train_run
 
 __all__ = [
+    "add_items",
     "backtest_run",
     "behavior_weights",
     "build_model",
@@ -25,9 +28,12 @@ __all__ = [
     "known_events",
     "median_speed",
     "prepare",
+    "read_new_items",
     "read_source",
     "references",
+    "start_model",
     "train_run",
+    "transfer_params",
     "user_histories",
     "warm_start_params",
     "write_table",

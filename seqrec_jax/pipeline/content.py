@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from seqrec_jax.config import ItemsConfig
+from seqrec_jax.config import ItemsConfig, TextConfig
 from seqrec_jax.data.item_content import (
     FeatureFile,
     ItemContent,
@@ -19,9 +19,11 @@ from seqrec_jax.data.item_content import (
 )
 from seqrec_jax.data.item_edges import match_edges, pairs_of_lists, paths_of_places, read_pairs
 from seqrec_jax.data.item_texts import item_texts
+from seqrec_jax.encoders.language.text import encode_texts, load_text_encoder
 from seqrec_jax.errors import DataError
 
-EncodeTexts: TypeAlias = Callable[[Sequence[str]], Float[np.ndarray, "N D"]]
+EncodeTexts: TypeAlias = Callable[[Sequence[str]], tuple[Float[np.ndarray, "N D"], str]]
+"""Texts to vectors, and a sentence on what was counted."""
 TEXT = "text"
 
 
@@ -30,7 +32,7 @@ def make_content(
     items: pd.DataFrame,
     *,
     earlier: ItemContent | None = None,
-    encode_texts: EncodeTexts | None = None,
+    encode: EncodeTexts | None = None,
 ) -> ItemContent:
     """The features and relations that a configuration names, under the item ids of a table.
 
@@ -38,7 +40,7 @@ def make_content(
       config: where they are.
       items: V rows in vocabulary order with `item_id` (raw), `known` and the columns that the configuration names.
       earlier: the content of an earlier dataset or run; what it has of items that now have none stays.
-      encode_texts: texts to vectors; None reads the language model that the configuration names.
+      encode: texts to vectors; None reads the language model that the configuration names.
 
     Raises:
       DataError: as `read_feature_file`, `match_feature`, `match_edges` and `item_texts`.
@@ -50,8 +52,7 @@ def make_content(
     for name, path in config.features.items():
         found[name] = read_feature_file(path, item_id=config.item_id)
     if config.text.columns:
-        texts, notes = item_texts(items, config.text.columns)
-        found[TEXT] = encoded_texts(items, texts, encode_texts or text_encoder(config))
+        found[TEXT], notes = text_feature(items, config.text, encode=encode)
     features = dict(earlier.features)
     for name, one in found.items():
         features[name], note = match_feature(name, one, raw_ids, known=known, earlier=earlier.features.get(name))
@@ -66,28 +67,54 @@ def make_content(
     return ItemContent(features, edges, tuple(notes))
 
 
-def encoded_texts(items: pd.DataFrame, texts: Sequence[str], encode: EncodeTexts) -> FeatureFile:
-    """The vectors of the items that have a text."""
+def text_feature(
+    items: pd.DataFrame, config: TextConfig, *, encode: EncodeTexts | None = None
+) -> tuple[FeatureFile, list[str]]:
+    """The vectors of the items that have a text, and sentences on what was counted.
+
+    Args:
+      items: `item_id` (raw) and the columns with text.
+      config: which columns, and the language model.
+      encode: texts to vectors; None reads the language model.
+
+    Raises:
+      DataError: a column that the table lacks, or no text in any of them.
+      ConfigError: as `load_text_encoder`.
+    """
+    texts, notes = item_texts(items, config.columns)
     rows = [row for row, text in enumerate(texts) if text]
     if not rows:
-        raise DataError("no item has a text, so there is nothing to encode; look at data.items.text.columns")
-    vectors = encode([texts[row] for row in rows])
-    return FeatureFile(items["item_id"].to_numpy(dtype=object)[rows], np.asarray(vectors, dtype=np.float32))
+        raise DataError(f"no item has a text in {', '.join(config.columns)}, so there is nothing to encode")
+    vectors, note = (encode or text_encoder(config))([texts[row] for row in rows])
+    ids = items["item_id"].to_numpy(dtype=object)[rows]
+    return FeatureFile(ids, np.asarray(vectors, dtype=np.float32)), [*notes, *([f"text: {note}"] if note else [])]
 
 
-def with_paths(items: pd.DataFrame | None, config: ItemsConfig) -> pd.DataFrame | None:
+def text_encoder(config: TextConfig) -> EncodeTexts:
+    """Texts to vectors by the language model that a configuration names.
+
+    Raises:
+      ConfigError: as `load_text_encoder`.
+    """
+
+    def encode(texts: Sequence[str]) -> tuple[np.ndarray, str]:
+        encoder = load_text_encoder(Path(str(config.model)))
+        vectors, report = encode_texts(encoder, texts, cache=config.cache)
+        return vectors, str(report)
+
+    return encode
+
+
+def with_paths(items: pd.DataFrame, config: ItemsConfig) -> pd.DataFrame:
     """The item table with the columns of trees written as paths.
 
     Raises:
       DataError: as `paths_of_places`, or a column that the table lacks.
     """
-    if not config.parents:
-        return items
-    items = pd.DataFrame({"item_id": []}) if items is None else items.copy()
     for column, path in config.parents.items():
         if column not in items:
             raise DataError(f"data.items.parents names {column!r}, the item table has {list(items.columns)}")
-        items[column] = paths_of_places(items[column], read_pairs(path), source=path)
+        items = items.assign(**{column: paths_of_places(items[column], read_pairs(path), source=path)})
     return items
 
 
@@ -98,10 +125,3 @@ def _pairs(items: pd.DataFrame, where: str) -> pd.DataFrame:
     if not Path(where).suffix:
         raise DataError(f"edges {where!r} is neither a column of the item table ({list(items.columns)}) nor a file")
     return read_pairs(where)
-
-
-def text_encoder(config: ItemsConfig) -> EncodeTexts:
-    """Texts to vectors by the language model that a configuration names."""
-    from seqrec_jax.encoders.language.text import text_vectors
-
-    return lambda texts: text_vectors(texts, config.text.model)

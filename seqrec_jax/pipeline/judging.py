@@ -20,7 +20,8 @@ from seqrec_jax.evaluation.report.model_card import model_card
 from seqrec_jax.evaluation.summary import Contender, Evaluation, compare, evaluate
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.pipeline.cases import cases_of, references
-from seqrec_jax.pipeline.training import check_behaviors, median_speed
+from seqrec_jax.pipeline.starting import check_behaviors
+from seqrec_jax.pipeline.training import median_speed
 from seqrec_jax.pipeline.writing import make_folder, write_evaluation
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.config import config_dict
@@ -143,8 +144,9 @@ def _run_and_dataset(run: Path, dataset_directory: str | None) -> tuple[dict[str
     """A run's configuration, and the dataset to judge it on: its own, or another over the same items."""
     settings, facts, items = read_run(run)
     if dataset_directory is None:
-        return settings, read_dataset(facts["directory"], fingerprint=facts["fingerprint"])
-    dataset = read_dataset(dataset_directory)
+        dataset = read_dataset(facts["directory"], fingerprint=facts["fingerprint"])
+    else:
+        dataset = read_dataset(dataset_directory)
     _check_vocabulary(dataset, items, run)
     check_behaviors(dataset, facts, run)
     return settings, dataset

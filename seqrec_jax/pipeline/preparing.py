@@ -49,12 +49,14 @@ def prepare(config: ExperimentConfig, *, strict: bool = False, overwrite: bool =
     earlier, numbered = _earlier_vocabulary(data.vocabulary_from)
     earlier_content = None if data.vocabulary_from is None else read_content(data.vocabulary_from)
     raw, items, source = read_source(data)
+    if data.items.parents:
+        items = with_paths(pd.DataFrame({"item_id": []}) if items is None else items, data.items)
     events, report = clean_events(raw, data.cleaning, strict=strict)
     dataset = prepare_dataset(
         events,
         name=config.name,
         split=data.split,
-        items=_with_earlier_items(with_paths(items, data.items), earlier),
+        items=_with_earlier_items(items, earlier),
         attributes=data.attributes,
         behaviors=list(report.behaviors),
         time_kind=raw.time_kind,

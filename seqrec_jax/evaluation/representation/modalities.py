@@ -1,0 +1,103 @@
+"""What each modality of an item contributes: the same model without ids, text, pictures, …, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from seqrec_jax.errors import ShapeError
+from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, mean_of_users
+from seqrec_jax.evaluation.sections import Section, section, table
+from seqrec_jax.evaluation.statistics import paired_differences
+from seqrec_jax.evaluation.wording import format_figure, is_finite
+
+
+def modality_ablation(
+    whole: Judged, without: Mapping[str, Judged], *, warm: Bool[np.ndarray, " U"], config: EvaluationConfig
+) -> pd.DataFrame:
+    """What the deciding metric loses without each modality, paired by user.
+
+    Args:
+      whole: the model with all of them.
+      without: name of a modality to the same model, on the same users, over items that lack it.
+      warm: `[U]` True for users whose first target was seen in training.
+      config: the deciding metric, resamples and seed.
+
+    Returns:
+      A row a modality and group (all, warm, cold; of the last two those that have users): modality, group, users,
+      whole and without (means), and loss, low and high, the mean of whole - without and its interval.
+
+    Raises:
+      ShapeError: `warm`, or a system without a modality, that is of another number of users.
+    """
+    values = whole.per_user[config.metric].to_numpy(dtype=np.float64)
+    groups = {"all": np.ones(len(values), dtype=bool), "warm": warm, "cold": ~warm}
+    rows = []
+    for name, judged in without.items():
+        others = judged.per_user[config.metric].to_numpy(dtype=np.float64)
+        if len(others) != len(values) or warm.shape != values.shape:
+            raise ShapeError(
+                f"{len(values)} users with all modalities, {len(others)} without {name}, warm {warm.shape}"
+            )
+        for group, members in groups.items():
+            if not members.any() or (group == "warm" and members.all()):
+                continue
+            apart = paired_differences(
+                values[members][:, None],
+                others[members][:, None],
+                num_resamples=config.num_resamples,
+                seed=config.seed,
+                tests=(),
+            )
+            rows.append(
+                {
+                    "modality": name,
+                    "group": group,
+                    "users": int(members.sum()),
+                    "whole": mean_of_users(values[members]),
+                    "without": mean_of_users(others[members]),
+                    "loss": float(apart.mean[0]),
+                    "low": float(apart.low[0]),
+                    "high": float(apart.high[0]),
+                }
+            )
+    columns = ["modality", "group", "users", "whole", "without", "loss", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def modality_section(found: pd.DataFrame, *, metric: str, model: str) -> Section:
+    """The table of `modality_ablation` as a part of the report."""
+    of_all = found[found["group"] == "all"]
+    largest = of_all.loc[of_all["loss"].idxmax()] if of_all["loss"].notna().any() else None
+    words = f"What {model} loses when one thing that it knows of items is taken away."
+    if largest is not None:
+        words = (
+            f"Of what it knows of items {model} depends most on {largest['modality']}: without, {metric} is "
+            f"{format_figure(largest['without'])} instead of {format_figure(largest['whole'])}."
+        )
+        idle = of_all["modality"][of_all["low"].map(is_finite) & (of_all["low"] <= 0)].tolist()
+        if idle:
+            words += f" No loss is certain without {', '.join(idle)}."
+    rows = [
+        [
+            row["modality"],
+            {"all": "all", "warm": "target seen in training", "cold": "target not seen"}[row["group"]],
+            row["users"],
+            row["whole"],
+            row["without"],
+            {"mean": row["loss"], "low": row["low"], "high": row["high"]},
+        ]
+        for row in found.to_dict("records")
+    ]
+    block = table(
+        "One modality less",
+        ["without", "asked of", "users", metric, "without it", "lost"],
+        rows,
+        note="The trained model, asked again with items that lack the modality; nothing is trained anew, so that a "
+        "model trained without it may do better. Items of which nothing else is known can then not be ranked, and are "
+        "misses. Intervals are of the difference, paired by user.",
+    )
+    return section("modalities", "What each modality contributes", words, [block])
