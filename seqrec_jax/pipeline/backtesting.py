@@ -21,7 +21,8 @@ from seqrec_jax.evaluation.protocol import Ranker
 from seqrec_jax.evaluation.robustness.backtest import backtest, freshness_section, rolling_origins
 from seqrec_jax.evaluation.sections import Section
 from seqrec_jax.pipeline.cases import case_options
-from seqrec_jax.pipeline.training import start_model, training_data
+from seqrec_jax.pipeline.starting import start_model
+from seqrec_jax.pipeline.training import training_data
 from seqrec_jax.pipeline.writing import cannot_write, make_folder
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.checkpoints import load_params
@@ -92,7 +93,7 @@ def _trained(config: ExperimentConfig, dataset: Dataset, known: Sequences, *, sh
     """The model after training on some events of a dataset, without a trace on disk."""
     counts = np.bincount(known.item_ids, minlength=dataset.num_items + 1)[1:]
     seen = replace(dataset, items=dataset.items.assign(training_events=counts, known=counts > 0))
-    model, params, item_table = start_model(config, seen)
+    model, params, item_table, _ = start_model(config, seen, from_runs=False)
     data = training_data(config, dataset, known)
     options: dict[str, Any] = {"config": config.training, "length": config.model.encoder.max_length}
     with TemporaryDirectory() as directory:

@@ -185,6 +185,8 @@ class TrainingConfig:
         for them; num_devices / model_devices share the batch.
       fine_tuning: which parameters are trained, all by default; adapters (lora, adalora) among them.
       warm_start: run directory whose parameters are continued; the dataset must extend its vocabulary.
+      transfer_from: run of another domain whose parameters are taken over, but for those of its items and its log; what
+        both domains know of their items must come from the same features.
       seed: seed of initialisation, order, dropout and negatives.
     """
 
@@ -208,6 +210,7 @@ class TrainingConfig:
     model_devices: int = 1
     fine_tuning: FineTuningConfig = field(default_factory=FineTuningConfig)
     warm_start: str | None = None
+    transfer_from: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -234,6 +237,10 @@ class TrainingConfig:
             raise ConfigError(
                 "training.optimizer.rows is read, but a softmax over all items and a running average (ema_decay) read "
                 "every row in each step; choose a loss with negatives and no average, or rows: all"
+            )
+        if self.warm_start is not None and self.transfer_from is not None:
+            raise ConfigError(
+                "training.warm_start goes on with a run and training.transfer_from begins another one from it; set one"
             )
         negative = {name: weight for name, weight in self.behavior_weights.items() if not weight >= 0}
         if negative:

@@ -1,0 +1,141 @@
+"""Where a run's parameters come from: a run of another domain, a language model, adapters over an earlier run."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from seqrec_jax import pipeline
+from seqrec_jax.config import ExperimentConfig
+from seqrec_jax.data.attributes import AttributeConfig
+from seqrec_jax.data.dataset import prepare_dataset, read_dataset, write_dataset
+from seqrec_jax.data.splits import SplitConfig
+from seqrec_jax.errors import CheckpointError, ConfigError
+from seqrec_jax.retrieval import Recommender
+from seqrec_jax.training.adapters.paths import flat_params
+from seqrec_jax.training.config import parse_config
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "language"
+SASREC = {"kind": "sasrec", "width": 16, "num_layers": 1, "max_length": 6, "dropout": 0.0}
+
+
+def experiment(folder, name, *, items, colours=("blue", "red"), encoder=SASREC, behaviors=("view",), **training):
+    """A small prepared domain with a colour and a size for each item, and its configuration."""
+    rng = np.random.default_rng(len(name))
+    events = pd.DataFrame(
+        {
+            "user_id": np.repeat([f"{name}{number}" for number in range(20)], 6),
+            "item_id": rng.choice(items, 120),
+            "timestamp": np.tile(np.arange(6), 20),
+            "behavior": rng.choice(behaviors, 120),
+        }
+    )
+    table = pd.DataFrame(
+        {"item_id": items, "colour": np.resize(colours, len(items)), "size": np.resize([1, 2, 5], len(items))}
+    )
+    attributes = AttributeConfig(categorical=("colour",), numeric_buckets={"size": 2})
+    split = SplitConfig("leave_one_out")
+    write_dataset(
+        prepare_dataset(events, name=name, split=split, items=table, attributes=attributes),
+        folder / name,
+        overwrite=True,
+    )
+    values = {
+        "name": name,
+        "data": {"directory": str(folder / name)},
+        "model": {
+            "encoder": encoder,
+            "items": {"width": 16, "attributes": ["colour", "size"]},
+            "events": {"behavior": True},
+        },
+        "training": {"max_epochs": 1, "batch_size": 8, "patience": None, **training},
+    }
+    return parse_config(ExperimentConfig, values=values)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A trained run of one domain, and its folder."""
+    folder = tmp_path_factory.mktemp("domains")
+    config = experiment(folder, "shop", items=[f"s{n}" for n in range(9)])
+    return folder, pipeline.train_run(config, runs=folder / "runs", show_progress=False)[0]
+
+
+def start(config):
+    return pipeline.start_model(config, read_dataset(config.dataset_directory))
+
+
+def test_another_domain_takes_over_all_that_is_not_of_the_catalogue(source):
+    folder, run = source
+    config = experiment(folder, "news", items=[f"n{n}" for n in range(14)], transfer_from=str(run))
+    found = start(config)
+    theirs, ours = flat_params(Recommender.load(run).params), flat_params(found.params)
+    taken = {path for path in ours if path in theirs and np.array_equal(ours[path], theirs[path])}
+    assert {path for path in ours if path.startswith("encoder/")} <= taken
+    assert "items/attributes/colour/embedding" in taken and "events/behaviors" in taken
+    assert "items/ids/embedding" not in taken and ours["items/ids/embedding"].shape == (15, 16)
+    assert found.notes == (f"parameters come from {run}, but for items/ids",)
+
+
+def test_attributes_and_behaviours_with_other_values_stay_fresh(source):
+    folder, run = source
+    config = experiment(
+        folder,
+        "toys",
+        items=["t1", "t2", "t3"],
+        colours=("red", "green"),
+        behaviors=("buy", "view"),
+        transfer_from=str(run),
+    )
+    (note,) = start(config).notes
+    assert note.endswith("but for events/behaviors, items/attributes/colour, items/ids")
+
+
+def test_another_model_is_refused_by_the_name_of_a_parameter(source):
+    folder, run = source
+    wider = experiment(folder, "wide", items=["w1", "w2"], encoder={**SASREC, "num_layers": 2}, transfer_from=str(run))
+    with pytest.raises(CheckpointError, match=r"has nothing for the parameter encoder/block_1/"):
+        start(wider)
+    with pytest.raises(ConfigError, match="set one"):
+        experiment(folder, "both", items=["w1"], transfer_from="a", warm_start="b")
+
+
+def test_adapters_over_an_earlier_run(source):
+    """Only adapters move from where the earlier run ended, and the checkpoint is read like any other."""
+    folder, run = source
+    lora = {"mode": "lora", "targets": ["encoder"], "rank": 2}
+    config = experiment(folder, "shop", items=[f"s{n}" for n in range(9)], warm_start=str(run), fine_tuning=lora)
+    tuned, _ = pipeline.train_run(config, runs=folder / "tuned", show_progress=False)
+    before, after = (flat_params(Recommender.load(one).params) for one in (run, tuned))
+    moved = {path for path in after if path not in before or not np.array_equal(before[path], after[path])}
+    assert moved and all("/adapter/" in path for path in moved)
+    again = experiment(folder, "shop", items=[f"s{n}" for n in range(9)], warm_start=str(tuned))
+    merged = flat_params(start(again).params)
+    assert merged.keys() == before.keys()
+    assert not np.array_equal(
+        merged["encoder/block_0/attention/output/kernel"], before["encoder/block_0/attention/output/kernel"]
+    )
+
+
+def test_a_language_model_as_the_encoder_starts_from_its_weights_and_lives_on_without_its_directory(tmp_path):
+    directory = tmp_path / "qwen3"
+    shutil.copytree(GOLDEN / "qwen3", directory)
+    encoder = {"kind": "language", "width": 16, "num_layers": 1, "max_length": 6, "language_model": str(directory)}
+    lora = {"mode": "lora", "targets": ["language"], "rank": 2, "also_train": ["items", "events"]}
+    config = experiment(tmp_path, "shop", items=[f"s{n}" for n in range(9)], encoder=encoder, fine_tuning=lora)
+    found = start(config)
+    assert found.notes == (f"the encoder starts from the language model in {directory}",)
+    run, _ = pipeline.train_run(config, runs=tmp_path, show_progress=False)
+    shutil.rmtree(directory)
+    recommender = Recommender.load(run)
+    before, after = flat_params(found.params), flat_params(recommender.params)
+    frozen = "encoder/language/layers/0/attention/query/kernel"
+    np.testing.assert_array_equal(after[frozen], before[frozen])
+    assert not np.array_equal(
+        after[frozen.replace("kernel", "adapter/b")], before[frozen.replace("kernel", "adapter/b")]
+    )
+    assert len(recommender.recommend(["s1", "s2"], k=3).table) == 3
+    assert jax.tree.all(jax.tree.map(lambda leaf: bool(np.isfinite(leaf).all()), recommender.params))
