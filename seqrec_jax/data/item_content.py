@@ -30,7 +30,7 @@ class ItemFeature:
 
     Attributes:
       item_ids: `[N]` int32, rising, 1…V.
-      vectors: `[N, F]` float32 or float16.
+      vectors: `[N, F]` float32 or float16; or int32 tokens + 1 of a text, 0 after its end.
       scale: what the vectors are multiplied by before a model sees them, so that their mean square length is 1; kept,
         so that new items are treated alike.
     """
@@ -87,15 +87,12 @@ class ItemContent:
 
     def digests(self) -> dict[str, str]:
         """A hash of each feature and relation, for fingerprints."""
-        parts = {name: (one.item_ids, one.vectors, np.float64(one.scale)) for name, one in self.features.items()}
-        parts |= {name: (one.pairs,) for name, one in self.edges.items()}
         found = {}
-        for name in sorted(parts):
-            digest = hashlib.sha256()
-            for array in parts[name]:
-                digest.update(np.ascontiguousarray(array).tobytes())
-            found[name] = digest.hexdigest()[:16]
-        return found
+        for name, array in sorted(_arrays(self).items()):
+            kind_and_name = "/".join(name.split("/")[:2])
+            digest = found.setdefault(kind_and_name, hashlib.sha256())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return {name: digest.hexdigest()[:16] for name, digest in found.items()}
 
 
 @dataclass(frozen=True)
@@ -209,14 +206,7 @@ def match_feature(
 
 def write_content(content: ItemContent, directory: Path) -> None:
     """Write `content.npz`, or nothing where there is no content."""
-    arrays: dict[str, np.ndarray] = {}
-    for name, feature in content.features.items():
-        arrays |= {
-            f"features/{name}/item_ids": feature.item_ids,
-            f"features/{name}/vectors": feature.vectors,
-            f"features/{name}/scale": np.float64(feature.scale),
-        }
-    arrays |= {f"edges/{name}/pairs": edges.pairs for name, edges in content.edges.items()}
+    arrays = _arrays(content)
     if arrays:
         np.savez(directory / CONTENT_FILE, **arrays)  # type: ignore[arg-type]
 
@@ -244,6 +234,18 @@ def read_content(directory: str | Path) -> ItemContent:
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise DataError(f"{path} is damaged: {error}; prepare the dataset again") from error
     return ItemContent(features, edges)
+
+
+def _arrays(content: ItemContent) -> dict[str, np.ndarray]:
+    """All arrays under names like `features/picture/vectors`."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, feature in content.features.items():
+        arrays |= {
+            f"features/{name}/item_ids": feature.item_ids,
+            f"features/{name}/vectors": feature.vectors,
+            f"features/{name}/scale": np.asarray(feature.scale),
+        }
+    return arrays | {f"edges/{name}/pairs": edges.pairs for name, edges in content.edges.items()}
 
 
 def _from_table(table: pa.Table, item_id: str, *, source: str) -> FeatureFile:
@@ -278,7 +280,9 @@ def _of_one_width(column: pa.Array, *, source: str) -> np.ndarray:
 
 
 def _scale(vectors: np.ndarray, where: np.ndarray | None) -> float:
-    """1 / root mean square length; 1 where all vectors are zeros."""
+    """1 / root mean square length; 1 where all vectors are zeros, or tokens."""
+    if np.issubdtype(vectors.dtype, np.integer):  # tokens
+        return 1.0
     counted = vectors if where is None or not where.any() else vectors[where]
     mean_square = float(np.mean(np.sum(counted.astype(np.float64) ** 2, axis=1)))
     return 1.0 if mean_square == 0 else mean_square**-0.5

@@ -145,7 +145,7 @@ def read_amazon_office_titles(path: str | Path) -> PublicDataset:
     continue the sequence after the longest piece that both share.
 
     Returns:
-      Events "review" in order; items with `title`, `brand` and `description` as published (some with HTML).
+      Events "review" in order; items with `title`, `brand` and `description` (some with HTML).
 
     Raises:
       DataError: the file is missing or lacks a column.
@@ -170,8 +170,18 @@ def read_amazon_office_titles(path: str | Path) -> PublicDataset:
         content: dict[str, dict[str, Any]] = json.loads(read_text(text_file))
         texts = pd.DataFrame({"item_id": list(content)})
         for name in ("title", "brand", "description"):
-            texts[name] = [entry.get(name) or "" for entry in content.values()]
+            texts[name] = [_joined_texts(entry.get(name) or "") for entry in content.values()]
     return PublicDataset(_ordered_events(log, file), texts)
+
+
+def _joined_texts(text: str) -> str:
+    """A text, or the texts of a list that was written as Python writes it."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return text
+    try:
+        return " ".join(str(part) for part in ast.literal_eval(text) if part)
+    except (SyntaxError, ValueError):
+        return text
 
 
 def _joined(sequence: list[str], earlier: list[str]) -> list[str]:

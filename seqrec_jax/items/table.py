@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,8 @@ class ItemTable(NamedTuple):
       categorical: name to `[V+1]` int32 codes, 0 = missing.
       multi_categorical: name to `[V+1, M]` int32 codes, 0 = no further value.
       numeric: name to `[V+1]` float32, standardised, 0 where missing.
-      features: name to `[V+1, F]` feature vectors of another encoder (text, picture, sound), zeros where missing.
+      features: name to `[V+1, F]` feature vectors of another encoder (text, picture, sound), zeros where missing; or
+        int32 tokens + 1 of a text, 0 after its end.
       neighbors: name of a relation to `[V+1, M]` int32 item ids, 0 = no further neighbour.
       has: name of a numeric attribute or feature to `[V+1]` True where an item has it; a name without an entry
         is had by all.
@@ -160,9 +161,9 @@ def without_modality(item_table: ItemTable, name: str) -> ItemTable:
     if kind == "ids":
         return item_table._replace(known=jnp.zeros_like(item_table.known))
     columns = getattr(item_table, kind)
-    changed = {kind: {**columns, name: jnp.zeros_like(columns[name])}}
     if kind in ("numeric", "features"):
-        changed["has"] = {**item_table.has, name: jnp.zeros_like(item_table.known)}
+        item_table = item_table._replace(has={**item_table.has, name: jnp.zeros_like(item_table.known)})
+    changed: Any = {kind: {**columns, name: jnp.zeros_like(columns[name])}}
     return item_table._replace(**changed)
 
 

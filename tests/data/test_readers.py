@@ -144,6 +144,7 @@ def test_office_sequences_contain_every_row_s_history(shared_data):
             piece = " ".join(map(str, [*json.loads(row.history_item_id), row.item_id])) + " "
             assert f" {piece}" in f" {sequences[row.user_id]}"
     assert len(dataset.items) == 3_459 and set(frame["item_id"]) <= set(dataset.items["item_id"])
+    assert dataset.items["description"].iloc[1] == "An Amazon Brand."  # written as a list of one
 
 
 def test_search_ubi_as_it_is(shared_data):
