@@ -26,13 +26,18 @@ class TextConfig:
       columns: of the item table, joined in this order; none switches it off.
       model: directory of the language model in the Hugging Face layout.
       cache: directory where vectors are kept by the content of texts and model; None keeps none.
+      tokens: so many tokens of each text are kept instead of its vector, for `model.items.texts`, where the language
+        model is trained with all else; 0 keeps vectors.
     """
 
     columns: tuple[str, ...] = ()
     model: str | None = None
     cache: str | None = "data/text_vectors"
+    tokens: int = 0
 
     def __post_init__(self) -> None:
+        if self.tokens < 0:
+            raise ConfigError(f"data.items.text.tokens must be at least 0, got {self.tokens}")
         if bool(self.columns) != (self.model is not None):
             raise ConfigError("data.items.text needs both the columns to encode and the model that encodes them")
 

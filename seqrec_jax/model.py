@@ -15,6 +15,7 @@ from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders import Encoder, EncoderConfig, make_encoder
 from seqrec_jax.encoders.config import Params
 from seqrec_jax.encoders.events import EventInputConfig, make_event_inputs
+from seqrec_jax.encoders.language.trained import make_text_model
 from seqrec_jax.encoders.layers import last_columns, take_columns
 from seqrec_jax.errors import ConfigError, ShapeError
 from seqrec_jax.items import ItemTable, ItemTower, ItemTowerConfig, drop_ids, make_item_tower
@@ -159,7 +160,7 @@ def make_sequence_model(
             f"item_table is for V + 1 = {num_items + 1} rows, but known has shape {item_table.known.shape}"
         )
     encoder = make_encoder(config.encoder) if encoder is None else encoder
-    tower = make_item_tower(config.items, item_table) if item_tower is None else item_tower
+    tower = _item_tower(config.items, item_table) if item_tower is None else item_tower
     events = make_event_inputs(
         config.events,
         item_width=config.items.width,
@@ -349,6 +350,11 @@ def weight_decay_mask(params: Params) -> Params:
         return leaf.ndim >= 2 and not looked_up and not names[-1].endswith("bias")
 
     return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def _item_tower(config: ItemTowerConfig, item_table: ItemTable) -> ItemTower:
+    text_model = None if config.language_model is None else make_text_model(config.language_model)
+    return make_item_tower(config, item_table, text_model=text_model)
 
 
 def _init_bilinear(config: ModelConfig, key: Array) -> Params:

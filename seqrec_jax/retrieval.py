@@ -33,7 +33,7 @@ from seqrec_jax.training.adapters.config import FineTuningConfig
 from seqrec_jax.training.adapters.wiring import with_adapters
 from seqrec_jax.training.checkpoints import load_params
 from seqrec_jax.training.config import parse_config
-from seqrec_jax.training.language_files import with_kept_language_model
+from seqrec_jax.training.language_files import with_kept_language_models
 from seqrec_jax.training.run import read_run
 
 USERS_PER_TILE = 256
@@ -144,7 +144,7 @@ class Recommender:
           CheckpointError: no run, no whole checkpoint, or one of another model or schema version.
         """
         config, facts, items = read_run(run)
-        model_config = with_kept_language_model(parse_config(ModelConfig, values=config["model"]), Path(run))
+        model_config = with_kept_language_models(parse_config(ModelConfig, values=config["model"]), Path(run))
         vocabulary = AttributeVocabulary.from_dict(facts["attributes"])
         item_table = make_item_table(items, vocabulary, content=read_content(run))
         model = make_sequence_model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, get_args
+from typing import Any, NamedTuple, Protocol, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,9 @@ class ItemTowerConfig:
       attributes: names of the item attributes to use.
       features: names of the feature vectors to use (text, picture, sound); each goes through a linear layer, and a
         learned vector stands in where an item has none.
+      texts: names of features that hold the tokens of texts; a language model makes vectors of them and is trained
+        with all else (`features` are for vectors that stay as they are).
+      language_model: directory of that language model in the Hugging Face layout, whose weights it starts from.
       edges: names of the relations to use; an item gets the mean of its neighbours' vectors through a linear layer.
       fusion: sum (of the modalities' vectors), concat (side by side, then a linear layer), gate (their mean, weighted
         by a softmax that sees them all) or cross_attention (their mean, weighted by how well each answers a query of
@@ -45,6 +48,8 @@ class ItemTowerConfig:
     ids: bool = True
     attributes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    language_model: str | None = None
     edges: tuple[str, ...] = ()
     fusion: Fusion = "sum"
     id_dropout: float = 0.0
@@ -54,20 +59,29 @@ class ItemTowerConfig:
             raise ConfigError(f"items.width must be at least 1, got {self.width}")
         if self.fusion not in get_args(Fusion):
             raise ConfigError(f"items.fusion must be one of {', '.join(get_args(Fusion))}, got {self.fusion!r}")
-        if not self.ids and not self.attributes and not self.features:
-            raise ConfigError("items: ids is false and there are no attributes or features: nothing tells items apart")
-        for kind in ("attributes", "features", "edges"):
+        if not self.ids and not self.attributes and not self.features and not self.texts:
+            raise ConfigError(
+                "items: ids is false and there are no attributes, features or texts: nothing tells items apart"
+            )
+        if bool(self.texts) != (self.language_model is not None):
+            raise ConfigError(
+                f"items.texts is {list(self.texts)} and items.language_model {self.language_model}; texts need a "
+                "language model, which is for nothing else"
+            )
+        for kind in ("attributes", "features", "texts", "edges"):
             if len(set(names := getattr(self, kind))) < len(names):
                 raise ConfigError(f"items.{kind} names one of {', '.join(names)} twice")
         if not 0 <= self.id_dropout < 1:
             raise ConfigError(f"items.id_dropout must be at least 0 and below 1, got {self.id_dropout}")
         if self.id_dropout and not (self.ids and self.content):
-            raise ConfigError("items.id_dropout needs ids, and attributes, features or edges that carry without them")
+            raise ConfigError(
+                "items.id_dropout needs ids, and content (attributes, features, texts, edges) that carries"
+            )
 
     @property
     def content(self) -> tuple[str, ...]:
         """The modalities beside the id, in the order in which they are fused."""
-        return (*self.attributes, *self.features, *self.edges)
+        return (*self.attributes, *self.features, *self.texts, *self.edges)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -88,15 +102,35 @@ class ItemTower(NamedTuple):
     item_vectors: Callable[..., jax.Array]
 
 
-def make_item_tower(config: ItemTowerConfig, item_table: ItemTable) -> ItemTower:
+class TextModel(Protocol):
+    """A language model as pure functions; `encoders.language.trained` makes one of a directory.
+
+    Attributes:
+      width: D, of its vectors.
+      init: `init(key) -> params`.
+      vectors: `vectors(params, tokens [*N, T]) -> [*N, D]` of token ids + 1, 0 after a text's end.
+    """
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def init(self) -> Callable[[jax.Array], Params]: ...
+    @property
+    def vectors(self) -> Callable[[Params, jax.Array], jax.Array]: ...
+
+
+def make_item_tower(
+    config: ItemTowerConfig, item_table: ItemTable, *, text_model: TextModel | None = None
+) -> ItemTower:
     """An item tower for tables with the attributes and no higher codes than `item_table`.
 
     Args:
       config: the tower's settings.
       item_table: with concrete arrays, since the number of codes is read from them.
+      text_model: what makes vectors of `config.texts`.
 
     Raises:
-      ConfigError: an attribute, a feature or a relation that the table does not have.
+      ConfigError: texts without a model for them, an attribute, a feature or a relation that the table does not have.
       ShapeError: columns that are not `[V+1]`, or `[V+1, M]`.
 
     >>> tower = make_item_tower(ItemTowerConfig(width=3), id_table(4))
@@ -109,7 +143,10 @@ def make_item_tower(config: ItemTowerConfig, item_table: ItemTable) -> ItemTower
     check_item_table(item_table)
     _check_kinds(config, item_table)
     sizes = {name: _num_codes(item_table, name) for name in config.attributes}
+    if config.texts and text_model is None:
+        raise ConfigError("items.texts need a text_model; make_sequence_model makes that of items.language_model")
     widths = {name: item_table.features[name].shape[1] for name in config.features}
+    widths |= {name: text_model.width for name in config.texts if text_model is not None}
     num_rows = item_table.known.shape[0]
 
     def init(key: Array) -> Params:
@@ -121,10 +158,12 @@ def make_item_tower(config: ItemTowerConfig, item_table: ItemTable) -> ItemTower
             table = _embedding_init(jax.random.fold_in(attribute_key, number), (size, config.width), jnp.float32)
             params.setdefault("attributes", {})[name] = {"embedding": table}
         linear_key = jax.random.fold_in(attribute_key, len(sizes))  # so that attributes start as without features
-        for number, name in enumerate((*config.features, *config.edges)):
+        for number, name in enumerate((*config.features, *config.texts, *config.edges)):
             kind, width = ("features", widths[name]) if name in widths else ("edges", config.width)
             layer = _init_linear(jax.random.fold_in(linear_key, number), width, config.width)
             params.setdefault(kind, {})[name] = layer
+        if config.texts and text_model is not None:
+            params["language"] = text_model.init(jax.random.fold_in(linear_key, 2**31 - 1))
         fusion = init_fusion(config.fusion, fusion_key, num_parts=len(config.modalities), width=config.width)
         return {**params, "fusion": fusion} if fusion else params
 
@@ -137,6 +176,10 @@ def make_item_tower(config: ItemTowerConfig, item_table: ItemTable) -> ItemTower
             parts.append(_attribute_vectors(params["attributes"][name]["embedding"], item_table, name, rows))
         for name in config.features:
             vectors, where = rows(item_table.features[name]), rows(has_modality(item_table, name))
+            parts.append(_linear_or_absent(params["features"][name], vectors, where=where))
+        for name in config.texts if text_model is not None else ():
+            tokens, where = rows(item_table.features[name]), rows(has_modality(item_table, name))
+            vectors = text_model.vectors(params["language"], tokens)
             parts.append(_linear_or_absent(params["features"][name], vectors, where=where))
         return parts
 
@@ -162,7 +205,7 @@ def make_item_tower(config: ItemTowerConfig, item_table: ItemTable) -> ItemTower
         if config.edges:
             parts += neighbor_parts(params, item_table, rows)
         is_item = rows(jnp.arange(len(item_table.known)) > 0)
-        if config.fusion in ("sum", "concat") and not config.features and not config.edges:
+        if config.fusion in ("sum", "concat") and not config.features and not config.texts and not config.edges:
             total = fuse(config.fusion, params.get("fusion", {}), parts, [])
             if config.fusion == "sum" and not config.attributes:
                 return total  # row 0 is not known, so it is zeros already
@@ -187,12 +230,22 @@ def _check_kinds(config: ItemTowerConfig, item_table: ItemTable) -> None:
     for field, allowed in (
         ("attributes", ("categorical", "multi_categorical", "numeric")),
         ("features", kinds["features"]),
+        ("texts", kinds["features"]),
         ("edges", kinds["neighbors"]),
     ):
         for name in getattr(config, field):
             if (kind := kind_of(item_table, name)) not in allowed:
                 right = {"features": "features", "neighbors": "edges"}.get(kind, "attributes")
                 raise ConfigError(f"model.items.{field} names {name!r}, which belongs under model.items.{right}")
+            if kind == "features":
+                has_tokens = jnp.issubdtype(item_table.features[name].dtype, jnp.integer)
+                if has_tokens != (field == "texts"):
+                    raise ConfigError(
+                        f"model.items.{field} names {name!r}, which the dataset has as "
+                        f"{'tokens of texts' if has_tokens else 'vectors'}; name it under model.items."
+                        f"{'texts' if has_tokens else 'features'}, or prepare the dataset with another "
+                        "data.items.text.tokens"
+                    )
 
 
 def _num_codes(item_table: ItemTable, name: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,8 +20,10 @@ from seqrec_jax.data.item_content import (
 )
 from seqrec_jax.data.item_edges import match_edges, pairs_of_lists, paths_of_places, read_pairs
 from seqrec_jax.data.item_texts import item_texts
-from seqrec_jax.encoders.language.text import encode_texts, load_text_encoder
+from seqrec_jax.encoders.language.text import TextReport, encode_texts, load_text_encoder
+from seqrec_jax.encoders.language.tokenizer import load_tokenizer, pad_tokens, tokenize
 from seqrec_jax.errors import DataError
+from seqrec_jax.evaluation.wording import format_percent
 
 EncodeTexts: TypeAlias = Callable[[Sequence[str]], tuple[Float[np.ndarray, "N D"], str]]
 """Texts to vectors, and a sentence on what was counted."""
@@ -87,22 +90,54 @@ def text_feature(
         raise DataError(f"no item has a text in {', '.join(config.columns)}, so there is nothing to encode")
     vectors, note = (encode or text_encoder(config))([texts[row] for row in rows])
     ids = items["item_id"].to_numpy(dtype=object)[rows]
-    return FeatureFile(ids, np.asarray(vectors, dtype=np.float32)), [*notes, *([f"text: {note}"] if note else [])]
+    said = np.any(vectors != 0, axis=1)  # a text without a word that counts has a vector of zeros
+    kept = vectors if config.tokens else np.asarray(vectors, dtype=np.float32)
+    return FeatureFile(ids[said], kept[said]), [*notes, f"text: {note}"]
 
 
 def text_encoder(config: TextConfig) -> EncodeTexts:
-    """Texts to vectors by the language model that a configuration names.
+    """Texts to vectors by the language model that a configuration names, or to `[N, T]` int32 tokens + 1 for it.
 
     Raises:
-      ConfigError: as `load_text_encoder`.
+      ConfigError: as `load_text_encoder` or `load_tokenizer`.
     """
+    if config.tokens:
+        return partial(_tokens, config)
 
     def encode(texts: Sequence[str]) -> tuple[np.ndarray, str]:
         encoder = load_text_encoder(Path(str(config.model)))
         vectors, report = encode_texts(encoder, texts, cache=config.cache)
-        return vectors, str(report)
+        return vectors, _in_words(report)
 
     return encode
+
+
+def _tokens(config: TextConfig, texts: Sequence[str]) -> tuple[np.ndarray, str]:
+    found = tokenize(load_tokenizer(str(config.model), max_length=config.tokens), texts)
+    token_ids, real = pad_tokens([text.token_ids for text in found], rows=len(found), length=config.tokens)
+    words = sum(text.num_words for text in found)
+    said = np.array([text.num_words > 0 for text in found])
+    report = TextReport(
+        num_texts=len(found),
+        num_empty=int(np.sum(~said)),
+        num_truncated=sum(text.truncated for text in found),
+        num_cached=0,
+        num_encoded=int(said.sum()),
+        unknown_share=sum(text.num_unknown for text in found) / words if words else float("nan"),
+    )
+    return np.where(real & said[:, None], token_ids + 1, 0).astype(np.int32), _in_words(report)
+
+
+def _in_words(report: TextReport) -> str:
+    """What happened to the texts."""
+    words = [f"{report.num_encoded:,} encoded, {report.num_cached:,} read from the cache"]
+    if report.num_truncated:
+        words.append(f"{report.num_truncated:,} longer than the model reads, which saw their beginnings")
+    if report.num_empty:
+        words.append(f"{report.num_empty:,} without a word that counts")
+    if report.unknown_share > 0:
+        words.append(f"{format_percent(report.unknown_share)} of the words unknown to the model")
+    return "; ".join(words)
 
 
 def with_paths(items: pd.DataFrame, config: ItemsConfig) -> pd.DataFrame:

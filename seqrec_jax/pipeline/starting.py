@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.encoders.language.encoder import pretrained_blocks
+from seqrec_jax.encoders.language.trained import make_text_model
 from seqrec_jax.errors import CheckpointError, ConfigError
 from seqrec_jax.items.table import ItemTable, make_item_table
 from seqrec_jax.model import SequenceModel, extend_item_rows, make_sequence_model
@@ -23,6 +24,7 @@ from seqrec_jax.training.run import read_run
 
 _CATALOGUE = ("ids", "attributes")
 """Parts of an item tower that mean something for one catalogue only, but for attributes with the same values."""
+_TOWERS = ("items", "output_items")
 _BEHAVIORS = ("events/behaviors", "target_behaviors")
 
 
@@ -97,6 +99,11 @@ def start_model(config: ExperimentConfig, dataset: Dataset, *, from_runs: bool =
     if config.model.encoder.kind == "language":
         params = {**params, "encoder": pretrained_blocks(config.model.encoder)}
         notes.append(f"the encoder starts from the language model in {config.model.encoder.language_model}")
+    if (directory := config.model.items.language_model) is not None:
+        weights = make_text_model(directory).pretrained()
+        towers = {name: {**params[name], "language": weights} for name in _TOWERS if name in params}
+        params = {**params, **towers}
+        notes.append(f"the item tower starts from the language model in {directory}")
     if from_runs and training.warm_start is not None:
         params = warm_start_params(
             training.warm_start, dataset, like=params, seed=training.seed, model_devices=training.model_devices
@@ -186,7 +193,7 @@ def _is_local(path: str, *, same_attributes: set[str], same_behaviors: bool) -> 
         return not same_behaviors
     tower, _, rest = path.partition("/")
     part, _, rest = rest.partition("/")
-    if tower not in ("items", "output_items") or part not in _CATALOGUE:
+    if tower not in _TOWERS or part not in _CATALOGUE:
         return False
     return part == "ids" or rest.partition("/")[0] not in same_attributes
 

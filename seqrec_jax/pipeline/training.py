@@ -18,7 +18,7 @@ from seqrec_jax.pipeline.cases import cases_of
 from seqrec_jax.pipeline.starting import start_model
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.config import config_dict
-from seqrec_jax.training.language_files import keep_language_model
+from seqrec_jax.training.language_files import keep_language_models
 from seqrec_jax.training.loop import Progress, TrainingData, train
 from seqrec_jax.training.run import open_run
 
@@ -56,7 +56,7 @@ def train_run(
     }
     if is_first_process():
         open_run(directory, overwrite=overwrite, **description)
-        keep_language_model(config.model, directory)
+        keep_language_models(config.model, directory)
     wait_for_processes("the run's directory is there")
     if not is_first_process():
         open_run(directory, **description)

@@ -5,26 +5,35 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from seqrec_jax.model import ModelConfig
 
-_FOLDER = "language_model"
+_PARTS = ("encoder", "items")
 _FILES = ("config.json", "tokenizer.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
 
 
-def keep_language_model(config: ModelConfig, run: Path) -> None:
-    """Copy the description of the encoder's language model into a run, so that the run can be read without it."""
-    if config.encoder.language_model is None:
-        return
-    source, kept = Path(config.encoder.language_model), run / _FOLDER
-    for name in _FILES:
-        if (source / name).is_file():
-            (kept / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, kept / name)
+def keep_language_models(config: ModelConfig, run: Path) -> None:
+    """Copy the descriptions of the language models into a run, so that the run can be read without them."""
+    for part in _PARTS:
+        if (source := getattr(config, part).language_model) is None:
+            continue
+        for name in _FILES:
+            if (Path(source) / name).is_file():
+                kept = _folder(run, part) / name
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(Path(source) / name, kept)
 
 
-def with_kept_language_model(config: ModelConfig, run: Path) -> ModelConfig:
+def with_kept_language_models(config: ModelConfig, run: Path) -> ModelConfig:
     """The model of a run, described by what the run keeps."""
-    if config.encoder.language_model is None:
-        return config
-    return replace(config, encoder=replace(config.encoder, language_model=str(run / _FOLDER)))
+    kept: dict[str, Any] = {}
+    for part in _PARTS:
+        section = getattr(config, part)
+        if section.language_model is not None:
+            kept[part] = replace(section, language_model=str(_folder(run, part)))
+    return replace(config, **kept)
+
+
+def _folder(run: Path, part: str) -> Path:
+    return run / "language_models" / part

@@ -1,6 +1,8 @@
 """Where a run's parameters come from: a run of another domain, a language model, adapters over an earlier run."""
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -9,14 +11,16 @@ import pandas as pd
 import pytest
 
 from seqrec_jax import pipeline
-from seqrec_jax.config import ExperimentConfig
+from seqrec_jax.config import ExperimentConfig, ItemsConfig, TextConfig
 from seqrec_jax.data.attributes import AttributeConfig
 from seqrec_jax.data.dataset import prepare_dataset, read_dataset, write_dataset
 from seqrec_jax.data.splits import SplitConfig
 from seqrec_jax.errors import CheckpointError, ConfigError
+from seqrec_jax.items import ItemTowerConfig
+from seqrec_jax.pipeline.content import make_content
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.adapters.paths import flat_params
-from seqrec_jax.training.config import parse_config
+from seqrec_jax.training.config import LossConfig, parse_config
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "language"
 SASREC = {"kind": "sasrec", "width": 16, "num_layers": 1, "max_length": 6, "dropout": 0.0}
@@ -139,3 +143,40 @@ def test_a_language_model_as_the_encoder_starts_from_its_weights_and_lives_on_wi
     )
     assert len(recommender.recommend(["s1", "s2"], k=3).table) == 3
     assert jax.tree.all(jax.tree.map(lambda leaf: bool(np.isfinite(leaf).all()), recommender.params))
+
+
+def test_texts_are_read_by_a_language_model_that_is_trained_with_the_rest(tmp_path):
+    """Items are told apart by their titles alone; one of them is never trained on and still has a vector."""
+    directory = tmp_path / "bert"
+    shutil.copytree(GOLDEN / "bert", directory)
+    words = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    words = [word for word in words if word.isalpha()][:10]
+    config = experiment(tmp_path, "shop", items=[f"s{n}" for n in range(9)])
+    dataset = read_dataset(config.dataset_directory)
+    titled = dataset.items.assign(title=[f"{words[n]} {words[n + 1]}" for n in range(9)])
+    titled.loc[8, ["known", "training_events"]] = False, 0
+    text = TextConfig(columns=("title",), model=str(directory), tokens=5)
+    content = make_content(ItemsConfig(text=text), titled)
+    assert content.features["text"].vectors.dtype == np.int32 and content.features["text"].vectors.shape == (9, 5)
+    write_dataset(replace(dataset, items=titled, content=content), tmp_path / "shop", overwrite=True)
+    items = ItemTowerConfig(width=16, ids=False, texts=("text",), language_model=str(directory))
+    training = replace(
+        config.training,
+        loss=LossConfig(kind="sampled_softmax", num_negatives=4, negatives_per="batch"),
+        optimizer=replace(config.training.optimizer, rows="read"),
+    )
+    config = replace(config, model=replace(config.model, items=items), training=training)
+    found = start(config)
+    run, _ = pipeline.train_run(config, runs=tmp_path / "runs", show_progress=False)
+    shutil.rmtree(directory)
+    recommender = Recommender.load(run)
+    before, after = flat_params(found.params), flat_params(recommender.params)
+    moved = {path for path in after if not np.array_equal(before[path], after[path])}
+    assert "items/language/layers/0/attention/query/kernel" in moved
+    vectors = recommender.item_vectors()
+    assert np.all(np.abs(vectors[1:]).max(axis=1) > 0) and len(np.unique(vectors, axis=0)) == 10
+    wrong = replace(
+        config, model=replace(config.model, items=replace(items, texts=(), features=("text",), language_model=None))
+    )
+    with pytest.raises(ConfigError, match=r"as tokens of texts; name it under model.items.texts"):
+        start(wrong)

@@ -1,0 +1,66 @@
+"""A language model inside an item tower: token ids to vectors, trained with all else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from seqrec_jax.encoders.config import Params
+from seqrec_jax.encoders.language.config import read_language_config
+from seqrec_jax.encoders.language.pooling import read_pooling, text_vectors
+from seqrec_jax.encoders.language.weights import init_weights, read_weights
+
+TEXTS_AT_ONCE = 256
+"""Texts whose hidden states are held at a time; the gradient computes them anew."""
+
+
+class TextModel(NamedTuple):
+    """A language model as pure functions.
+
+    Attributes:
+      width: D, of its vectors.
+      init: `init(key) -> params`, drawn afresh.
+      pretrained: `pretrained() -> params`, those of its directory.
+      vectors: `vectors(params, tokens) -> [*N, D]` for `[*N, T]` int32 token ids + 1, 0 after a text's end.
+    """
+
+    width: int
+    init: Callable[[jax.Array], Params]
+    pretrained: Callable[[], Params]
+    vectors: Callable[[Params, jax.Array], jax.Array]
+
+
+def make_text_model(directory: str | Path) -> TextModel:
+    """The language model of a directory in the Hugging Face layout, without its weights.
+
+    Raises:
+      ConfigError: as `read_language_config` and `read_pooling`.
+    """
+    config, pooling = read_language_config(directory), read_pooling(directory, read_language_config(directory))
+
+    @jax.checkpoint
+    def of_some(params: Params, tokens: Int[Array, "N T"]) -> Float[Array, "N D"]:
+        return text_vectors(params, jnp.maximum(tokens - 1, 0), tokens > 0, config=config, pooling=pooling)
+
+    def vectors(params: Params, tokens: Int[Array, "*N T"]) -> Float[Array, "*N D"]:
+        rows = tokens.reshape(-1, tokens.shape[-1])
+        if len(rows) <= TEXTS_AT_ONCE:
+            found = of_some(params, rows)
+        else:
+            filled = jnp.pad(rows, ((0, -len(rows) % TEXTS_AT_ONCE), (0, 0)))
+            pieces = filled.reshape(-1, TEXTS_AT_ONCE, rows.shape[1])
+            found = jax.lax.map(lambda piece: of_some(params, piece), pieces)
+            found = found.reshape(-1, config.width)[: len(rows)]
+        return found.reshape(*tokens.shape[:-1], config.width)
+
+    return TextModel(
+        width=config.width,
+        init=lambda key: init_weights(config, key),
+        pretrained=lambda: read_weights(directory, config).params,
+        vectors=vectors,
+    )
