@@ -12,7 +12,6 @@ from jax.test_util import check_grads
 from seqrec_jax.encoders import EncoderConfig
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.heads.generative import GenerativeHeadConfig, make_generative_head
-from seqrec_jax.items.semantic_ids import SemanticIdConfig, fit_semantic_ids
 from seqrec_jax.losses import weighted_mean
 
 DECODER = EncoderConfig(width=8, num_layers=1, num_heads=2, dropout=0.0)
@@ -109,14 +108,15 @@ def test_gradient_equals_finite_differences(head):
 def test_it_learns_a_planted_law():
     """A user's state is a noisy copy of the next item's vector; the head is trained beside a frozen encoder."""
     rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(61, 6)).astype(np.float32)
-    semantic_ids = fit_semantic_ids(vectors, config=SemanticIdConfig(2, 8), key=jax.random.key(0))
-    head = make_generative_head(CONFIG, semantic_ids.codes, codebook_size=8)
+    codes = np.concatenate([[[0, 0]], 1 + np.array(list(itertools.product(range(8), repeat=2)))])
+    codebooks = rng.normal(size=(2, 9, 6)).astype(np.float32)
+    vectors = codebooks[0, codes[:, 0]] + codebooks[1, codes[:, 1]]
+    head = make_generative_head(CONFIG, codes, codebook_size=8)
     optimizer = optax.adam(1e-2)
 
     def draw(number, seed):
         rng = np.random.default_rng(seed)
-        targets = rng.integers(1, 61, number)
+        targets = rng.integers(1, 65, number)
         states = vectors[targets] + 0.3 * rng.normal(size=(number, 6))
         return jnp.asarray(states, jnp.float32), jnp.asarray(targets, jnp.int32)
 
@@ -130,24 +130,22 @@ def test_it_learns_a_planted_law():
 
         return jax.lax.scan(step, (params, optimizer.init(params)), (states, targets))[0][0]
 
-    states, targets = draw(64 * 250, 1)
+    states, targets = draw(64 * 200, 1)
     with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic mixes types
-        params = train(head.init(jax.random.key(0)), states.reshape(250, 64, 6), targets.reshape(250, 64))
+        params = train(head.init(jax.random.key(0)), states.reshape(200, 64, 6), targets.reshape(200, 64))
     states, targets = draw(200, 2)
     found = jax.jit(lambda states: head.generate(params, states, k=5))(states)
     nearest = np.argsort(np.square(np.asarray(states)[:, None] - vectors[None, 1:]).sum(axis=2), axis=1)[:, :1] + 1
     best = np.mean(nearest[:, 0] == targets)  # what the noise leaves possible
     assert np.mean(found.item_ids[:, 0] == targets) > 0.6 * best > 0.5
-    assert np.mean(np.any(found.item_ids == targets[:, None], axis=1)) > 0.8  # chance is 5 in 60
+    assert np.mean(np.any(found.item_ids == targets[:, None], axis=1)) > 0.8  # chance is 5 in 64
 
 
 def test_a_grown_catalogue_keeps_the_parameters(head):
-    longer = compiled_head(codes=np.concatenate([CODES, [[4, 4, 4]]]))
-    params, states = large_params(head), states_of(2)
-    assert jax.tree.structure(jax.eval_shape(longer.init, jax.random.key(0))) == jax.tree.structure(params)
-    scores = longer.scores(params, states)
-    np.testing.assert_allclose(scores[:, :16], head.scores(params, states), rtol=1e-5)
-    assert np.all(np.isfinite(scores[:, 16]))
+    longer = make_generative_head(CONFIG, np.concatenate([CODES, [[4, 4, 4]]]), codebook_size=4)
+    shapes = jax.eval_shape(head.init, jax.random.key(0))
+    assert jax.eval_shape(longer.init, jax.random.key(0)) == shapes
+    assert jax.eval_shape(longer.scores, shapes, states_of(2)).shape == (2, 17)
 
 
 def test_bad_heads_are_refused(head):
