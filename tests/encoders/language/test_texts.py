@@ -110,8 +110,8 @@ def test_batches_hold_every_text_once_and_have_few_shapes():
     np.testing.assert_array_equal(np.sort(np.concatenate([places for places, _, _ in batches])), np.arange(2000))
     assert all(lengths[places].max() <= length <= 120 and len(places) <= rows for places, rows, length in batches)
     padded = sum(rows * length for _, rows, length in batches)
-    assert padded < 1.15 * lengths.sum()
-    assert len({(rows, length) for _, rows, length in batches}) < 24
+    assert padded < 1.08 * lengths.sum()
+    assert len({(rows, length) for _, rows, length in batches}) < 30
 
 
 @pytest.mark.parametrize(
