@@ -1,14 +1,20 @@
-"""Product search on Home Depot's human judgments: `python benchmarks/search_home_depot.py <folder of the data>`.
+"""Product search on Home Depot's human judgments: `python benchmarks/search_home_depot.py <data> <language model>`.
 
-Lexical rankers, judged on test queries whose words (in any order or number) no training query has, among the judged
-titles of each query and over all titles; figures with intervals over queries, every pair compared, by length and kind
-of the query. Writes benchmarks/results/search_home_depot.json.
+Chance, BM25, a language model's frozen vectors, the same with a W trained on the judgments of the training queries, and
+fusions of BM25 and vectors. Judged on test queries whose words (in any order or number) no training query has, among
+the judged titles of each query and over all titles: figures with intervals over queries, every pair compared, by length
+and kind of the query. Whatever is chosen (the weight of a fusion) is chosen on validation queries. Vectors of titles
+are kept in data/text_vectors. Writes benchmarks/results/search_home_depot.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +26,26 @@ from seqrec_jax.baselines import Ranker
 from seqrec_jax.data.judgments import Judgments, encode_judgments
 from seqrec_jax.data.queries import query_parts, words_of
 from seqrec_jax.data.readers_judgments import read_home_depot_judgments
+from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
-from seqrec_jax.evaluation.search import JudgedSearch, Slice, judge_search, search_report
-from seqrec_jax.search import bm25
+from seqrec_jax.encoders.language import encode_texts, load_text_encoder
+from seqrec_jax.evaluation.search import SEARCH, JudgedSearch, Slice, judge_search, search_report
+from seqrec_jax.search import (
+    DenseConfig,
+    EncodeTexts,
+    bm25,
+    convex_combination,
+    dense,
+    fit_bilinear,
+    fused,
+    reciprocal_rank_fusion,
+)
 
 RESULTS = Path("benchmarks/results/search_home_depot.json")
 FIGURES = ("graded_ndcg@10", "mrr@10", "recall@10", "recall@100", "judged@10")
+DENSE = DenseConfig()
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+CACHE = Path("data/text_vectors")
 WORTHLESS, RELEVANT = 1.0, 2.0  # grades: 1 irrelevant, 2 partly relevant, 3 perfect
 
 
@@ -72,26 +92,83 @@ def query_slices(test: Judgments, titles: list[str]) -> dict[str, Slice]:
     }
 
 
+def make_rankers(shop: Shop, text_vectors: EncodeTexts) -> tuple[list[Ranker], dict[str, float]]:
+    """The systems, the one to be beaten first, and what was chosen on validation queries."""
+    nothing = np.zeros(len(shop.titles), dtype=np.float32)
+    titles = text_vectors(shop.titles)
+    train = shop.part(TRAIN)
+    weight = fit_bilinear(text_vectors(list(train.queries)), titles, train, config=DENSE)
+    lexical = bm25(shop.titles)
+    frozen = dense("dense, frozen", text_vectors, titles)
+    tuned = dense("dense, trained W", text_vectors, titles, weight=weight)
+    chosen: dict[str, float] = {}
+    mixed = []
+    for vectors in (frozen, tuned):
+        name = f"BM25 + {vectors.name}, scores"
+        share = best_share(lexical, vectors, shop)
+        chosen[f"share of vectors in {name}"] = share
+        mixed.append(fused(name, [lexical, vectors], partial(convex_combination, weights=[1 - share, share])))
+    places = fused(f"BM25 + {tuned.name}, places", [lexical, tuned], reciprocal_rank_fusion)
+    chance = Ranker("chance", lambda histories: np.tile(nothing, (histories.num_users, 1)))
+    return [lexical, chance, frozen, tuned, *mixed, places], chosen
+
+
+def best_share(lexical: Ranker, vectors: Ranker, shop: Shop) -> float:
+    """The share of the vectors' scores in a fusion that does best on the validation queries, over all titles."""
+    validation = shop.part(VALIDATION)
+    kept = [keeping_scores(ranker) for ranker in (lexical, vectors)]
+
+    def figure(share: float) -> float:
+        ranker = fused("", kept, partial(convex_combination, weights=[1 - share, share]))
+        judged = judge(ranker, validation, shop)
+        return float(judged.all_items.per_user[SEARCH.metric].mean())
+
+    return max(SHARES, key=figure)
+
+
+def keeping_scores(ranker: Ranker) -> Ranker:
+    """The same ranker, which keeps each query's scores in memory."""
+    known: dict[str, np.ndarray] = {}
+
+    def scores(histories: Sequences) -> np.ndarray:
+        queries = histories.last_queries
+        if any(query not in known for query in queries):
+            known.update(zip(queries, ranker.scores(histories), strict=True))
+        return np.stack([known[query] for query in queries])
+
+    return Ranker(ranker.name, scores)
+
+
+def judge(ranker: Ranker, judgments: Judgments, shop: Shop) -> JudgedSearch:
+    """With a title for relevant from partly relevant on."""
+    return judge_search(ranker, judgments, num_items=len(shop.titles) - 1, relevant_from=RELEVANT - WORTHLESS)
+
+
 def main() -> None:
     """Judge every ranker, print a line each and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    shop = read_shop(folder)
+    parser.add_argument("data", type=Path, help="folder with train.csv.zip")
+    parser.add_argument("language_model", type=Path, help="folder in the Hugging Face layout")
+    arguments = parser.parse_args()
+    shop = read_shop(arguments.data)
+    encoder = load_text_encoder(arguments.language_model)
+    started = time.monotonic()
+    text_vectors = remembered(lambda texts: encode_texts(encoder, texts, cache=CACHE).vectors)
+    text_vectors([*shop.titles, *shop.judgments.queries])
+    print(f"vectors of titles and queries: {time.monotonic() - started:.0f} s", flush=True)
+    rankers, chosen = make_rankers(shop, text_vectors)
     test = shop.part(TEST)
-    nothing = np.zeros(len(shop.titles), dtype=np.float32)
-    rankers = [
-        Ranker("chance", lambda histories: np.tile(nothing, (histories.num_users, 1))),
-        bm25(shop.titles),
-    ]
     judged: list[JudgedSearch] = []
     for ranker in rankers:
-        judged.append(judge_search(ranker, test, num_items=len(shop.titles) - 1, relevant_from=RELEVANT - WORTHLESS))
+        judged.append(judge(ranker, test, shop))
         for reading, table in judged[-1]._asdict().items():
             means = ", ".join(f"{name} {table.per_user[name].mean():.4f}" for name in FIGURES)
             print(f"{ranker.name}, {reading}: {means} ({table.seconds:.1f} s)", flush=True)
     report = {
         **circumstances("python benchmarks/search_home_depot.py"),
+        "language_model": arguments.language_model.parent.name,
+        "training_of_w": asdict(DENSE),
+        "chosen_on_validation": chosen,
         "titles": len(shop.titles) - 1,
         "queries": {
             name: int((shop.parts == part).sum())
@@ -101,6 +178,18 @@ def main() -> None:
         **search_report(judged, columns=FIGURES, slices=query_slices(test, shop.titles)),
     }
     RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def remembered(text_vectors: EncodeTexts) -> EncodeTexts:
+    """The same function, which keeps each text's vector in memory."""
+    known: dict[str, np.ndarray] = {}
+
+    def vectors(texts: Sequence[str]) -> np.ndarray:
+        if new := [text for text in dict.fromkeys(texts) if text not in known]:
+            known.update(zip(new, text_vectors(new), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    return vectors
 
 
 if __name__ == "__main__":

@@ -270,7 +270,7 @@ class Recommender:
           histories: one frame a user in order of time, with `item_id` (raw) and, in all of them or in none,
             `behavior` and `timestamp` (whole seconds UTC). Without them every event is of the first behaviour,
             at the time of the dataset's first event. Where there is a column `query`, an event may have a query and
-            no item.
+            no item, and is a search where there is no `behavior`.
           user_ids: one a frame.
 
         Raises:
@@ -295,6 +295,9 @@ class Recommender:
         query_ids, queries = (
             number_queries(as_text(events["query"], name="query")) if "query" in events else (None, None)
         )
+        searches = np.zeros(len(raw), dtype=bool) if query_ids is None else (query_ids > 0) & (raw == "")
+        if "behavior" not in events and self._query_behavior is not None:
+            codes[searches] = self._query_behavior
         sequences = Sequences(
             user_ids=np.asarray(user_ids, dtype=object),
             offsets=offsets,
@@ -305,7 +308,6 @@ class Recommender:
             query_ids=query_ids,
             queries=queries,
         )
-        searches = np.zeros(len(raw), dtype=bool) if query_ids is None else (query_ids > 0) & (raw == "")
         return sequences.select_events((item_ids > 0) | searches), sorted(set(raw[(item_ids == 0) & ~searches]))
 
     def _seconds(self, events: pd.DataFrame, offsets: np.ndarray) -> np.ndarray:

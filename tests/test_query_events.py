@@ -79,6 +79,10 @@ def test_a_query_may_be_told_in_every_form_of_a_history(dataset, recommender):
     told = recommender.recommend(pd.concat([frame, row], ignore_index=True))
     assert told.unknown_items == []
     pd.testing.assert_frame_equal(told.table, asked)
+    bare = pd.DataFrame({"item_id": [None], "query": ["red kitchen"]})
+    pd.testing.assert_frame_equal(
+        recommender.recommend(bare).table, recommender.recommend([], query="red kitchen").table
+    )
     sequences, _ = recommender.histories([frame], ["history"])
     pd.testing.assert_frame_equal(recommender.recommend(sequences, query="red kitchen").table, asked)
     assert not recommender.recommend(frame, query="shoes").table.equals(asked)

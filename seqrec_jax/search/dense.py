@@ -20,13 +20,16 @@ from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.losses import sampled_softmax_loss, weighted_mean
 from seqrec_jax.scoring import BilinearWeight, bilinear_scores, project
 
-TextVectors = Callable[[Sequence[str]], np.ndarray]
+EncodeTexts = Callable[[Sequence[str]], np.ndarray]
 """Texts to vectors `[N, D]`."""
 
 
 @dataclass(frozen=True)
 class DenseConfig:
     """How W is trained.
+
+    W has as many numbers as there are few judgments, so that small steps matter most: with MiniLM's vectors on Home
+    Depot's validation queries a learning rate of 1e-4 gained three times as much as 1e-3, and longer batches nothing.
 
     Attributes:
       steps: of the optimizer.
@@ -40,12 +43,12 @@ class DenseConfig:
       seed: of all draws.
     """
 
-    steps: int = 500
+    steps: int = 1500
     batch_size: int = 256
     num_negatives: int = 1024
     judged_weight: float = 0.5
     temperature: float = 0.05
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-4
     weight_decay: float = 0.1
     seed: int = 0
 
@@ -61,7 +64,7 @@ class DenseConfig:
 
 
 def dense(
-    name: str, text_vectors: TextVectors, item_vectors: Float[np.ndarray, "V+1 E"], *, weight: BilinearWeight = None
+    name: str, text_vectors: EncodeTexts, item_vectors: Float[np.ndarray, "V+1 E"], *, weight: BilinearWeight = None
 ) -> Ranker:
     """Items by v_xᵀ W v_y, where v_x is the vector of the last event's query.
 

@@ -1,0 +1,141 @@
+"""A language model trained on judgments: whole, a part, or adapters beside it, so that queries lie near good items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Int
+
+from seqrec_jax.data.judgments import Judgments
+from seqrec_jax.encoders.language import TextEncoder, pad_tokens, text_vectors, tokenize
+from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.training.adapters.config import FineTuningConfig
+from seqrec_jax.training.adapters.low_rank import merge_adapters
+from seqrec_jax.training.adapters.partition import partition, recombine, trainable_paths
+from seqrec_jax.training.adapters.wiring import add_adapters
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TextTuningConfig:
+    """How a language model is trained on judgments.
+
+    Attributes:
+      steps: of the optimizer.
+      batch_size: queries a step; each has one of its items as the target, drawn by gain, among the others' targets.
+      temperature: divides the scores.
+      learning_rate: of Adam, at its highest; it rises for the first tenth of the steps and falls to 0 by the last.
+      query_tokens: a query is cut after so many.
+      item_tokens: an item's text likewise.
+      seed: of all draws.
+    """
+
+    steps: int = 300
+    batch_size: int = 32
+    temperature: float = 0.05
+    learning_rate: float = 3e-4
+    query_tokens: int = 16
+    item_tokens: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "temperature", "learning_rate", "query_tokens", "item_tokens"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.batch_size < 2:
+            raise ConfigError(f"batch_size must be at least 2, since negatives come from it, got {self.batch_size}")
+
+
+class TunedEncoder(NamedTuple):
+    """A text encoder after training.
+
+    Attributes:
+      encoder: adapters are merged into its kernels, so that it costs what it cost before.
+      losses: `[steps]` float32.
+    """
+
+    encoder: TextEncoder
+    losses: np.ndarray
+
+
+def tune_text_encoder(
+    encoder: TextEncoder,
+    texts: Sequence[str],
+    judgments: Judgments,
+    *,
+    fine_tuning: FineTuningConfig,
+    config: TextTuningConfig = TextTuningConfig(),
+) -> TunedEncoder:
+    """Train a text encoder so that the product of a query's vector and a good item's is the largest in its batch.
+
+    Args:
+      encoder: of `load_text_encoder`; it does not change.
+      texts: `[V+1]` a text an item; the one at place 0 is not looked at.
+      judgments: of the queries to train on; those without any gain are not used.
+      fine_tuning: which parameters, such as `FineTuningConfig(mode="lora", targets=("query", "value"))`.
+      config: how.
+
+    Raises:
+      DataError: no query with a gain.
+      ConfigError: a pattern of `fine_tuning` that matches nothing.
+    """
+    items, gains = judgments.padded(judgments.item_ids), judgments.padded(judgments.gains)
+    useful = np.flatnonzero(gains.sum(axis=1) > 0)
+    if not len(useful):
+        raise DataError("no query has an item with a gain above 0, so there is nothing to train on")
+    queries = _tokens(encoder, judgments.queries[useful].tolist(), length=config.query_tokens)
+    used = np.unique(items[useful])  # 0 among them only as padding
+    titles = _tokens(encoder, [texts[item] if item else "" for item in used], length=config.item_tokens)
+    targets = jnp.asarray(np.searchsorted(used, items[useful]).astype(np.int32))
+    log_gains = jnp.log(jnp.asarray(gains[useful]))  # -inf, never drawn, where there is no gain
+    key = jax.random.key(config.seed)
+    params = add_adapters(encoder.params, fine_tuning, key=key)
+    trained, frozen = partition(params, trainable_paths(params, fine_tuning))
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, warmup_steps=max(1, config.steps // 10), decay_steps=max(2, config.steps)
+    )
+    optimizer = optax.adam(schedule)
+    vectors = partial(text_vectors, config=encoder.config, pooling=encoder.pooling)
+
+    def loss(trained: Params, frozen: Params, rows: Array, places: Array) -> Array:
+        whole = recombine(frozen, trained)
+        asked = vectors(whole, *(array[rows] for array in queries))
+        answers = vectors(whole, *(array[places] for array in titles))
+        logits = asked @ answers.T / config.temperature
+        # of two queries with the same target neither is the other's negative
+        own = jnp.eye(len(rows), dtype=bool)
+        logits = jnp.where((places[:, None] == places[None]) & ~own, -jnp.inf, logits)
+        return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))
+
+    @jax.jit
+    def step(trained: Params, state: optax.OptState, frozen: Params, key: Array) -> tuple[Params, Any, Array]:
+        row_key, item_key = jax.random.split(key)
+        rows = jax.random.randint(row_key, (config.batch_size,), 0, len(targets))
+        chosen = jax.random.categorical(item_key, log_gains[rows])
+        places = jnp.take_along_axis(targets[rows], chosen[:, None], axis=1)[:, 0]
+        value, gradient = jax.value_and_grad(loss)(trained, frozen, rows, places)
+        updates, state = optimizer.update(gradient, state, trained)
+        return optax.apply_updates(trained, updates), state, value
+
+    state, losses = optimizer.init(trained), []
+    for step_key in jax.random.split(jax.random.fold_in(key, 1), config.steps):
+        trained, state, value = step(trained, state, frozen, step_key)
+        losses.append(float(value))
+    tuned = encoder._replace(params=merge_adapters(recombine(frozen, trained)))
+    return TunedEncoder(tuned, np.array(losses, dtype=np.float32))
+
+
+def _tokens(encoder: TextEncoder, texts: list[str], *, length: int) -> tuple[Int[Array, "N L"], Bool[Array, "N L"]]:
+    """Tokens of one length, cut off after it, and which are real."""
+    length = min(length, encoder.tokenizer.max_length)
+    token_ids = [text.token_ids[:length] for text in tokenize(encoder.tokenizer, texts)]
+    padded, real = pad_tokens(token_ids, rows=len(texts), length=length)
+    return jnp.asarray(padded), jnp.asarray(real)
