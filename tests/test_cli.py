@@ -177,7 +177,7 @@ def test_every_verb_explains_itself(call, verb):
     assert (code, errors) == (0, "")
     assert lines[0].startswith(f"usage: seqrec {verb}")
     assert cli.VERBS[verb].__doc__.splitlines()[0] in lines
-    if verb != "embed":
+    if verb not in ("embed", "add-items"):
         assert any("can follow, e.g. --" in line for line in lines)
 
 
@@ -217,7 +217,7 @@ def test_the_scripts_are_the_verbs(verb):
     root = Path(__file__).parents[1]
 
     def script(*words: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(root / "scripts" / f"{verb}.py"), *words]
+        command = [sys.executable, str(root / "scripts" / f"{verb.replace('-', '_')}.py"), *words]
         path = {**os.environ, "PYTHONPATH": str(root)}
         return subprocess.run(command, capture_output=True, text=True, check=False, env=path)
 
