@@ -139,6 +139,8 @@ def contenders() -> list[Contender]:
     """Every encoder that the library has, and those that can see the time with and without it."""
     found = []
     for kind in ENCODERS:
+        if kind == "language":  # no log comes with a language model
+            continue
         overrides = {**EVERY, "model.encoder.kind": kind, **OF_KIND.get(kind, {})}
         if kind == "hstu":
             found.append(Contender("hstu without time", {**overrides, "model.encoder.time_bias": False}))

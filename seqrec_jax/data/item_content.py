@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -87,7 +88,7 @@ class ItemContent:
 
     def digests(self) -> dict[str, str]:
         """A hash of each feature and relation, for fingerprints."""
-        found = {}
+        found: dict[str, Any] = {}
         for name, array in sorted(_arrays(self).items()):
             kind_and_name = "/".join(name.split("/")[:2])
             digest = found.setdefault(kind_and_name, hashlib.sha256())

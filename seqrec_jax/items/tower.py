@@ -177,7 +177,8 @@ def make_item_tower(
         for name in config.features:
             vectors, where = rows(item_table.features[name]), rows(has_modality(item_table, name))
             parts.append(_linear_or_absent(params["features"][name], vectors, where=where))
-        for name in config.texts if text_model is not None else ():
+        for name in config.texts:
+            assert text_model is not None
             tokens, where = rows(item_table.features[name]), rows(has_modality(item_table, name))
             vectors = text_model.vectors(params["language"], tokens)
             parts.append(_linear_or_absent(params["features"][name], vectors, where=where))
