@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "seqrec_jax"
 HEAVY = {"jax", "flax", "optax", "orbax", "numpy", "pandas", "pyarrow", "matplotlib", "jinja2", "jsonargparse", "yaml"}
+HEAVY |= {"tokenizers", "safetensors"}
 
 
 def passes(*command: str) -> None:
@@ -80,6 +81,8 @@ def test_preparing_data_needs_no_jax(module):
         ("matplotlib", ["evaluation/"]),
         ("jinja2", ["evaluation/"]),
         ("tensorboardX", ["training/run.py"]),
+        ("tokenizers", ["encoders/language/tokenizer.py"]),
+        ("safetensors", ["encoders/language/weights.py", "training/adapters/files.py"]),
     ],
 )
 def test_a_library_lives_in_one_place(library, rooms):
