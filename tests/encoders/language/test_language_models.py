@@ -160,3 +160,19 @@ def test_arrays_that_do_not_fit_are_named(change, message):
     arrays = {"token_ids": np.ones((2, 4), np.int32), "mask": np.ones((2, 4), bool)} | change
     with pytest.raises(ShapeError, match=message):
         hidden_states(params, config=config, **arrays)
+
+
+def test_kernels_spread_over_devices_give_the_same_states():
+    config, _, apply, expected = model("qwen3")
+    mesh = jax.make_mesh((2,), ("model",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+
+    def put(path, array):
+        # what comes out of up, gate, query, key and value is split, and so is what goes into down and output
+        ends = ("down.kernel", "attention.output.kernel")
+        spec = (("model", None) if path.endswith(ends) else (None, "model")) if path.endswith("kernel") else ()
+        return jax.device_put(array, jax.NamedSharding(mesh, jax.P(*spec)))
+
+    params = read_weights(GOLDEN / "qwen3", config, put=put).params
+    assert len(params["layers"]["0"]["feed_forward"]["up"]["kernel"].sharding.device_set) == 2
+    states = np.asarray(apply(params, expected["token_ids"], expected["mask"]))
+    np.testing.assert_allclose(states[expected["mask"]], expected["hidden_states"][expected["mask"]], atol=1e-5)
