@@ -29,9 +29,9 @@ EVERYTHING = {"attributes": ("brand", "price"), "features": ("text",), "edges": 
 
 def build(**settings: object) -> tuple[ItemTower, dict]:
     tower = make_item_tower(ItemTowerConfig(width=4, **settings), TABLE)
-    leaves, structure = jax.tree.flatten(tower.init(jax.random.key(0)))
-    # large enough that a missing part shows
-    leaves = [leaf + jax.random.normal(jax.random.key(9 + number), leaf.shape) for number, leaf in enumerate(leaves)]
+    leaves, structure = jax.tree.flatten(jax.jit(tower.init)(jax.random.key(0)))
+    rng = np.random.default_rng(9)  # added, so that they are large enough that a missing part shows
+    leaves = [jnp.asarray(leaf + rng.normal(size=leaf.shape), jnp.float32) for leaf in leaves]
     return tower, jax.tree.unflatten(structure, leaves)
 
 
@@ -51,7 +51,7 @@ def test_a_feature_goes_through_a_linear_layer_and_a_learned_vector_stands_in_fo
     ids, text = np.asarray(params["ids"]["embedding"]), text_by_hand(params)
     nothing = np.zeros(4)
     expected = [nothing, ids[1] + text[0], ids[2] + text[1], text[2], text[3], nothing]
-    np.testing.assert_allclose(tower.item_vectors(params, TABLE), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(tower.item_vectors)(params, TABLE), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_neighbour_counts_with_what_it_has_of_its_own() -> None:
@@ -63,7 +63,7 @@ def test_a_neighbour_counts_with_what_it_has_of_its_own() -> None:
     beside = [linear(layer, mean[item]) if item in mean else np.asarray(layer["absent"]) for item in range(1, 6)]
     expected = [zeros, *(np.where(item < 3, ids[item], 0) + text[item - 1] + beside[item - 1] for item in range(1, 6))]
     expected[5] = zeros
-    np.testing.assert_allclose(tower.item_vectors(params, TABLE), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(tower.item_vectors)(params, TABLE), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_gates_are_a_softmax_over_what_an_item_has() -> None:
@@ -76,7 +76,7 @@ def test_gates_are_a_softmax_over_what_an_item_has() -> None:
         2: ([ids[2], 0 * text[0], 0 * text[0], 0 * text[0]], [1, 0, 0, 0]),
         3: ([0 * text[0], brand[1], 0.5 * price[0], text[2]], [0, 1, 1, 1]),
     }
-    vectors = np.asarray(tower.item_vectors(params, TABLE))
+    vectors = np.asarray(jax.jit(tower.item_vectors)(params, TABLE))
     for item, (parts, has) in items.items():
         gates = np.exp(np.concatenate(parts) @ kernel + bias) * has
         expected = (gates / gates.sum()) @ np.stack(parts)
@@ -93,7 +93,7 @@ def test_attention_asks_with_a_learned_vector_and_the_ids() -> None:
     parts = np.stack([ids[1], text[0]])
     answers = (parts @ to_key + names) @ (query[0] + ids[1] @ to_query) / 2
     weights = np.exp(answers) / np.exp(answers).sum()
-    vectors = tower.item_vectors(params, TABLE)
+    vectors = jax.jit(tower.item_vectors)(params, TABLE)
     np.testing.assert_allclose(vectors[1], weights @ (parts @ to_value), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(vectors[4], text[3] @ to_value, rtol=1e-4, atol=1e-5)  # all it has
 
@@ -111,7 +111,7 @@ def test_a_slice_of_ids_equals_rows_of_the_table(fusion: str) -> None:
     tower, params = build(fusion=fusion, **EVERYTHING)
     whole = jax.jit(tower.item_vectors)(params, TABLE)
     ids = jnp.array([[3, 0, 1], [5, 2, 4]], jnp.int32)
-    np.testing.assert_allclose(tower.item_vectors(params, TABLE, ids), whole[ids], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(tower.item_vectors)(params, TABLE, ids), whole[ids], rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(whole[0], 0.0)
     assert np.isfinite(whole).all() and np.any(whole[1:5], axis=1).all()
 
@@ -124,14 +124,14 @@ def test_what_an_item_lacks_moves_nothing_and_stays_finite(fusion: str) -> None:
         table = TABLE._replace(features={"text": vectors})
         return jnp.sum(tower.item_vectors(params, table, jnp.array([2], jnp.int32)) ** 2)
 
-    of_params, of_vectors = jax.grad(loss, argnums=(0, 1))(params, TABLE.features["text"])
+    of_params, of_vectors = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, TABLE.features["text"])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(of_params))
     np.testing.assert_array_equal(of_vectors[2], 0.0)
     np.testing.assert_array_equal(of_params["attributes"]["brand"]["embedding"][0], 0.0)
     learns = np.any(of_params["features"]["text"]["absent"])
     assert learns == (fusion in ("sum", "concat"))  # gates and attention look elsewhere
     # item 5 has nothing at all
-    of_nothing = jax.grad(lambda params: jnp.sum(tower.item_vectors(params, TABLE)[5]))(params)
+    of_nothing = jax.jit(jax.grad(lambda params: jnp.sum(tower.item_vectors(params, TABLE)[5])))(params)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_nothing))
 
 
@@ -139,7 +139,7 @@ def test_content_alone_represents_all_items_alike() -> None:
     tower, params = build(ids=False, features=("text",))
     text = text_by_hand(params)
     expected = [text[0], np.zeros(4), text[2], text[3]]
-    np.testing.assert_allclose(tower.item_vectors(params, TABLE)[1:5], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(tower.item_vectors)(params, TABLE)[1:5], expected, rtol=1e-5, atol=1e-6)
     assert "ids" not in params
 
 
@@ -147,9 +147,9 @@ def test_half_precision_parameters_take_vectors_of_any_precision() -> None:
     for fusion in FUSIONS:
         tower, params = build(fusion=fusion, **EVERYTHING)
         half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-        assert tower.item_vectors(half, TABLE).dtype == jnp.bfloat16
+        assert jax.eval_shape(tower.item_vectors, half, TABLE).dtype == jnp.bfloat16
     table = TABLE._replace(features={"text": TABLE.features["text"].astype(jnp.float16)})
-    assert tower.item_vectors(params, table).dtype == jnp.float32
+    assert jax.eval_shape(tower.item_vectors, params, table).dtype == jnp.float32
 
 
 def test_as_many_ids_are_dropped_as_asked_for_and_others_at_each_step() -> None:

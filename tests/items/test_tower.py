@@ -88,6 +88,26 @@ def test_missing_codes_train_nothing() -> None:
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
 
 
+def test_parameters_are_drawn_as_they_were_before_there_were_features() -> None:
+    params = make_item_tower(ItemTowerConfig(width=4, attributes=ATTRIBUTES, fusion="concat"), TABLE).init(
+        jax.random.key(3)
+    )
+    assert jax.tree.structure(params) == jax.tree.structure(
+        {
+            "ids": {"embedding": 0},
+            "attributes": {name: {"embedding": 0} for name in ATTRIBUTES},
+            "fusion": {"kernel": 0, "bias": 0},
+        }
+    )
+    id_key, fusion_key, attribute_key = jax.random.split(jax.random.key(3), 3)
+    embedding, kernel = jax.nn.initializers.truncated_normal(0.02), jax.nn.initializers.lecun_normal()
+    np.testing.assert_array_equal(params["ids"]["embedding"], embedding(id_key, (4, 4)))
+    np.testing.assert_array_equal(params["fusion"]["kernel"], kernel(fusion_key, (16, 4)))
+    for number, (name, size) in enumerate(zip(ATTRIBUTES, (3, 4, 1), strict=True)):
+        expected = embedding(jax.random.fold_in(attribute_key, number), (size, 4))
+        np.testing.assert_array_equal(params["attributes"][name]["embedding"], expected)
+
+
 def test_vmap_over_ids() -> None:
     tower, params = build(attributes=ATTRIBUTES)
     ids = jnp.array([1, 3, 0], jnp.int32)
