@@ -17,15 +17,23 @@ from seqrec_jax.items.table import ItemTable, make_item_table
 from seqrec_jax.model import SequenceModel, extend_item_rows, make_sequence_model
 from seqrec_jax.parallel import init_on_mesh, make_mesh, rows_on_mesh, state_sharding
 from seqrec_jax.retrieval import Recommender
+from seqrec_jax.training.adapters.adalora import with_adalora
+from seqrec_jax.training.adapters.config import FineTuningConfig
 from seqrec_jax.training.adapters.low_rank import merge_adapters
+from seqrec_jax.training.adapters.partition import describe, partition, trainable_paths
 from seqrec_jax.training.adapters.paths import flat_params, nested_params
 from seqrec_jax.training.adapters.wiring import add_adapters, with_adapters
+from seqrec_jax.training.config import TrainingConfig
 from seqrec_jax.training.run import read_run
+from seqrec_jax.training.state import make_optimizer
 
 _CATALOGUE = ("ids", "attributes")
 """Parts of an item tower that mean something for one catalogue only, but for attributes with the same values."""
 _TOWERS = ("items", "output_items")
 _BEHAVIORS = ("events/behaviors", "target_behaviors")
+
+
+_MANY_STEPS = 2**31 - 1  # of a run whose optimizer is only shaped
 
 
 class Start(NamedTuple):
@@ -113,6 +121,8 @@ def start_model(config: ExperimentConfig, dataset: Dataset, *, from_runs: bool =
         params, fresh = transfer_params(training.transfer_from, dataset, like=params)
         notes.append(f"parameters come from {training.transfer_from}, but for {', '.join(fresh) or 'none'}")
     params = add_adapters(params, training.fine_tuning, key=key)
+    if training.fine_tuning != FineTuningConfig():
+        notes.append(_in_words(params, training))
     params = jax.device_put(params, state_sharding(params, mesh))
     return Start(with_adapters(model, training.fine_tuning), params, item_table, tuple(notes))
 
@@ -141,6 +151,16 @@ def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int, model
     if shapes[0] != shapes[1]:
         raise CheckpointError(f"the model of {run} has other parameters than this configuration; use its model section")
     return params
+
+
+def _in_words(params: Any, config: TrainingConfig) -> str:
+    """How much a fine-tuning trains, and what it holds."""
+    fine_tuning = config.fine_tuning
+    trained, frozen = partition(params, trainable_paths(params, fine_tuning))
+    optimizer = make_optimizer(config.optimizer, total_steps=_MANY_STEPS)
+    if fine_tuning.mode == "adalora":
+        optimizer = with_adalora(optimizer, config=fine_tuning.adalora, total_steps=_MANY_STEPS)
+    return f"fine-tuning {fine_tuning.mode}: {describe(trained, frozen, optimizer=optimizer)}"
 
 
 def transfer_params(run: str, dataset: Dataset, *, like: Any) -> tuple[Any, list[str]]:

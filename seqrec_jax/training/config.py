@@ -238,6 +238,11 @@ class TrainingConfig:
                 "training.optimizer.rows is read, but a softmax over all items and a running average (ema_decay) read "
                 "every row in each step; choose a loss with negatives and no average, or rows: all"
             )
+        if self.fine_tuning.base_bits == 8 and self.ema_decay is not None:
+            raise ConfigError(
+                "training.fine_tuning.base_bits is 8, whole numbers of which there is no running average; leave out "
+                "training.ema_decay"
+            )
         if self.warm_start is not None and self.transfer_from is not None:
             raise ConfigError(
                 "training.warm_start goes on with a run and training.transfer_from begins another one from it; set one"

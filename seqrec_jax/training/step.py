@@ -78,9 +78,12 @@ def make_run_steps(
             )
         return batch, key, row_keys
 
+    def in_dtype(params: Params) -> Params:
+        return jax.tree.map(lambda leaf: leaf.astype(dtype) if _is_floating(leaf) else leaf, params)
+
     def vectors(params: Params, item_table: ItemTable, batch: Batch, row_keys: Array) -> tuple[Array, Array]:
         """`[B, L, E]` queries and `[V+1, E]` item vectors."""
-        cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        cast = in_dtype(params)
         queries = model.project(cast, model.encode(cast, item_table, batch, key=row_keys))
         return queries, model.item_vectors(cast, item_table)
 
@@ -91,7 +94,7 @@ def make_run_steps(
         """λ times the mean contrastive loss of two views of each sequence; 0 without views."""
         if not config.contrastive.weight:
             return jnp.float32(0)
-        cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        cast = in_dtype(params)
         views = []
         for number in range(2):
             view_keys, keys = (
@@ -116,7 +119,7 @@ def make_run_steps(
             loss = objective(queries, v_y, batch.targets, batch.weights, key, row_keys)
             return loss + contrast(params, item_table, batch, row_keys, num_segments)
 
-        loss, grads = jax.value_and_grad(mean_loss)(state.params)
+        loss, grads = jax.value_and_grad(mean_loss, allow_int=True)(state.params)  # a base may be in whole numbers
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         return loss, optax.apply_updates(state.params, updates), optimizer_state
 
@@ -142,7 +145,7 @@ def make_run_steps(
             loss = objective.loss(queries, v_y, batch.targets, weights, negatives)
             return loss + contrast(params, item_table, batch, row_keys, num_segments)
 
-        loss, grads = jax.value_and_grad(mean_loss)(params)
+        loss, grads = jax.value_and_grad(mean_loss, allow_int=True)(params)
         updates, moments = optimizer.update(grads, moments, params)
         params = put_item_rows(state.params, optax.apply_updates(params, updates), items)
         return loss, params, put_item_rows(state.optimizer, moments, items)
@@ -179,9 +182,13 @@ def make_run_steps(
         zero = jnp.zeros((), dtype=jnp.int32)
         carry = (state, StepTotals(jnp.float32(0), zero, zero))
         state, totals = jax.lax.fori_loop(first, last, body, carry)
-        return state, totals, optax.tree.norm(state.params)
+        return state, totals, optax.tree.norm(list(filter(_is_floating, jax.tree.leaves(state.params))))
 
     return run_steps
+
+
+def _is_floating(leaf: Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def _halves(objective: Any) -> tuple[DrawNegatives, Objective]:

@@ -124,25 +124,27 @@ def test_adapters_over_an_earlier_run(source):
     )
 
 
-def test_a_language_model_as_the_encoder_starts_from_its_weights_and_lives_on_without_its_directory(tmp_path):
+@pytest.mark.parametrize("bits", [32, 8])
+def test_a_language_model_as_the_encoder_starts_from_its_weights_and_lives_on_without_its_directory(tmp_path, bits):
     directory = tmp_path / "qwen3"
     shutil.copytree(GOLDEN / "qwen3", directory)
     encoder = {"kind": "language", "width": 16, "num_layers": 1, "max_length": 6, "language_model": str(directory)}
-    lora = {"mode": "lora", "targets": ["language"], "rank": 2, "also_train": ["items", "events"]}
+    lora = {"mode": "lora", "targets": ["language"], "rank": 2, "also_train": ["items", "events"], "base_bits": bits}
     config = experiment(tmp_path, "shop", items=[f"s{n}" for n in range(9)], encoder=encoder, fine_tuning=lora)
     found = start(config)
-    assert found.notes == (f"the encoder starts from the language model in {directory}",)
+    origin, size = found.notes
+    assert origin == f"the encoder starts from the language model in {directory}"
+    assert size.startswith("fine-tuning lora: ") and "parameters are trained" in size
     run, _ = pipeline.train_run(config, runs=tmp_path, show_progress=False)
     shutil.rmtree(directory)
     recommender = Recommender.load(run)
     before, after = flat_params(found.params), flat_params(recommender.params)
-    frozen = "encoder/language/layers/0/attention/query/kernel"
+    layer = "encoder/language/layers/0/attention/query"
+    frozen = f"{layer}/kernel_int8" if bits == 8 else f"{layer}/kernel"
     np.testing.assert_array_equal(after[frozen], before[frozen])
-    assert not np.array_equal(
-        after[frozen.replace("kernel", "adapter/b")], before[frozen.replace("kernel", "adapter/b")]
-    )
+    assert not np.array_equal(after[f"{layer}/adapter/b"], before[f"{layer}/adapter/b"])
     assert len(recommender.recommend(["s1", "s2"], k=3).table) == 3
-    assert jax.tree.all(jax.tree.map(lambda leaf: bool(np.isfinite(leaf).all()), recommender.params))
+    assert all(np.isfinite(np.asarray(leaf, dtype=np.float32)).all() for leaf in jax.tree.leaves(recommender.params))
 
 
 def test_texts_are_read_by_a_language_model_that_is_trained_with_the_rest(tmp_path):

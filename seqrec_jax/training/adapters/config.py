@@ -68,6 +68,8 @@ class FineTuningConfig:
       ranks: rank by pattern, for adapters unlike the others; the last that matches counts.
       alphas: alpha by pattern, likewise.
       adalora: adalora only; how the ranks are found.
+      base_bits: 8 keeps the kernels of language models, which are frozen, as whole numbers of 8 bits; only for modes
+        that train none of them.
     """
 
     mode: Literal["whole", "last_layers", "bias", "lora", "adalora"] = "whole"
@@ -79,6 +81,7 @@ class FineTuningConfig:
     ranks: dict[str, int] = field(default_factory=dict)
     alphas: dict[str, float] = field(default_factory=dict)
     adalora: AdaLoraConfig = field(default_factory=AdaLoraConfig)
+    base_bits: Literal[8, 32] = 32
 
     def __post_init__(self) -> None:
         ranks = {"rank": self.rank} | {f"ranks[{pattern}]": rank for pattern, rank in self.ranks.items()}
@@ -94,6 +97,8 @@ class FineTuningConfig:
     def _check_together(self) -> None:
         """Raise a ConfigError for a field that the mode leaves without effect."""
         has_adapters = self.mode in ("lora", "adalora")
+        if self.base_bits not in (8, 32):
+            raise ConfigError(f"fine_tuning.base_bits must be 8 or 32, got {self.base_bits}")
         of_modes = {
             "num_layers": self.mode == "last_layers",
             "rank": self.mode == "lora",
@@ -101,6 +106,7 @@ class FineTuningConfig:
             "ranks": has_adapters,
             "alphas": has_adapters,
             "adalora": self.mode == "adalora",
+            "base_bits": has_adapters or self.mode == "bias",
         }
         defaults = type(self).__dataclass_fields__
         for name, has_effect in of_modes.items():

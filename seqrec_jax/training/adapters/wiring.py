@@ -12,6 +12,7 @@ import optax
 from seqrec_jax.model import SequenceModel
 from seqrec_jax.training.adapters.adalora import orthogonality_loss, with_adalora
 from seqrec_jax.training.adapters.config import FineTuningConfig
+from seqrec_jax.training.adapters.int8 import quantize_base
 from seqrec_jax.training.adapters.low_rank import attach_adapters, detach_adapters, init_adapters, merge_adapters
 from seqrec_jax.training.adapters.partition import partition, recombine, trainable_paths
 from seqrec_jax.training.adapters.paths import flat_params, nested_params
@@ -59,19 +60,23 @@ def fine_tuning_optimizer(
 
 
 def with_adapters(model: SequenceModel, config: FineTuningConfig) -> SequenceModel:
-    """The model over parameters with adapters, which its own `init` attaches; itself for the other modes.
+    """The model over parameters as `add_adapters` leaves them, which its own `init` makes.
 
     Raises:
       ConfigError: a pattern that matches no layer (when parameters are made).
     """
+
+    def init(key: jax.Array) -> Params:
+        return add_adapters(model.init(key), config, key=key)
+
     if config.mode not in ("lora", "adalora"):
-        return model
+        return model if config.base_bits == 32 else model._replace(init=init)
 
     def over_merged(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda params, *arguments, **options: function(merge_where_unread(params), *arguments, **options)
 
     return model._replace(
-        init=lambda key: add_adapters(model.init(key), config, key=key),
+        init=init,
         encode=over_merged(model.encode),
         encode_last=over_merged(model.encode_last),
         item_vectors=over_merged(model.item_vectors),
@@ -81,11 +86,11 @@ def with_adapters(model: SequenceModel, config: FineTuningConfig) -> SequenceMod
 
 
 def add_adapters(params: Params, config: FineTuningConfig, *, key: jax.Array) -> Params:
-    """Parameters with fresh adapters, which change nothing yet; as they are for modes without any."""
-    if config.mode not in ("lora", "adalora"):
-        return params
-    adapters = init_adapters(params, config=config, key=jax.random.fold_in(key, _ADAPTER_STREAM))
-    return attach_adapters(params, adapters)
+    """Parameters with fresh adapters, which change nothing yet, over a base of the configured bits."""
+    if config.mode in ("lora", "adalora"):
+        adapters = init_adapters(params, config=config, key=jax.random.fold_in(key, _ADAPTER_STREAM))
+        params = attach_adapters(params, adapters)
+    return quantize_base(params, patterns=(READS_ADAPTERS,)) if config.base_bits == 8 else params
 
 
 def merge_where_unread(params: Params) -> Params:
