@@ -128,14 +128,14 @@ def encode_texts(
       texts: None, nan and blank ones get the zero vector.
       cache: a folder in which vectors are kept by the content of text and model; texts found there are not encoded
         again. Of two processes that write at the same time, one has its texts encoded again later.
-      tokens_per_batch: None takes 1,024 on a CPU, where more leaves its caches, and 16,384 on accelerators.
+      tokens_per_batch: None takes 2,048 on a CPU, where more leaves its caches, and 16,384 on accelerators.
 
     Raises:
       DataError: something that is no text, with its place; a damaged cache file.
       ConfigError: tokens_per_batch below 1.
     """
     if tokens_per_batch is None:
-        tokens_per_batch = 1024 if jax.default_backend() == "cpu" else 16_384
+        tokens_per_batch = 2048 if jax.default_backend() == "cpu" else 16_384
     if tokens_per_batch < 1:
         raise ConfigError(f"tokens_per_batch must be at least 1, got {tokens_per_batch}")
     # the blank text stands for all that are empty

@@ -171,10 +171,16 @@ def _norm(params: Params, x: Float[Array, "*B D"], config: LanguageConfig) -> Fl
     """Layer normalisation, or by the root mean square alone where the model is a rotary decoder; in float32."""
     wide = x.astype(jnp.float32)
     if not config.rotary:
-        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
-    normed = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + config.norm_epsilon)
+        wide = wide - _means(wide)
+    normed = wide * jax.lax.rsqrt(_means(wide**2) + config.norm_epsilon)
     normed = normed.astype(x.dtype) * jnp.broadcast_to(params["scale"], x.shape)
     return normed + jnp.broadcast_to(params["bias"], x.shape) if "bias" in params else normed
+
+
+def _means(x: Float[Array, "*B D"]) -> Float[Array, "*B 1"]:
+    """Means over the last axis, by a product, which a CPU does faster than a reduction."""
+    shares = jnp.full((x.shape[-1], 1), 1.0 / x.shape[-1])
+    return jnp.matmul(x, shares, precision=jax.lax.Precision.HIGHEST)
 
 
 def _rotations(positions: Int[Array, "#B L"], config: LanguageConfig) -> tuple[Float[Array, "#B L 1 h"], ...]:
