@@ -91,6 +91,7 @@ class ShopConfig:
       search: probability that a visit to an item that the user goes to by themselves begins with a search for it;
         the visits themselves do not depend on it.
       ambiguous: share of the searches whose query means one of two categories; the others name the category.
+      ratings: the item table has a column `rating` from 1 to 5, which tells an item's quality; nothing else changes.
     """
 
     num_users: int = 4_000
@@ -120,6 +121,7 @@ class ShopConfig:
     continuation: tuple[tuple[float, float], ...] = ((0.08, 0.3), (0.15, 0.5), (0.4, 0.8))
     search: float = 0.0
     ambiguous: float = 0.5
+    ratings: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):

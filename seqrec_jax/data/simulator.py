@@ -57,7 +57,8 @@ class SimulatedShop(NamedTuple):
       world: the truth that does not change.
       events: user_id, item_id, timestamp, behavior, session_id, value (price of a purchase); in order of
         time. Where users search also query, and rows of the behaviour "search" without item.
-      items: item_id, title, category, price, available_from (timestamp); one row an item of the world.
+      items: item_id, title, category, price, available_from (timestamp), and rating where the configuration has
+        ratings; one row an item of the world.
       impressions: user_id, item_id, timestamp, position (from 1), propensity, response (1 = viewed).
       truth: user_id, timestamp, taste, source; the hidden side of each row of `events`. Where users search also
         intent, the category that a search means, and ambiguous.
@@ -172,15 +173,16 @@ def _joined(log: tuple[Responses, ...], name: str) -> np.ndarray:
 
 
 def _item_table(world: World) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "item_id": world.item_ids,
-            "title": world.titles,
-            "category": world.categories,
-            "price": world.prices,
-            "available_from": world.epoch_starts[world.item_epochs],
-        }
-    )
+    columns = {
+        "item_id": world.item_ids,
+        "title": world.titles,
+        "category": world.categories,
+        "price": world.prices,
+        "available_from": world.epoch_starts[world.item_epochs],
+    }
+    if world.config.ratings:
+        columns["rating"] = 1.0 + 4.0 * world.quality
+    return pd.DataFrame(columns)
 
 
 def _impression_table(world: World, log: tuple[Responses, ...]) -> pd.DataFrame:

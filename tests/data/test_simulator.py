@@ -69,6 +69,15 @@ def test_same_seed_same_bytes_other_seed_another_shop():
         assert not getattr(first, name).equals(getattr(other, name))
 
 
+def test_ratings_tell_the_quality_and_change_nothing_else():
+    plain, rated = simulate(SMALL, 7), simulate(dataclasses.replace(SMALL, ratings=True), 7)
+    for name in ("events", "impressions", "truth"):
+        pd.testing.assert_frame_equal(getattr(plain, name), getattr(rated, name))
+    pd.testing.assert_frame_equal(plain.items, rated.items.drop(columns="rating"))
+    assert rated.items["rating"].between(1, 5).all()
+    np.testing.assert_allclose((rated.items["rating"] - 1) / 4, rated.world.quality)
+
+
 def test_a_million_events_in_seconds():
     begin = time.perf_counter()
     shop = simulate(ShopConfig(num_users=34_000, num_items=2_000), 0)
