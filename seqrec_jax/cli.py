@@ -15,6 +15,7 @@ from seqrec_jax.errors import SeqrecError
 
 if TYPE_CHECKING:
     from seqrec_jax.config import ExperimentConfig
+    from seqrec_jax.data.dataset import Dataset
     from seqrec_jax.evaluation.protocol import EvaluationConfig
 
 INTERRUPTED = 130
@@ -63,22 +64,36 @@ def prepare(words: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace a prepared dataset of the same place")
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
-    from seqrec_jax.data.cleaning import CleaningReport
-    from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
-    from seqrec_jax.evaluation.report.terminal import labelled
 
     started = time.monotonic()
     config = _experiment(options, overrides)
     dataset = pipeline.prepare(config, strict=options.strict, overwrite=options.overwrite)
-    if dataset.cleaning is not None:
-        print(CleaningReport.from_dict(dataset.cleaning))
-    for note in dataset.content.notes:
-        print("\n".join(labelled("items", note)))
-    parts = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
-    counts = ", ".join(f"{int((dataset.split.parts == part).sum()):,} {name}" for name, part in parts)
-    print("\n".join([*labelled("split", dataset.split.describe()), *labelled("", f"{counts} events")]))
+    _print_prepared(dataset)
     seconds = time.monotonic() - started
     print(f"prepared   {config.dataset_directory} (fingerprint {dataset.fingerprint}) in {seconds:.1f} s")
+    return 0
+
+
+def join(words: Sequence[str]) -> int:
+    """Join prepared datasets of several domains to one, in which every item says its domain."""
+    parser = _parser("join", join)
+    parser.add_argument(
+        "domains", nargs="+", metavar="NAME=PATH", help="a domain and its prepared dataset; two or more"
+    )
+    parser.add_argument("--output", required=True, help="directory of the joined dataset")
+    parser.add_argument("--shared-users", action="store_true", help="the same user id is the same user in all domains")
+    parser.add_argument("--overwrite", action="store_true", help="replace a prepared dataset of the same place")
+    options = parser.parse_args(words)
+    from seqrec_jax import pipeline
+
+    dataset = pipeline.join(
+        _named(options.domains, what="domains"),
+        output=options.output,
+        shared_users=options.shared_users,
+        overwrite=options.overwrite,
+    )
+    _print_prepared(dataset)
+    print(f"joined     {options.output} (fingerprint {dataset.fingerprint})")
     return 0
 
 
@@ -279,7 +294,10 @@ def add_items(words: Sequence[str]) -> int:
     from seqrec_jax.evaluation.report.terminal import labelled
 
     new = pipeline.read_new_items(
-        options.items, item_id=options.item_id, features=_named(options.features), edges=_named(options.edges)
+        options.items,
+        item_id=options.item_id,
+        features=_named(options.features, what="features"),
+        edges=_named(options.edges, what="edges"),
     )
     for note in pipeline.add_items(options.checkpoint, new, output=options.output, step=options.step):
         print("\n".join(labelled("items", note)))
@@ -304,6 +322,7 @@ def embed(words: Sequence[str]) -> int:
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "prepare": prepare,
+    "join": join,
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
@@ -361,12 +380,15 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _named(pairs: Sequence[str]) -> dict[str, str]:
+def _named(pairs: Sequence[str], *, what: str) -> dict[str, str]:
     """`name=path` words by name."""
     from seqrec_jax.errors import ConfigError
 
     if wrong := [pair for pair in pairs if not all(pair.partition("="))]:
-        raise ConfigError(f"features and edges are given as name=path, such as picture=new.parquet, got {wrong[0]!r}")
+        raise ConfigError(f"{what} are given as name=path, such as first=folder/file, got {wrong[0]!r}")
+    names = [pair.partition("=")[0] for pair in pairs]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"{what} name {min(doubled)!r} twice; give each a name of its own")
     return {name: path for name, _, path in (pair.partition("=") for pair in pairs)}
 
 
@@ -378,6 +400,21 @@ def _protocol(run: str, overrides: Sequence[str]) -> EvaluationConfig:
 
     saved = read_run(run)[0].get("evaluation", {})
     return parse_config(EvaluationConfig, values=saved, overrides=[_without_section(word) for word in overrides])
+
+
+def _print_prepared(dataset: Dataset) -> None:
+    """What was counted while a dataset was made, and its split."""
+    from seqrec_jax.data.cleaning import CleaningReport
+    from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
+    from seqrec_jax.evaluation.report.terminal import labelled
+
+    if dataset.cleaning is not None:
+        print(CleaningReport.from_dict(dataset.cleaning))
+    for note in dataset.content.notes:
+        print("\n".join(labelled("items", note)))
+    parts = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
+    counts = ", ".join(f"{int((dataset.split.parts == part).sum()):,} {name}" for name, part in parts)
+    print("\n".join([*labelled("split", dataset.split.describe()), *labelled("", f"{counts} events")]))
 
 
 def _print_evaluation(result: dict[str, Any], folder: Path, reason: str | None, *, with_users: bool = True) -> None:

@@ -6,6 +6,7 @@ from seqrec_jax.pipeline.backtesting import backtest_run
 from seqrec_jax.pipeline.cases import case_options, cases_of, ceiling, known_events, references
 from seqrec_jax.pipeline.exporting import embed_run, user_histories, write_table
 from seqrec_jax.pipeline.growing import add_items, read_new_items
+from seqrec_jax.pipeline.joining import join, join_datasets
 from seqrec_jax.pipeline.judging import compare_runs, evaluate_run
 from seqrec_jax.pipeline.preparing import prepare, read_source
 from seqrec_jax.pipeline.saved import compare_saved, compare_saved_runs
@@ -25,6 +26,8 @@ __all__ = [
     "compare_saved_runs",
     "embed_run",
     "evaluate_run",
+    "join",
+    "join_datasets",
     "known_events",
     "median_speed",
     "prepare",
