@@ -83,13 +83,14 @@ def join_datasets(datasets: Mapping[str, Dataset], *, name: str, shared_users: b
 def _check_alike(datasets: Mapping[str, Dataset], *, shared_users: bool) -> None:
     first, *others = datasets
     for domain in others:
-        for what, values in {
-            "times": [datasets[one].time_kind for one in (first, domain)],
-            "a split": [datasets[one].split.config for one in (first, domain)],
-        }.items():
-            if values[0] != values[1]:
+        ours, theirs = datasets[first], datasets[domain]
+        for what, one, other in (
+            ("times", ours.time_kind, theirs.time_kind),
+            ("a split", ours.split.config, theirs.split.config),
+        ):
+            if one != other:
                 raise DataError(
-                    f"{first} has {what} of {values[0]} and {domain} of {values[1]}; prepare them alike, then join them"
+                    f"{first} has {what} of {one} and {domain} of {other}; prepare them alike, then join them"
                 )
     if shared_users and datasets[first].time_kind != "seconds":
         raise DataError(
@@ -160,7 +161,7 @@ def _content(datasets: Mapping[str, Dataset], joined: Dataset) -> ItemContent:
     """Features and relations under the joined item ids, and what was counted."""
     raw_ids = list(joined.items["item_id"])
     new_ids = {
-        domain: np.concatenate([[0], joined.item_index(_prefixed(one.items["item_id"], domain))]).astype(np.int32)
+        domain: np.concatenate([[0], joined.item_index(list(_prefixed(one.items["item_id"], domain)))]).astype(np.int32)
         for domain, one in datasets.items()
     }
     notes = [_counts(domain, one) for domain, one in datasets.items()]
