@@ -230,9 +230,11 @@ class CheckpointStore:
         return "; ".join(texts[:5]) + (f"; and {len(texts) - 5} more" if len(texts) > 5 else "")
 
     def _cannot_write(self, error: Exception) -> CheckpointError:
-        full = "No space left on device" in str(error)
+        reason = _short(error) + (" (it may be that another process was lost)" if jax.process_count() > 1 else "")
+        if "No space left on device" in str(error):
+            reason = "the disk is full"
         return CheckpointError(
-            f"cannot write a checkpoint to {self.directory}: {'the disk is full' if full else _short(error)}; the "
+            f"cannot write a checkpoint to {self.directory}: {reason}; the "
             "checkpoints before are untouched, and the same command continues from the last one"
         )
 
