@@ -305,6 +305,37 @@ def add_items(words: Sequence[str]) -> int:
     return 0
 
 
+def fit_head(words: Sequence[str]) -> int:
+    """Fit a head to labelled rows, such as impressions with clicks, over a run's vectors."""
+    parser = _parser("fit-head", fit_head)
+    _add_checkpoint(parser)
+    parser.add_argument(
+        "--rows", required=True, help="table with user_id, timestamp, the label, and perhaps item_id and position"
+    )
+    parser.add_argument("--name", default="click", help="of the head (default click)")
+    parser.add_argument("--label", default="click", help="its column: 0 and 1, or words for classes (default click)")
+    parser.add_argument("--conversion", help="column that tells whether a conversion followed the click: 0 and 1")
+    options = parser.parse_args(words)
+    from seqrec_jax import pipeline
+    from seqrec_jax.data.files import read_file
+    from seqrec_jax.evaluation.report.terminal import labelled
+
+    report = pipeline.fit_run_head(
+        options.checkpoint,
+        read_file(Path(options.rows)),
+        name=options.name,
+        label=options.label,
+        conversion=options.conversion,
+        step=options.step,
+    )
+    for note in report.notes:
+        print("\n".join(labelled("rows", note)))
+    least = min(validation for _, validation in report.fitted.losses)
+    print(f"fitted     {len(report.fitted.losses)} passes, loss of the validation rows {least:.4f}, then calibrated")
+    print(f"written    {report.path}")
+    return 0
+
+
 def embed(words: Sequence[str]) -> int:
     """Write user and item vectors with raw ids to Parquet."""
     parser = _parser("embed", embed)
@@ -330,6 +361,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "recommend": recommend,
     "embed": embed,
     "add-items": add_items,
+    "fit-head": fit_head,
 }
 
 

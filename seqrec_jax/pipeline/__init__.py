@@ -6,6 +6,7 @@ from seqrec_jax.pipeline.backtesting import backtest_run
 from seqrec_jax.pipeline.cases import case_options, cases_of, ceiling, known_events, references
 from seqrec_jax.pipeline.exporting import embed_run, user_histories, write_table
 from seqrec_jax.pipeline.growing import add_items, read_new_items
+from seqrec_jax.pipeline.heads import HeadReport, RunHead, fit_run_head, label_examples
 from seqrec_jax.pipeline.joining import join, join_datasets
 from seqrec_jax.pipeline.judging import compare_runs, evaluate_run
 from seqrec_jax.pipeline.preparing import prepare, read_source
@@ -14,6 +15,8 @@ from seqrec_jax.pipeline.starting import build_model, start_model, transfer_para
 from seqrec_jax.pipeline.training import behavior_weights, median_speed, train_run
 
 __all__ = [
+    "HeadReport",
+    "RunHead",
     "add_items",
     "backtest_run",
     "behavior_weights",
@@ -26,9 +29,11 @@ __all__ = [
     "compare_saved_runs",
     "embed_run",
     "evaluate_run",
+    "fit_run_head",
     "join",
     "join_datasets",
     "known_events",
+    "label_examples",
     "median_speed",
     "prepare",
     "read_new_items",

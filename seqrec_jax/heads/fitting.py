@@ -1,0 +1,254 @@
+"""A classifier head fitted to labelled rows over vectors that stay as they are, and calibrated on rows kept apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.heads.calibration import Calibration, fit_platt, fit_temperature
+from seqrec_jax.heads.classifier import ClassifierHead
+from seqrec_jax.losses import class_loss, click_and_conversion_loss, logistic_loss
+
+Params: TypeAlias = dict[str, Any]
+HeadKind = Literal["yes_no", "click_and_conversion", "classes"]
+
+_ROWS_AT_A_TIME = 2**14
+_LOOKED_AT = 0.9  # the place that is taken most, to begin with; it and how tempting items are scale each other
+
+
+@dataclass(frozen=True)
+class HeadTrainingConfig:
+    """How a head is fitted.
+
+    Attributes:
+      hidden_width: of the layer between inputs and logits; None for a linear head.
+      batch_size: rows a step.
+      max_epochs: passes over the rows.
+      patience: passes without a better loss on the validation rows before the end.
+      learning_rate: of AdamW.
+      weight_decay: of AdamW.
+      seed: of the first parameters and of the order of rows.
+    """
+
+    hidden_width: int | None = None
+    batch_size: int = 512
+    max_epochs: int = 30
+    patience: int = 3
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0 or self.weight_decay < 0:
+            raise ConfigError(
+                f"learning_rate must be positive and weight_decay not negative, got {self.learning_rate} and "
+                f"{self.weight_decay}"
+            )
+
+
+class Examples(NamedTuple):
+    """N labelled rows, each a decision of a user at a moment, perhaps about an item in a place.
+
+    Attributes:
+      moments: `[N]` int32 row of the states.
+      labels: `[N]` int32 0 and 1, or classes from 1.
+      item_ids: `[N]` int32 row of the item vectors; None where the decision is about the user alone.
+      positions: `[N]` int32 from 1; None where there are no places.
+      conversions: `[N]` int32 0 and 1, what followed the click; None for other kinds.
+    """
+
+    moments: Int[Array, " N"]
+    labels: Int[Array, " N"]
+    item_ids: Int[Array, " N"] | None = None
+    positions: Int[Array, " N"] | None = None
+    conversions: Int[Array, " N"] | None = None
+
+
+class FittedHead(NamedTuple):
+    """What came out.
+
+    Attributes:
+      params: of the pass with the least loss on the validation rows.
+      calibrations: one for all classes, one of a yes or no, or one each of click and of conversion after a click.
+      losses: a pair (training, validation) a pass, means over the rows.
+    """
+
+    params: Params
+    calibrations: tuple[Calibration, ...]
+    losses: list[tuple[float, float]]
+
+
+def fit_head(
+    head: ClassifierHead,
+    states: Float[np.ndarray, "M D"],
+    item_vectors: Float[np.ndarray, "V+1 E"] | None,
+    *,
+    kind: HeadKind,
+    training: Examples,
+    validation: Examples,
+    interaction: Float[np.ndarray, "D E"] | None = None,
+    config: HeadTrainingConfig = HeadTrainingConfig(),
+) -> FittedHead:
+    """Fit a head to the training rows, end by the loss of the validation rows, and calibrate its logits on these.
+
+    Args:
+      head: with as many logits as the kind has: 1, 2 (click, conversion after it), or one a class.
+      states: `[M, D]` of users at moments; not changed.
+      item_vectors: `[V+1, E]`, None for a head about users alone.
+      kind: which loss, and which calibration: Platt's of each yes or no, a temperature for classes.
+      training: rows that the parameters come from.
+      validation: rows kept from them, better later than before them.
+      interaction: W of a model whose scores are v_xᵀ W v_y, to begin with; None begins anywhere.
+      config: how.
+
+    Raises:
+      DataError: no rows, or rows of one outcome only, in either part.
+      ConfigError: an unknown kind.
+    """
+    if kind not in get_args(HeadKind):
+        raise ConfigError(f"kind must be one of {', '.join(get_args(HeadKind))}, got {kind!r}")
+    for name, examples in (("training", training), ("validation", validation)):
+        _check_outcomes(examples, kind, name)
+    vectors = (jnp.asarray(states), None if item_vectors is None else jnp.asarray(item_vectors))
+    examples = jax.tree.map(lambda column: jnp.asarray(column, jnp.int32), training)
+    num_rows = len(training.labels)
+    batch_size = min(config.batch_size, num_rows)
+    num_steps = num_rows // batch_size
+    optimizer = optax.adamw(config.learning_rate, weight_decay=config.weight_decay)
+
+    def batch_loss(params: Params, vectors: Any, batch: Examples) -> Array:
+        return jnp.mean(_losses(kind, _logits(head, params, vectors, batch), batch))
+
+    @jax.jit
+    def one_pass(params: Params, moments: Any, vectors: Any, examples: Examples, key: Array) -> Any:
+        order = jax.random.permutation(key, num_rows)[: num_steps * batch_size].reshape(num_steps, batch_size)
+
+        def step(carry: Any, rows: Array) -> Any:
+            params, moments = carry
+            batch = jax.tree.map(lambda column: column[rows], examples)
+            value, gradient = jax.value_and_grad(batch_loss)(params, vectors, batch)
+            updates, moments = optimizer.update(gradient, moments, params)
+            return (optax.apply_updates(params, updates), moments), value
+
+        return jax.lax.scan(step, (params, moments), order)
+
+    key = jax.random.key(config.seed)
+    params = _start(head.init(key), training, kind=kind, interaction=interaction)
+    moments, best, since, losses = optimizer.init(params), params, 0, []
+    least = np.inf
+    for number in range(1, config.max_epochs + 1):
+        (params, moments), values = one_pass(params, moments, vectors, examples, jax.random.fold_in(key, number))
+        logits = head_logits(head, params, states, item_vectors, validation)
+        value = float(jnp.mean(_losses(kind, jnp.asarray(logits), jax.tree.map(jnp.asarray, validation))))
+        losses.append((float(values.mean()), value))
+        since += 1
+        if value < least:
+            least, best, since = value, params, 0
+        if since >= config.patience:
+            break
+    logits = head_logits(head, best, states, item_vectors, validation)
+    return FittedHead(jax.tree.map(np.asarray, best), _calibrations(kind, logits, validation), losses)
+
+
+def head_logits(
+    head: ClassifierHead,
+    params: Params,
+    states: Float[np.ndarray, "M D"],
+    item_vectors: Float[np.ndarray, "V+1 E"] | None,
+    rows: Examples,
+) -> Float[np.ndarray, "N K"]:
+    """`[N, K]` float32 logits of rows, some at a time; their labels are not looked at."""
+    compute = jax.jit(partial(_logits, head))
+    vectors = (jnp.asarray(states), None if item_vectors is None else jnp.asarray(item_vectors))
+    count, parts = len(rows.moments), []
+    size = min(_ROWS_AT_A_TIME, max(1, count))
+    for start in range(0, count, size):
+        part = np.minimum(np.arange(start, start + size), count - 1)  # one shape, so that it compiles once
+        tile = jax.tree.map(lambda column, part=part: jnp.asarray(np.asarray(column)[part], jnp.int32), rows)
+        parts.append(np.asarray(compute(params, vectors, tile)))
+    return np.concatenate(parts)[:count]
+
+
+def _start(params: Params, rows: Examples, *, kind: HeadKind, interaction: np.ndarray | None) -> Params:
+    """Parameters that say what is known without any vector: how often each place, or each class, was taken."""
+    output = params["output"]
+    labels = np.asarray(rows.labels)
+    if kind == "classes":
+        counts = np.bincount(labels, minlength=len(output["bias"]) + 1)[1:]
+        bias = np.log((counts + 1) / (counts.sum() + len(counts)))
+    else:
+        chances = [labels.mean()]
+        if kind == "click_and_conversion":
+            chances.append(np.asarray(rows.conversions)[labels > 0].mean())
+        if rows.positions is not None:
+            examined = params["examination"]["logits"]
+            shown = np.bincount(rows.positions, minlength=len(examined))
+            rates = (np.bincount(rows.positions, weights=labels, minlength=len(examined)) + chances[0]) / (shown + 1)
+            most = rates.max()
+            params["examination"] = {"logits": jnp.asarray(_logit(_LOOKED_AT * rates / most), jnp.float32)}
+            chances[0] = most / _LOOKED_AT
+        bias = _logit(np.array(chances))
+    params["output"] = {"kernel": jnp.zeros_like(output["kernel"]), "bias": jnp.asarray(bias, jnp.float32)}
+    if interaction is not None:
+        params["interaction"] = {**params["interaction"], "kernel": jnp.asarray(interaction, jnp.float32)}
+    return params
+
+
+def _logit(chances: np.ndarray) -> np.ndarray:
+    return np.log(chances) - np.log1p(-np.minimum(chances, 0.999))
+
+
+def _logits(head: ClassifierHead, params: Params, vectors: Any, rows: Examples) -> Float[Array, "N K"]:
+    states, item_vectors = vectors
+    about = None if item_vectors is None else item_vectors[rows.item_ids]
+    return head.logits(params, states[rows.moments], about, rows.positions)
+
+
+def _losses(kind: HeadKind, logits: Float[Array, "N K"], rows: Examples) -> Float[Array, " N"]:
+    if kind == "classes":
+        return class_loss(logits, rows.labels)
+    if kind == "yes_no":
+        return logistic_loss(logits[:, 0], rows.labels)
+    return click_and_conversion_loss(logits[:, 0], logits[:, 1], clicks=rows.labels, conversions=rows.conversions)
+
+
+def _calibrations(kind: HeadKind, logits: np.ndarray, rows: Examples) -> tuple[Calibration, ...]:
+    labels = np.asarray(rows.labels)
+    if kind == "classes":
+        return (fit_temperature(logits, labels),)
+    of_click = fit_platt(logits[:, 0], labels > 0)
+    if kind == "yes_no":
+        return (of_click,)
+    clicked = labels > 0
+    return of_click, fit_platt(logits[clicked, 1], np.asarray(rows.conversions)[clicked] > 0)
+
+
+def _check_outcomes(rows: Examples, kind: HeadKind, name: str) -> None:
+    """That there is something to learn from, and to calibrate on."""
+    labels = np.asarray(rows.labels)
+    if not len(labels):
+        raise DataError(f"there are no {name} rows; a head needs rows before and after the validation's start")
+    if kind == "classes":
+        if len(np.unique(labels[labels > 0])) < 2:
+            raise DataError(f"the {name} rows have fewer than two classes, so there is nothing to tell apart")
+        return
+    outcomes = {"label": labels}
+    if kind == "click_and_conversion":
+        outcomes["conversion after a click"] = np.asarray(rows.conversions)[labels > 0]
+    for what, found in outcomes.items():
+        if not found.any() or found.all():
+            raise DataError(
+                f"the {len(found):,} {name} rows for the {what} are all {'positive' if found.any() else 'negative'}; a "
+                "head needs both outcomes in training and validation rows: give more rows"
+            )
