@@ -186,12 +186,14 @@ def transfer_rows(folder: Path, model: Row, **settings: Any) -> Iterator[Row]:
         steps, part = SHARES.get(share, (1, 1))
         mine = {**settings, "batch_size": settings["batch_size"] // part}
         epochs = epochs_for(steps, dataset, batch_size=mine["batch_size"], length=sizes["length"])
-        ways: Row = {NOTHING: {}, WHOLE: from_run, LORA: {**from_run, "fine_tuning": LORA_OF_ENCODER}}
+        # what is learnt is easily lost at the rate at which it was learnt
+        slow = {**from_run, "learning_rate": settings["learning_rate"] / 10}
+        ways: Row = {NOTHING: {}, WHOLE: slow, LORA: {**from_run, "fine_tuning": LORA_OF_ENCODER}}
         if not share:
             ways = {NOTHING: {}, ZERO_SHOT: from_run}
         systems: Row = {}
         for number, (method, training) in enumerate(ways.items()):
-            config = experiment(f"{name}_{number}", directory, model, epochs=epochs, **mine, **training)
+            config = experiment(f"{name}_{number}", directory, model, epochs=epochs, **(mine | training))
             systems[method] = trained(config, folder) if share else (untrained(config, dataset), {})
         users = int(np.sum(dataset.training_sequences.lengths > 0)) if share else 0
         if not share:
