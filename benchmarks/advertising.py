@@ -104,7 +104,8 @@ def forecasts(
     raw, calibrated = (sigmoid(head.row_logits(states, rows, calibrated=one)) for one in (False, True))
     without = sigmoid(blind.row_logits(states, rows._replace(positions=None)))
     click, conversion = {}, {}
-    items, looked_at = rows.item_ids - 1, truth.world.examination[rows.positions - 1]
+    items = numbers_of(truth.dataset.items["item_id"], later["item_id"]) - 1
+    looked_at = truth.world.examination[later["position"].to_numpy() - 1]
     for name, tastes in ((OPTIMUM, truth.of_histories(histories, times)), (TASTE, truth.of_tastes(histories, times))):
         chances = (tastes @ truth.clicks)[rows.moments, items]
         click[name] = looked_at * chances
@@ -242,7 +243,7 @@ def main() -> None:
         impressions[side].reset_index(drop=True)
         for side in (impressions["timestamp"] < cut, impressions["timestamp"] >= cut)
     )
-    options = {"label": "click", "conversion": "conversion", "dataset": dataset}
+    options: dict[str, Any] = {"label": "click", "conversion": "conversion", "dataset": dataset}
     report = pipeline.fit_run_head(trained.directory, known, name="click", **options)
     blind = pipeline.fit_run_head(
         trained.directory, known.drop(columns="position"), name="click_without_place", **options

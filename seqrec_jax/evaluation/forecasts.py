@@ -79,12 +79,10 @@ def judge_forecasts(
             raise DataError(f"{name}: expected one probability in [0, 1] or more; give logits through a sigmoid first")
     num_users = int(rows_of.max()) + 1
     random = np.random.default_rng(seed)
-    draws = [np.ones(num_users)]
-    draws += [np.bincount(random.integers(0, num_users, num_users), minlength=num_users) for _ in range(num_resamples)]
-    values = {
-        name: _figures(chances, happened, rows_of, np.asarray(draws, dtype=np.float64), num_bins=num_bins)
-        for name, chances in tables.items()
-    }
+    draws = np.ones((num_resamples + 1, num_users))
+    for draw in draws[1:]:
+        draw[:] = np.bincount(random.integers(0, num_users, num_users), minlength=num_users)
+    values = {name: _figures(chances, happened, rows_of, draws, num_bins=num_bins) for name, chances in tables.items()}
     tail = (1 - confidence) / 2
     others = {name: table - values[reference] for name, table in values.items()} if reference is not None else {}
     return ForecastFigures(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.heads.calibration import Calibration, fit_platt, fit_temperature
@@ -18,6 +18,8 @@ from seqrec_jax.heads.classifier import ClassifierHead
 from seqrec_jax.losses import class_loss, click_and_conversion_loss, logistic_loss
 
 Params: TypeAlias = dict[str, Any]
+Column: TypeAlias = Any
+"""`[N]` integers, NumPy's on the host and JAX's on the device."""
 HeadKind = Literal["yes_no", "click_and_conversion", "classes"]
 
 _ROWS_AT_A_TIME = 2**14
@@ -68,11 +70,11 @@ class Examples(NamedTuple):
       conversions: `[N]` int32 0 and 1, what followed the click; None for other kinds.
     """
 
-    moments: Int[Array, " N"]
-    labels: Int[Array, " N"]
-    item_ids: Int[Array, " N"] | None = None
-    positions: Int[Array, " N"] | None = None
-    conversions: Int[Array, " N"] | None = None
+    moments: Column
+    labels: Column
+    item_ids: Column | None = None
+    positions: Column | None = None
+    conversions: Column | None = None
 
 
 class FittedHead(NamedTuple):
@@ -220,6 +222,7 @@ def _losses(kind: HeadKind, logits: Float[Array, "N K"], rows: Examples) -> Floa
         return class_loss(logits, rows.labels)
     if kind == "yes_no":
         return logistic_loss(logits[:, 0], rows.labels)
+    assert rows.conversions is not None
     return click_and_conversion_loss(logits[:, 0], logits[:, 1], clicks=rows.labels, conversions=rows.conversions)
 
 

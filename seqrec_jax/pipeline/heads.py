@@ -194,11 +194,12 @@ class RunHead:
         """`[N, J]` logits of single rows over the states of their moments, such as rows of a log with their places."""
         items = None if self.config.item_width is None else self.recommender.item_vectors()
         logits = head_logits(self._head, self.params, states, items, rows)
-        if calibrated and self.kind == "classes":
-            logits = self.calibrations[0](logits)
-        elif calibrated:
-            logits = np.stack([one(logits[:, column]) for column, one in enumerate(self.calibrations)], axis=1)
-        return logits
+        if not calibrated:
+            return logits
+        if self.kind == "classes":
+            return np.asarray(self.calibrations[0](jnp.asarray(logits)))
+        columns = [one(jnp.asarray(logits[:, place])) for place, one in enumerate(self.calibrations)]
+        return np.stack([np.asarray(column) for column in columns], axis=1)
 
     def probabilities(
         self, histories: Sequences, item_ids: Int[np.ndarray, "U K"] | None = None, *, position: int = 1
@@ -230,7 +231,7 @@ class RunHead:
                 f"the head {self.name!r} tells {self.kind}; an expected value needs click and conversion: fit one "
                 "with a column of conversions"
             )
-        logits = self.logits(histories, item_ids, position=position)
+        logits = jnp.asarray(self.logits(histories, item_ids, position=position))
         return rank_by_expected_value(
             jnp.asarray(item_ids, jnp.int32), logits[..., 0], logits[..., 1], values=jnp.asarray(values, jnp.float32)
         )
