@@ -71,6 +71,10 @@ def test_a_head_is_read_as_it_was_written_and_ranks_by_value(fitted, impressions
 
 def test_rows_are_judged_at_their_own_moments(fitted, impressions, dataset):
     head = fitted[1].head
+    with pytest.raises(DataError, match="no column 'position'"):
+        pipeline.label_examples(head, dataset, impressions.drop(columns="position"), label="click")
+    with pytest.raises(DataError, match="position has 9, the head 'ads' knows 1 to 6"):
+        pipeline.label_examples(head, dataset, impressions.iloc[:3].assign(position=9), label="click")
     some = impressions.iloc[::97].reset_index(drop=True)
     rows, states = pipeline.label_examples(head, dataset, some, label="click", conversion="conversion")
     of_rows = head.row_logits(states, rows)[:, 0]

@@ -21,6 +21,7 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 from seqrec_jax.data.dataset import Dataset, read_dataset
+from seqrec_jax.data.files import check_columns
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError, ShapeError
 from seqrec_jax.heads import (
@@ -339,11 +340,20 @@ def label_examples(
     """Rows as `RunHead.row_logits` takes them, and the states of their moments, to judge a head on later rows.
 
     Raises:
-      DataError: as `fit_run_head`.
+      DataError: as `fit_run_head`; no column of items or places where the head was fitted with one, or a place that it
+        does not know.
     """
+    for column, width in (("item_id", head.config.item_width), ("position", head.config.num_positions)):
+        if width is not None:
+            check_columns(list(rows.columns), [column], source="the labelled rows")
     examples, _, states, classes, _ = labelled_examples(
         head.recommender, dataset, rows, label=label, conversion=conversion
     )
+    places = head.config.num_positions
+    if places is None:
+        examples = examples._replace(positions=None)
+    elif (highest := int(np.asarray(examples.positions).max())) > places:
+        raise DataError(f"position has {highest}, the head {head.name!r} knows 1 to {places}")
     if tuple(classes) != head.classes:
         numbers = pd.Index(head.classes).get_indexer(pd.Index(classes)).astype(np.int32) + 1
         examples = examples._replace(labels=np.concatenate([[0], numbers])[examples.labels].astype(np.int32))

@@ -146,3 +146,22 @@ def test_what_does_not_fit_is_refused():
         head.logits(params, jnp.ones((3, 4)), jnp.ones((2, 2)))
     with pytest.raises(ShapeError, match=r"click_logits have shape \(1, 2\), expected that of item_ids, \(1, 3\)"):
         rank_by_expected_value(jnp.ones((1, 3), int), jnp.ones((1, 2)), jnp.ones((1, 3)), values=jnp.ones(4))
+
+
+def test_places_by_hand_and_what_does_not_fit():
+    head = make_classifier_head(ClassifierHeadConfig(2, 3, num_positions=2))
+    params = head.init(jax.random.key(0))
+    assert params["examination"]["logits"].shape == (3,)
+    params["examination"] = {"logits": jnp.asarray([0.0, 2.0, -1.0])}
+    states, positions = jnp.asarray(normal(0, 4, 3)), jnp.asarray([1, 2, 2, 1])
+    plain = make_classifier_head(ClassifierHeadConfig(2, 3)).logits(params, states)
+    found = head.logits(params, states, positions=positions)
+    looked_at = jax.nn.sigmoid(jnp.asarray([2.0, -1.0, -1.0, 2.0]))
+    np.testing.assert_allclose(jax.nn.sigmoid(found[:, 0]), looked_at * jax.nn.sigmoid(plain[:, 0]), rtol=1e-5)
+    np.testing.assert_array_equal(found[:, 1], plain[:, 1])
+    with pytest.raises(ShapeError, match="positions 1 to 2, as heads"):
+        head.logits(params, states)
+    with pytest.raises(ShapeError, match=r"positions have shape \(3,\)"):
+        head.logits(params, states, positions=positions[:3])
+    with pytest.raises(ConfigError, match="num_positions must be"):
+        ClassifierHeadConfig(num_positions=0)
