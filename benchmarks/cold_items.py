@@ -44,7 +44,7 @@ RUNS = Path("runs/cold_items")
 SHARE, SEED = 0.2, 0
 """Of the items that are taken out of training, and of their draw."""
 
-CONTENT = "content alone"
+CONTENT, GATED = "content alone", "ids and content by a gate"
 
 
 class ItemSet(NamedTuple):
@@ -92,7 +92,10 @@ SETS = {
     "amazon_beauty": ItemSet(
         "configs/amazon_beauty_attributes.yaml",
         REVIEWS,
-        systems_of({"attributes": ["attributes"]}, fusion="sum", id_dropout=0.2),
+        {
+            **systems_of({"attributes": ["attributes"]}, fusion="sum", id_dropout=0.2),
+            GATED: systems_of({"attributes": ["attributes"]}, fusion="gate", id_dropout=0.2)[FUSED],
+        },
     ),
     "amazon_grocery": ItemSet(
         "configs/amazon_grocery.yaml",
@@ -146,7 +149,7 @@ def fill(name: str, *, language_model: str | None) -> Row:
     new = cases.candidates & ~known
     new[0] = False
     rankers, probabilities = baselines(dataset), None
-    for system in (IDS, CONTENT, FUSED):
+    for system in dict.fromkeys((IDS, CONTENT, FUSED, *trained)):
         recommender = Recommender.load(trained[system].directory)
         recommender.name = system
         rankers.append(recommender)
