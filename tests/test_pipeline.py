@@ -125,7 +125,7 @@ def test_a_prepared_dataset_is_replaced_only_where_asked(tmp_path):
         (
             {"reader": "movielens_1m", "source": "x", "columns": {"user_id": "u"}},
             "data.reader movielens_1m knows its own columns and items; leave out data.columns, data.separator and "
-            "data.items, or data.reader",
+            "data.items.path, or data.reader",
         ),
     ],
 )

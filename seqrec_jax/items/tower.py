@@ -133,6 +133,7 @@ def make_item_tower(
       ConfigError: texts without a model for them, an attribute, a feature or a relation that the table does not have.
       ShapeError: columns that are not `[V+1]`, or `[V+1, M]`.
 
+    >>> from seqrec_jax.items import id_table
     >>> tower = make_item_tower(ItemTowerConfig(width=3), id_table(4))
     >>> params = tower.init(jax.random.key(0))
     >>> tower.item_vectors(params, id_table(4)).shape
