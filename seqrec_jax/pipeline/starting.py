@@ -17,12 +17,11 @@ from seqrec_jax.items.table import ItemTable, make_item_table
 from seqrec_jax.model import SequenceModel, extend_item_rows, make_sequence_model
 from seqrec_jax.parallel import init_on_mesh, make_mesh, rows_on_mesh, state_sharding
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.training.adapters.adalora import with_adalora
 from seqrec_jax.training.adapters.config import FineTuningConfig
 from seqrec_jax.training.adapters.low_rank import merge_adapters
 from seqrec_jax.training.adapters.partition import describe, partition, trainable_paths
 from seqrec_jax.training.adapters.paths import flat_params, nested_params
-from seqrec_jax.training.adapters.wiring import add_adapters, with_adapters
+from seqrec_jax.training.adapters.wiring import add_adapters, trained_part_optimizer, with_adapters
 from seqrec_jax.training.config import TrainingConfig
 from seqrec_jax.training.run import read_run
 from seqrec_jax.training.state import make_optimizer
@@ -158,8 +157,7 @@ def _in_words(params: Any, config: TrainingConfig) -> str:
     fine_tuning = config.fine_tuning
     trained, frozen = partition(params, trainable_paths(params, fine_tuning))
     optimizer = make_optimizer(config.optimizer, total_steps=_MANY_STEPS)
-    if fine_tuning.mode == "adalora":
-        optimizer = with_adalora(optimizer, config=fine_tuning.adalora, total_steps=_MANY_STEPS)
+    optimizer = trained_part_optimizer(optimizer, fine_tuning, total_steps=_MANY_STEPS)
     return f"fine-tuning {fine_tuning.mode}: {describe(trained, frozen, optimizer=optimizer)}"
 
 

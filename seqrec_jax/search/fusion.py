@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import rankdata
 
 from seqrec_jax.baselines import Ranker
 from seqrec_jax.data.sequences import Sequences
@@ -44,9 +45,8 @@ def reciprocal_rank_fusion(scores: Sequence[Scores], *, k: float = 60.0) -> Scor
     tables = _checked(scores)
     total = np.zeros(tables[0].shape, dtype=np.float32)
     for table in tables:
-        for row, values in zip(total[:, 1:], table[:, 1:], strict=True):
-            higher = len(values) - np.searchsorted(np.sort(values), values, side="right")
-            row += np.where(np.isneginf(values), 0.0, 1.0 / (k + 1.0 + higher))
+        ranks = rankdata(-table[:, 1:], method="min", axis=1)
+        total[:, 1:] += np.where(np.isneginf(table[:, 1:]), 0.0, 1.0 / (k + ranks))
     return _where_ranked(total, tables)
 
 

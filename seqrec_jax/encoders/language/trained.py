@@ -41,7 +41,8 @@ def make_text_model(directory: str | Path) -> TextModel:
     Raises:
       ConfigError: as `read_language_config` and `read_pooling`.
     """
-    config, pooling = read_language_config(directory), read_pooling(directory, read_language_config(directory))
+    config = read_language_config(directory)
+    pooling = read_pooling(directory, config)
 
     @jax.checkpoint
     def of_some(params: Params, tokens: Int[Array, "N T"]) -> Float[Array, "N D"]:

@@ -38,11 +38,7 @@ def fine_tuning_optimizer(
     """
     if config.mode == "whole" and not config.targets:
         return optimizer
-    inner = optimizer
-    if config.mode == "adalora":
-        inner = _with_orthogonality(
-            with_adalora(optimizer, config=config.adalora, total_steps=total_steps), config.adalora.orthogonality
-        )
+    inner = trained_part_optimizer(optimizer, config, total_steps=total_steps)
 
     def trainable(params: Params) -> tuple[Params, Params]:
         return partition(params, trainable_paths(params, config))
@@ -57,6 +53,16 @@ def fine_tuning_optimizer(
         return recombine(jax.tree.map(jnp.zeros_like, frozen), updates), state
 
     return optax.GradientTransformation(init, update)
+
+
+def trained_part_optimizer(
+    optimizer: optax.GradientTransformation, config: FineTuningConfig, *, total_steps: int
+) -> optax.GradientTransformation:
+    """What `fine_tuning_optimizer` applies to the trained part alone: the optimizer, with AdaLoRA's share around it."""
+    if config.mode != "adalora":
+        return optimizer
+    moving = with_adalora(optimizer, config=config.adalora, total_steps=total_steps)
+    return _with_orthogonality(moving, config.adalora.orthogonality)
 
 
 def with_adapters(model: SequenceModel, config: FineTuningConfig) -> SequenceModel:
