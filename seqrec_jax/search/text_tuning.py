@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Int
 from seqrec_jax.data.judgments import Judgments
 from seqrec_jax.encoders.language import TextEncoder, pad_tokens, text_vectors, tokenize
 from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.losses import sampled_softmax_loss, weighted_mean
 from seqrec_jax.training.adapters.config import FineTuningConfig
 from seqrec_jax.training.adapters.low_rank import merge_adapters
 from seqrec_jax.training.adapters.partition import partition, recombine, trainable_paths
@@ -109,11 +110,12 @@ def tune_text_encoder(
         whole = recombine(frozen, trained)
         asked = vectors(whole, *(array[rows] for array in queries))
         answers = vectors(whole, *(array[places] for array in titles))
-        logits = asked @ answers.T / config.temperature
-        # of two queries with the same target neither is the other's negative
-        own = jnp.eye(len(rows), dtype=bool)
-        logits = jnp.where((places[:, None] == places[None]) & ~own, -jnp.inf, logits)
-        return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))
+        # equal targets get one number, so that of two queries with the same one neither is the other's negative
+        numbers = 1 + jnp.argmax(places[:, None] == places[None], axis=1).astype(jnp.int32)
+        table = jnp.pad(answers, ((1, 0), (0, 0)))
+        return weighted_mean(
+            sampled_softmax_loss(asked, table, numbers, negative_ids=numbers, temperature=config.temperature)
+        )
 
     @jax.jit
     def step(trained: Params, state: optax.OptState, frozen: Params, key: Array) -> tuple[Params, Any, Array]:
