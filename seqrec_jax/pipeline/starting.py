@@ -14,7 +14,7 @@ from seqrec_jax.encoders.language.encoder import pretrained_blocks
 from seqrec_jax.encoders.language.trained import make_text_model
 from seqrec_jax.errors import CheckpointError, ConfigError
 from seqrec_jax.items.table import ItemTable, make_item_table
-from seqrec_jax.model import SequenceModel, extend_item_rows, make_sequence_model
+from seqrec_jax.model import ModelConfig, SequenceModel, extend_item_rows, make_sequence_model
 from seqrec_jax.parallel import init_on_mesh, make_mesh, rows_on_mesh, state_sharding
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.adapters.config import FineTuningConfig
@@ -103,22 +103,16 @@ def start_model(config: ExperimentConfig, dataset: Dataset, *, from_runs: bool =
     key = jax.random.key(training.seed)
     mesh = make_mesh(training.num_devices, model_devices=training.model_devices)
     params, notes = init_on_mesh(model.init, key, mesh), []
-    if config.model.encoder.kind == "language":
-        params = {**params, "encoder": pretrained_blocks(config.model.encoder)}
-        notes.append(f"the encoder starts from the language model in {config.model.encoder.language_model}")
-    if (directory := config.model.items.language_model) is not None:
-        weights = make_text_model(directory).pretrained()
-        towers = {name: {**params[name], "language": weights} for name in _TOWERS if name in params}
-        params = {**params, **towers}
-        notes.append(f"the item tower starts from the language model in {directory}")
     if from_runs and training.warm_start is not None:
         params = warm_start_params(
             training.warm_start, dataset, like=params, seed=training.seed, model_devices=training.model_devices
         )
         notes.append(f"all parameters come from {training.warm_start}, but for the rows of new items")
-    if from_runs and training.transfer_from is not None:
+    elif from_runs and training.transfer_from is not None:
         params, fresh = transfer_params(training.transfer_from, dataset, like=params)
         notes.append(f"parameters come from {training.transfer_from}, but for {', '.join(fresh) or 'none'}")
+    else:
+        params, notes = _with_language_models(params, config.model)
     params = add_adapters(params, training.fine_tuning, key=key)
     if training.fine_tuning != FineTuningConfig():
         notes.append(_in_words(params, training))
@@ -150,6 +144,20 @@ def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int, model
     if shapes[0] != shapes[1]:
         raise CheckpointError(f"the model of {run} has other parameters than this configuration; use its model section")
     return params
+
+
+def _with_language_models(params: Any, config: ModelConfig) -> tuple[Any, list[str]]:
+    """Parameters with the weights of the language models in their places, and sentences on which."""
+    notes = []
+    if config.encoder.kind == "language":
+        params = {**params, "encoder": pretrained_blocks(config.encoder)}
+        notes.append(f"the encoder starts from the language model in {config.encoder.language_model}")
+    if (directory := config.items.language_model) is not None:
+        weights = make_text_model(directory).pretrained()
+        towers = {name: {**params[name], "language": weights} for name in _TOWERS if name in params}
+        params = {**params, **towers}
+        notes.append(f"the item tower starts from the language model in {directory}")
+    return params, notes
 
 
 def _in_words(params: Any, config: TrainingConfig) -> str:
