@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import operator
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -37,7 +39,7 @@ from seqrec_jax.training.language_files import with_kept_language_models
 from seqrec_jax.training.run import read_run
 
 USERS_PER_TILE = 256
-CPU_EVENTS_PER_TILE = 4096
+CPU_EVENTS_PER_TILE = 8192
 """Most positions that a CPU encodes at once; what a block makes of many more does not stay in its cache."""
 CANDIDATES = 200
 SeenItems = Literal["kept", "excluded"]
@@ -117,7 +119,8 @@ class Recommender:
 
         @jax.jit
         def user_vectors(params: Any, item_table: ItemTable, batch: Batch) -> Float[Array, "U D"]:
-            return model.encode_last(params, item_table, batch)
+            there = jnp.any(batch.segment_ids > 0, axis=1)
+            return jnp.where(there[:, None], model.encode_last(params, item_table, batch), 0)
 
         @jax.jit
         def scores(
@@ -228,32 +231,41 @@ class Recommender:
 
         Users without history get the number of training events of each item instead.
         """
-        v_x, empty = self._spread((self.user_vectors(histories), histories.lengths == 0))
+        v_x: Array | None = None  # on the device from the first to the last, so that the host can go on
+        for users, states in self._encoded(histories):
+            if v_x is None:
+                v_x = jnp.zeros((histories.num_users, states.shape[1]), states.dtype)
+            v_x = _with_rows(v_x, users, states)
+        v_x, empty = self._spread((v_x, histories.lengths == 0))
         return self._scores(self.params, *self._items_once(), v_x, empty)
 
     def user_vectors(self, histories: Sequences) -> Float[np.ndarray, "U D"]:
-        """`[U, D]` float32 v_x of each user; zeros for users without history.
+        """`[U, D]` float32 v_x of each user; zeros for users without history."""
+        parts = list(self._encoded(histories))  # all of them asked for before the first is read
+        v_x = np.zeros((histories.num_users, parts[0][1].shape[1]), dtype=np.float32)
+        for users, states in parts:
+            v_x[users] = states
+        return v_x
+
+    def _encoded(self, histories: Sequences) -> Iterator[tuple[Int[np.ndarray, " R"], Float[Array, "R D"]]]:
+        """Which users, and their v_x, tile by tile; a tile of too few users holds its last one again.
 
         Users are encoded in rows of a few lengths, see `row_lengths`, so that short histories cost less than long
         ones. How long a user's row is, and of how many rows a tile is, depends on the user's own history alone.
         """
+        if not histories.num_users:
+            raise DataError("there is no user to encode")
         lengths = row_lengths(histories.lengths + self._masked_end, longest=self.length)
-        parts = []
         for length in np.unique(lengths).tolist():
             size = 1 if histories.num_users == 1 else _rows_of(length)
-            for tile, members in _tiles(histories, np.flatnonzero(lengths == length), size=size):
-                parts.append(
-                    (
-                        members,
-                        self._user_vectors(
-                            self.params, self.item_table, self._spread(self._batch(tile, length=length))
-                        ),
-                    )
-                )
-        users = np.concatenate([members for members, _ in parts])
-        # only now, so that the device computes while further batches are made
-        vectors = np.concatenate([np.asarray(states)[: len(members)] for members, states in parts])
-        return np.where(histories.lengths[:, None] > 0, vectors[np.argsort(users)], 0.0)
+            members = np.flatnonzero(lengths == length).astype(np.int32)
+            members = np.pad(members, (0, -len(members) % size), mode="edge")
+            for users in np.split(members, range(USERS_PER_TILE, len(members), USERS_PER_TILE)):
+                batch = self._batch(histories.select_users(users), length=length)
+                for start in range(0, len(users), size):
+                    rows: Batch = jax.tree.map(operator.itemgetter(slice(start, start + size)), batch)
+                    states = self._user_vectors(self.params, self.item_table, self._spread(rows))
+                    yield users[start : start + size], states
 
     def item_vectors(self) -> Float[np.ndarray, "V+1 E"]:
         """`[V+1, E]` float32 v_y of each item."""
@@ -454,6 +466,13 @@ def _only(behaviors: Sequence[str]) -> str | None:
 
 
 _top_k = jax.jit(top_k_in_scores, static_argnames="k")
+
+
+@partial(jax.jit, donate_argnums=0)
+def _with_rows(
+    vectors: Float[Array, "U D"], rows: Int[Array, " R"], values: Float[Array, "R D"]
+) -> Float[Array, "U D"]:
+    return vectors.at[rows].set(values)
 
 
 def row_lengths(lengths: Int[np.ndarray, " U"], *, longest: int) -> Int[np.ndarray, " U"]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from seqrec_jax.data.splits import EvaluationCases, Stage, num_next_targets
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.evaluation.measures import (
     NOT_DECIDING,
+    Measured,
     apart,
     by_width,
     measure_ranks,
@@ -44,6 +47,7 @@ Part = Literal[
 ]
 
 
+_T = TypeVar("_T")
 _MANY_TARGETS = 64  # of a user; of those with more there are fewer in a tile
 
 
@@ -198,36 +202,41 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig, m
     ranks = {name: np.zeros(len(cases.target_items), dtype=np.int32) for name in Ranks._fields}
     probabilities: dict[str, np.ndarray] = {}
     total = 0.0
+
+    def measured(members: np.ndarray, rows: int, width: int, start: int) -> tuple[int, Sequences, Measured]:
+        # the last user fills up the last tile
+        users = members[np.minimum(np.arange(start, start + rows), len(members) - 1)]
+        histories = cases.histories.select_users(users)
+        scores = ranker.scores(histories)
+        if scores.shape != (rows, num_items + 1):
+            raise ShapeError(
+                f"{ranker.name} gave scores {scores.shape} for {rows} users of {num_items} items; expected "
+                f"({rows}, {num_items + 1}), column 0 for padding"
+            )
+        unseen = config.seen_items == "excluded"
+        result = measure_scores(
+            spread(scores),
+            spread(cases.padded(cases.target_items, users, width=width)),
+            priority,
+            spread(_unseen(cases.candidates, histories)) if unseen else everywhere(cases.candidates[None]),
+            k=longest,
+            logits=bool(getattr(ranker, "gives_logits", False)),
+        )
+        return start, histories, result
+
     for width, members in by_width(cases.num_targets):
         # a wide tile has fewer rows, since each target is counted against each candidate
         rows = max(least, min(tile, tile * _MANY_TARGETS // width // least * least))
         members = members[_by_length(cases.histories.lengths[members], rows)]
+
         starts = range(0, len(members), rows)
-        seconds = []
         # the first tile compiles, so its time says nothing; where it is the only one it goes through twice
-        for start in starts if len(starts) > 1 else (0, 0):
-            started = time.monotonic()
-            # the last user fills up the last tile
-            users = members[np.minimum(np.arange(start, start + rows), len(members) - 1)]
-            histories = cases.histories.select_users(users)
-            scores = ranker.scores(histories)
-            if scores.shape != (rows, num_items + 1):
-                raise ShapeError(
-                    f"{ranker.name} gave scores {scores.shape} for {rows} users of {num_items} items; expected "
-                    f"({rows}, {num_items + 1}), column 0 for padding"
-                )
-            unseen = config.seen_items == "excluded"
-            result = measure_scores(
-                spread(scores),
-                spread(cases.padded(cases.target_items, users, width=width)),
-                priority,
-                spread(_unseen(cases.candidates, histories)) if unseen else everywhere(cases.candidates[None]),
-                k=longest,
-                logits=bool(getattr(ranker, "gives_logits", False)),
-            )
-            users = users[: len(members) - start]
-            result = jax.tree.map(partial(_first_rows, count=len(users)), result)
-            seconds.append(time.monotonic() - started)
+        tiles = map(partial(measured, members, rows, width), starts if len(starts) > 1 else (0, 0))
+        first = jax.block_until_ready(next(tiles))
+        started, timed = time.monotonic(), max(len(starts) - 1, 1)
+        for start, histories, on_device in _one_ahead(itertools.chain([first], tiles)):
+            users = members[start : start + rows]
+            result = jax.tree.map(partial(_first_rows, count=len(users)), on_device)
             _check_numbers(ranker.name, result.nan_scores, histories)
             lists[users], list_scores[users] = result.lists.item_ids, result.lists.scores
             num_candidates[users] = result.num_candidates
@@ -237,7 +246,7 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig, m
                 ranks[name][places] = padded[real]
             for name, values in result.probabilities.items():
                 probabilities.setdefault(name, np.full(num_users, np.nan, dtype=np.float32))[users] = values
-        total += float(np.mean(seconds[1:])) * len(starts)
+        total += (time.monotonic() - started) * len(starts) / timed
     names = metric_names(config.cutoffs, graded=cases.target_gains is not None)
     columns = measure_ranks(ranks["ranks"], cases, names=names, num_candidates=num_candidates) | probabilities
     decided = partial(measure_ranks, cases=cases, names=[config.metric], num_candidates=num_candidates)
@@ -379,6 +388,16 @@ def reachable_mean(judged: Judged, cases: EvaluationCases, metric: str) -> float
     """Mean of a metric over the users all of whose targets can be ranked, nan without any."""
     unreachable = np.add.reduceat((~reachable_targets(judged, cases)).astype(np.int64), cases.target_offsets[:-1])
     return mean_of_users(judged.per_user[metric][unreachable == 0])
+
+
+def _one_ahead(tiles: Iterable[_T]) -> Iterator[_T]:
+    """Each tile only after the next one was asked for, so that a device computes while the host reads and prepares."""
+    ready: deque[_T] = deque()
+    for tile in tiles:
+        ready.append(tile)
+        if len(ready) > 1:
+            yield ready.popleft()
+    yield from ready
 
 
 def _first_rows(values: jax.Array, *, count: int) -> np.ndarray:

@@ -17,9 +17,12 @@ from seqrec_jax.scoring.scores import BilinearWeight, fitting, project, score_dt
 
 AxisName: TypeAlias = str | tuple[str, ...] | None
 
-_SCORES_PER_TILE = {"cpu": 2**20}  # 4 MiB of float32 stay in the cache between the product and the selection
-_MIN_CHUNK_SIZE = 4096
-_MIN_CHUNK_OF_ONE_PLACE = 64  # a tile of fewer items for each of the K places spends its time on merging lists
+_SCORES_TO_COUNT = {"cpu": 2**20}  # 4 MiB of float32 stay in the cache between the product and the counting
+_SCORES_TO_CHOOSE = {"cpu": 5 * 2**19}  # lists cost more by the tile than by the score, up to this
+_SCORES_ELSEWHERE = 2**26  # large, so as to start few kernels
+_MIN_CHUNK_TO_COUNT, _MIN_CHUNK_TO_CHOOSE = 4096, 8192
+_MIN_CHUNK_OF_ONE_PLACE = 256  # a tile of fewer items for each of the K places spends its time on merging lists
+_ALIGNMENT = 256  # tiles of whole blocks need no padding, which is a copy of the scores
 
 
 class Catalogue(NamedTuple):
@@ -130,11 +133,21 @@ def catalogue_of_vectors(
     return _catalogue(score, shape, score_dtype(*arrays), arrays, priority, allowed, excluded, axis_name)
 
 
-def tile_size(catalogue: Catalogue, chunk_size: int | None, *, k: int = 1) -> int:
-    """Rows in a tile: `chunk_size`, or for None a number that suits the device, the users and lists of k items."""
+def tile_size(catalogue: Catalogue, chunk_size: int | None, *, k: int = 0) -> int:
+    """Rows in a tile: `chunk_size`, or for None a number that suits the device, the users and lists of k items.
+
+    With k = 0 the scores are counted and not listed.
+    """
     if chunk_size is None:
-        scores = _SCORES_PER_TILE.get(jax.default_backend(), 2**26)  # elsewhere large, so as to start few kernels
-        chunk_size = max(scores // max(catalogue.num_users, 1), _MIN_CHUNK_SIZE, _MIN_CHUNK_OF_ONE_PLACE * k)
+        by_device, fewest = (
+            (_SCORES_TO_CHOOSE, max(_MIN_CHUNK_TO_CHOOSE, _MIN_CHUNK_OF_ONE_PLACE * k))
+            if k
+            else (_SCORES_TO_COUNT, _MIN_CHUNK_TO_COUNT)
+        )
+        scores = by_device.get(jax.default_backend(), _SCORES_ELSEWHERE)
+        most = max(scores // max(catalogue.num_users, 1), fewest)
+        even = -(-catalogue.num_rows // -(-catalogue.num_rows // most))
+        chunk_size = -(-even // _ALIGNMENT) * _ALIGNMENT
     return min(check_at_least_1("chunk_size", chunk_size), catalogue.num_rows)
 
 

@@ -93,7 +93,7 @@ def top_k(
     Args:
       v_x, weight, v_y: as for `bilinear_scores`.
       k, priority, allowed, excluded, axis_name: as for `top_k_in_scores`.
-      chunk_size: items in a tile; memory is of the order of U × chunk_size. None chooses it by U, and by K above 64.
+      chunk_size: items in a tile; memory is of the order of U × chunk_size. None chooses it by U and K.
 
     Returns:
       TopK `[U, K]`.
@@ -137,8 +137,9 @@ def _top_k(catalogue: Catalogue, k: int, chunk_size: int | None) -> TopK:
 def _of_the_best_blocks(tile: Tile, k: int) -> _Candidates:
     """The items of the k blocks whose best item comes first."""
     num_users, size = tile.listed.shape
-    # about √(C / k), where choosing among the blocks and among their items cost the same
-    block_size = 1 << ((size // k).bit_length() // 2)
+    # about √(C / k), where choosing among the blocks and among their items cost the same, or the next power of two
+    items_of_one_place = size // k
+    block_size = 1 << ((items_of_one_place.bit_length() + (items_of_one_place > 1)) // 2)
     if block_size == 1:
         return _Candidates(tile.listed, *(jnp.broadcast_to(row, tile.listed.shape) for row in (tile.places, tile.ids)))
     missing = -size % block_size
