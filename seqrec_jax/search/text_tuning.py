@@ -19,8 +19,14 @@ from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.losses import sampled_softmax_loss, weighted_mean
 from seqrec_jax.training.adapters.config import FineTuningConfig
 from seqrec_jax.training.adapters.low_rank import merge_adapters
-from seqrec_jax.training.adapters.partition import partition, recombine, trainable_paths
-from seqrec_jax.training.adapters.wiring import add_adapters
+from seqrec_jax.training.adapters.partition import (
+    FineTuningSummary,
+    describe,
+    partition,
+    recombine,
+    trainable_paths,
+)
+from seqrec_jax.training.adapters.wiring import add_adapters, trained_part_optimizer
 
 Params = dict[str, Any]
 
@@ -61,10 +67,12 @@ class TunedEncoder(NamedTuple):
     Attributes:
       encoder: adapters are merged into its kernels, so that it costs what it cost before.
       losses: `[steps]` float32.
+      summary: how many parameters were trained, and what they took.
     """
 
     encoder: TextEncoder
     losses: np.ndarray
+    summary: FineTuningSummary
 
 
 def tune_text_encoder(
@@ -103,7 +111,7 @@ def tune_text_encoder(
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, warmup_steps=max(1, config.steps // 10), decay_steps=max(2, config.steps)
     )
-    optimizer = optax.adam(schedule)
+    optimizer = trained_part_optimizer(optax.adam(schedule), fine_tuning, total_steps=config.steps)
     vectors = partial(text_vectors, config=encoder.config, pooling=encoder.pooling)
 
     def loss(trained: Params, frozen: Params, rows: Array, places: Array) -> Array:
@@ -132,7 +140,7 @@ def tune_text_encoder(
         trained, state, value = step(trained, state, frozen, step_key)
         losses.append(float(value))
     tuned = encoder._replace(params=merge_adapters(recombine(frozen, trained)))
-    return TunedEncoder(tuned, np.array(losses, dtype=np.float32))
+    return TunedEncoder(tuned, np.array(losses, dtype=np.float32), describe(trained, frozen, optimizer=optimizer))
 
 
 def _tokens(encoder: TextEncoder, texts: list[str], *, length: int) -> tuple[Int[Array, "N L"], Bool[Array, "N L"]]:

@@ -10,13 +10,17 @@ from seqrec_jax.data.judgments import Judgments
 from seqrec_jax.encoders.language import Pooling, encode_texts, load_text_encoder
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.search.text_tuning import TextTuningConfig, tune_text_encoder
-from seqrec_jax.training.adapters.config import FineTuningConfig
+from seqrec_jax.training.adapters.config import AdaLoraConfig, FineTuningConfig
 from seqrec_jax.training.adapters.paths import flat_params
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "language"
 TEXTS = ["", "red shoe", "blue lamp", "cordless drill", "shoe in blue"]
 CONFIG = TextTuningConfig(steps=80, batch_size=8, learning_rate=0.01, query_tokens=6, item_tokens=8)
 LORA = FineTuningConfig(mode="lora", rank=4)
+ADALORA = FineTuningConfig(
+    mode="adalora",
+    adalora=AdaLoraConfig(initial_rank=6, target_rank=4, warmup_steps=20, final_steps=30, orthogonality=0.01),
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,7 @@ def judgments():
     return Judgments(queries, np.array([0, 1, 3, 4, 5]), items, np.array([1, 2, 0, 1, 1], dtype=np.float32))
 
 
-@pytest.mark.parametrize("fine_tuning", [LORA, FineTuningConfig()], ids=["lora", "whole"])
+@pytest.mark.parametrize("fine_tuning", [LORA, ADALORA, FineTuningConfig()], ids=["lora", "adalora", "whole"])
 def test_queries_come_to_lie_near_what_was_judged(encoder, judgments, fine_tuning):
     with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic mixes types
         tuned = tune_text_encoder(encoder, TEXTS, judgments, fine_tuning=fine_tuning, config=CONFIG)
@@ -44,7 +48,8 @@ def test_queries_come_to_lie_near_what_was_judged(encoder, judgments, fine_tunin
     before, after = flat_params(encoder.params), flat_params(tuned.encoder.params)
     assert set(before) == set(after)
     moved = {path for path in before if not np.array_equal(before[path], after[path])}
-    if fine_tuning.mode == "lora":
+    if fine_tuning.mode != "whole":
+        assert tuned.summary.num_trainable < tuned.summary.num_parameters / 2
         assert moved and all(path.endswith("/kernel") for path in moved)
     else:
         assert len(moved) > len(before) / 2
