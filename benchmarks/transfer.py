@@ -78,28 +78,7 @@ def main() -> None:
 
 def shop(folder: Path) -> Iterator[Row]:
     """Two halves of a simulated shop."""
-    config = ShopConfig(num_users=8000, num_items=400, num_days=60, popularity_exponent=0.0, taste_noise=0.0)
-    log = simulate(config, 0)
-    views = log.events[log.events["behavior"] == "view"]
-    halves = np.random.default_rng(7).permutation(config.num_items) % 2  # not the seed of the shop
-    item_half = dict(zip(log.items["item_id"], halves, strict=True))
-    attributes = AttributeConfig(categorical=("category",), numeric_buckets={"price": 10})
-    found: list[Dataset] = []
-    for half, name in enumerate(("source", "target")):
-        users = views["user_id"].isin(log.world.user_ids[half::2])
-        mine = views[users & (views["item_id"].map(item_half) == half)]
-        found.append(
-            prepare_dataset(
-                mine,
-                name=name,
-                split=SplitConfig("leave_one_out"),
-                items=log.items[halves == half].drop(columns="available_from"),
-                attributes=attributes,
-                attribute_vocabulary=found[0].attributes if found else None,  # so that the same code means the same
-            )
-        )
-        if not (folder / name).exists():
-            write_dataset(found[-1], folder / name)
+    two_halves(folder, num_users=8000)
     model: Row = {
         "encoder": {"kind": "sasrec", "width": 48, "num_layers": 2, "num_heads": 2, "dropout": 0.1, "max_length": 30},
         "items": {"width": 48, "ids": False, "attributes": ["category", "price"]},
@@ -167,6 +146,33 @@ def purchases(folder: Path) -> Iterator[Row]:
     config = experiment("judged", folder / "purchases", model, epochs=1, **settings)
     facts = {"share": 1.0, "source": "the same log", "training_users": dataset.sequences.num_users}
     yield from compared(first, dataset, config, facts=facts)
+
+
+def two_halves(folder: Path, *, num_users: int) -> list[Dataset]:
+    """`source` and `target` of one shop, prepared in the folder: other users and items, the same tastes."""
+    config = ShopConfig(num_users=num_users, num_items=400, num_days=60, popularity_exponent=0.0, taste_noise=0.0)
+    log = simulate(config, 0)
+    views = log.events[log.events["behavior"] == "view"]
+    halves = np.random.default_rng(7).permutation(config.num_items) % 2  # not the seed of the shop
+    item_half = dict(zip(log.items["item_id"], halves, strict=True))
+    attributes = AttributeConfig(categorical=("category",), numeric_buckets={"price": 10})
+    found: list[Dataset] = []
+    for half, name in enumerate(("source", "target")):
+        users = views["user_id"].isin(log.world.user_ids[half::2])
+        mine = views[users & (views["item_id"].map(item_half) == half)]
+        found.append(
+            prepare_dataset(
+                mine,
+                name=name,
+                split=SplitConfig("leave_one_out"),
+                items=log.items[halves == half].drop(columns="available_from"),
+                attributes=attributes,
+                attribute_vocabulary=found[0].attributes if found else None,  # so that the same code means the same
+            )
+        )
+        if not (folder / name).exists():
+            write_dataset(found[-1], folder / name)
+    return found
 
 
 def transfer_rows(folder: Path, model: Row, **settings: Any) -> Iterator[Row]:
