@@ -17,11 +17,11 @@ from seqrec_jax.scoring.scores import BilinearWeight, fitting, project, score_dt
 
 AxisName: TypeAlias = str | tuple[str, ...] | None
 
-_SCORES_TO_COUNT = {"cpu": 2**20}  # 4 MiB of float32 stay in the cache between the product and the counting
-_SCORES_TO_CHOOSE = {"cpu": 5 * 2**19}  # lists cost more by the tile than by the score, up to this
+# scores in a tile on a CPU, and the fewest rows: counting wants scores that stay in the cache after the product, and
+# lists cost more by the tile than by the score
+_TO_COUNT, _TO_CHOOSE = (2**20, 4096), (5 * 2**19, 8192)
 _SCORES_ELSEWHERE = 2**26  # large, so as to start few kernels
-_MIN_CHUNK_TO_COUNT, _MIN_CHUNK_TO_CHOOSE = 4096, 8192
-_MIN_CHUNK_OF_ONE_PLACE = 256  # a tile of fewer items for each of the K places spends its time on merging lists
+_FEWEST_OF_ONE_PLACE = 256  # a tile of fewer items for each of the K places spends its time on merging lists
 _ALIGNMENT = 256  # tiles of whole blocks need no padding, which is a copy of the scores
 
 
@@ -139,13 +139,9 @@ def tile_size(catalogue: Catalogue, chunk_size: int | None, *, k: int = 0) -> in
     With k = 0 the scores are counted and not listed.
     """
     if chunk_size is None:
-        by_device, fewest = (
-            (_SCORES_TO_CHOOSE, max(_MIN_CHUNK_TO_CHOOSE, _MIN_CHUNK_OF_ONE_PLACE * k))
-            if k
-            else (_SCORES_TO_COUNT, _MIN_CHUNK_TO_COUNT)
-        )
-        scores = by_device.get(jax.default_backend(), _SCORES_ELSEWHERE)
-        most = max(scores // max(catalogue.num_users, 1), fewest)
+        scores, fewest = _TO_CHOOSE if k else _TO_COUNT
+        scores = scores if jax.default_backend() == "cpu" else _SCORES_ELSEWHERE
+        most = max(scores // max(catalogue.num_users, 1), fewest, _FEWEST_OF_ONE_PLACE * k)
         even = -(-catalogue.num_rows // -(-catalogue.num_rows // most))
         chunk_size = -(-even // _ALIGNMENT) * _ALIGNMENT
     return min(check_at_least_1("chunk_size", chunk_size), catalogue.num_rows)

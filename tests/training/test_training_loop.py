@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from tiny_training import (
     CONFIG,
+    LENGTH,
+    NUM_ITEMS,
     STEPS_PER_EPOCH,
     same_bits,
     share_compiled,
+    tiny_data,
     tiny_model,
     tiny_params,
     train_tiny,
@@ -21,8 +24,12 @@ from seqrec_jax.errors import CheckpointError, ConfigError, DataError, Divergenc
 from seqrec_jax.items import id_table
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.training import loop
+from seqrec_jax.training.adapters.config import AdaLoraConfig, FineTuningConfig
+from seqrec_jax.training.adapters.paths import flat_params
+from seqrec_jax.training.adapters.wiring import add_adapters, with_adapters
 from seqrec_jax.training.checkpoints import CheckpointStore
 from seqrec_jax.training.config import OptimizerConfig
+from seqrec_jax.training.loop import train
 from seqrec_jax.training.run import read_log
 from seqrec_jax.training.state import init_state, make_optimizer
 
@@ -171,6 +178,34 @@ def test_ctrl_c_saves_and_the_run_continues_to_the_same_result(tmp_path, monkeyp
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert train_tiny(tmp_path, validate=distance_moved).finished
     assert_same_result(tmp_path, whole_run)
+
+
+def test_adalora_stopped_between_two_cuts_ends_with_the_same_bits(tmp_path, monkeypatch):
+    """Ranks, and what decides them, are part of the state."""
+    ranks = AdaLoraConfig(initial_rank=3, target_rank=1, warmup_steps=2, final_steps=4)
+    fine_tuning = FineTuningConfig(mode="adalora", targets=("encoder",), adalora=ranks)
+    config = replace(CONFIG, fine_tuning=fine_tuning)
+    base = jax.tree.map(jnp.asarray, tiny_params("sasrec"))
+    params = add_adapters(base, fine_tuning, key=jax.random.key(2))
+    model, data = with_adapters(tiny_model("sasrec"), fine_tuning), (tiny_data(), id_table(NUM_ITEMS))
+
+    def run(name):
+        where = tmp_path / name
+        progress = train(model, params, *data, config=config, length=LENGTH, directory=where, show_progress=False)
+        store = open_checkpoints(where)
+        found, _ = store.restore_params(params, mesh=make_mesh(1))
+        store.close()
+        return progress, found
+
+    _, expected = run("whole")
+    left = [leaf for path, leaf in flat_params(expected).items() if path.endswith("/singular")]
+    assert sum(int((leaf != 0).sum()) for leaf in left) <= len(left) < sum(leaf.size for leaf in left)
+    interrupting = Interrupting(monkeypatch, "train", 9)
+    progress, _ = run("stopped")
+    assert interrupting.sent and not progress.finished
+    progress, found = run("stopped")
+    assert progress.finished
+    assert same_bits(found, expected)
 
 
 def test_a_second_ctrl_c_interrupts_at_once(tmp_path):

@@ -25,6 +25,7 @@ from seqrec_jax.training.step import make_run_steps
 
 NUM_ITEMS = 20
 LENGTH = 10
+LANGUAGE_MODEL = str(Path(__file__).parents[1] / "golden" / "language" / "qwen3")
 FIRST_TIMESTAMP = 1_700_000_000
 BEHAVIOR_WEIGHTS = np.array([1.0, 2.0], dtype=np.float32)
 STEPS_PER_EPOCH = 5
@@ -63,7 +64,14 @@ def tiny_data(num_users: int = 60) -> TrainingData:
 @cache
 def tiny_model(kind: str = "mean", dropout: float = 0.3) -> SequenceModel:
     encoder = EncoderConfig(
-        kind=kind, width=8, num_layers=1, num_heads=2, dropout=dropout, attention_dropout=dropout, max_length=LENGTH
+        kind=kind,
+        width=16 if kind == "language" else 8,
+        num_layers=1,
+        num_heads=2,
+        dropout=dropout,
+        attention_dropout=dropout,
+        max_length=LENGTH,
+        language_model=LANGUAGE_MODEL if kind == "language" else None,
     )
     # an encoder that looks both ways has to find the event before a masked one by its position
     events = EventInputConfig(position=kind != "bert4rec", position_from_end=kind == "bert4rec")
