@@ -228,7 +228,6 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig, m
         # a wide tile has fewer rows, since each target is counted against each candidate
         rows = max(least, min(tile, tile * _MANY_TARGETS // width // least * least))
         members = members[_by_length(cases.histories.lengths[members], rows)]
-
         starts = range(0, len(members), rows)
         # the first tile compiles, so its time says nothing; where it is the only one it goes through twice
         tiles = map(partial(measured, members, rows, width), starts if len(starts) > 1 else (0, 0))
