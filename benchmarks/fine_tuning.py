@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,9 +175,10 @@ def tune(data: Path, language_model: Path, fine_tuning: Row, learning_rate: floa
     shop, encoder = read_shop(data), load_text_encoder(language_model)
     mode = parse_config(FineTuningConfig, values=fine_tuning)
     config = TextTuningConfig(steps=TEXT_STEPS, learning_rate=learning_rate)
-    before, started = peak_memory_bytes(), time.monotonic()
+    before, started, cpu = peak_memory_bytes(), time.monotonic(), time.process_time()
     tuned = tune_text_encoder(encoder, shop.titles, shop.part(TRAIN), fine_tuning=mode, config=config)
     cost = {"steps": config.steps, "seconds": round(time.monotonic() - started, 1)}
+    cost["cpu_seconds"] = round(time.process_time() - cpu, 1)
     cost |= {"peak_memory_bytes": peak_memory_bytes(), "memory_before_bytes": before}
     return cost | in_figures(tuned.summary), jax.tree.map(np.asarray, tuned.encoder.params)
 
@@ -188,7 +190,7 @@ def judged_texts(params: Any, *, shop: Shop, encoder: TextEncoder, part: int) ->
         kept = np.unique(judgments.item_ids)
         titles = ["", *(titles[item] for item in kept)]
         item_ids = (1 + np.searchsorted(kept, judgments.item_ids)).astype(np.int32)
-        judgments = judgments._replace(item_ids=item_ids)
+        judgments = replace(judgments, item_ids=item_ids)
     tuned = encoder._replace(params=params)
 
     def vectors(texts: Sequence[str]) -> np.ndarray:

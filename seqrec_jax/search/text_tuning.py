@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -67,11 +68,13 @@ class TunedEncoder(NamedTuple):
     Attributes:
       encoder: adapters are merged into its kernels, so that it costs what it cost before.
       losses: `[steps]` float32.
+      step_seconds: median over the steps.
       summary: how many parameters were trained, and what they took.
     """
 
     encoder: TextEncoder
     losses: np.ndarray
+    step_seconds: float
     summary: FineTuningSummary
 
 
@@ -135,12 +138,14 @@ def tune_text_encoder(
         updates, state = optimizer.update(gradient, state, trained)
         return optax.apply_updates(trained, updates), state, value
 
-    state, losses = optimizer.init(trained), []
+    state, losses, clock = optimizer.init(trained), [], [time.monotonic()]
     for step_key in jax.random.split(jax.random.fold_in(key, 1), config.steps):
         trained, state, value = step(trained, state, frozen, step_key)
         losses.append(float(value))
+        clock.append(time.monotonic())
     tuned = encoder._replace(params=merge_adapters(recombine(frozen, trained)))
-    return TunedEncoder(tuned, np.array(losses, dtype=np.float32), describe(trained, frozen, optimizer=optimizer))
+    summary = describe(trained, frozen, optimizer=optimizer)
+    return TunedEncoder(tuned, np.array(losses, dtype=np.float32), float(np.median(np.diff(clock))), summary)
 
 
 def _tokens(encoder: TextEncoder, texts: list[str], *, length: int) -> tuple[Int[Array, "N L"], Bool[Array, "N L"]]:
