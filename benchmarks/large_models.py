@@ -457,6 +457,11 @@ def compared(
                 metric: {"difference": one.mean[n], "low": one.low[n], "high": one.high[n], "p_holm": p_holm[n][place]}
                 for n, metric in enumerate(METRICS)
             }
+        tuning = paired_differences(tables[TUNED], tables[LONGER], num_resamples=protocol.num_resamples)
+        minus[TUNED][f"{label}, what tuning is worth"] = {"reference": LONGER} | {
+            metric: {"difference": tuning.mean[n], "low": tuning.low[n], "high": tuning.high[n], "p": tuning.p_value[n]}
+            for n, metric in enumerate(METRICS)
+        }
     return figures, minus
 
 
@@ -478,7 +483,7 @@ def print_rows(rows: list[Row]) -> None:
             cell = one[METRICS[0]]
             print(
                 f"{row['system']} minus {one['reference']}, {name}: {cell['difference']:+.4f} "
-                f"[{cell['low']:+.4f}, {cell['high']:+.4f}], p = {cell['p_holm']:.4f}"
+                f"[{cell['low']:+.4f}, {cell['high']:+.4f}], p = {cell.get('p_holm', cell.get('p')):.4f}"
             )
     names = ("trained_parameters", "parameters", "training_seconds", "item_vector_seconds", "ms_a_user",
              "user_model_bytes", "item_bytes")  # fmt: skip
