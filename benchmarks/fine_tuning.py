@@ -109,8 +109,8 @@ def shop(folder: Path) -> Iterator[Row]:
         WHOLE: Way({"mode": "whole"}, (3e-4, 1e-3)),
         LORA: Way({"mode": "lora", "rank": 4, **adapters}, (1e-3, 3e-3)),
         ADALORA: Way({"mode": "adalora", "adalora": schedule, **adapters}, (1e-3, 3e-3)),
-        LORA_WIDE: Way({"mode": "lora", "rank": 1, **wide}, (1e-3, 3e-3)),
-        ADALORA_WIDE: Way({"mode": "adalora", "adalora": halved, **wide}, (1e-3, 3e-3)),
+        LORA_WIDE: Way({"mode": "lora", "rank": 1, **wide}, (3e-4, 1e-3, 3e-3)),
+        ADALORA_WIDE: Way({"mode": "adalora", "adalora": halved, **wide}, (3e-4, 1e-3, 3e-3)),
     }
     epochs = epochs_for(TARGET_STEPS, target, **sizes)
     systems: dict[str, Recommender] = {}
