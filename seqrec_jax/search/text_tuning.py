@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -68,13 +67,11 @@ class TunedEncoder(NamedTuple):
     Attributes:
       encoder: adapters are merged into its kernels, so that it costs what it cost before.
       losses: `[steps]` float32.
-      step_seconds: median over the steps.
       summary: how many parameters were trained, and what they took.
     """
 
     encoder: TextEncoder
     losses: np.ndarray
-    step_seconds: float
     summary: FineTuningSummary
 
 
@@ -138,14 +135,12 @@ def tune_text_encoder(
         updates, state = optimizer.update(gradient, state, trained)
         return optax.apply_updates(trained, updates), state, value
 
-    state, losses, clock = optimizer.init(trained), [], [time.monotonic()]
+    state, losses = optimizer.init(trained), []
     for step_key in jax.random.split(jax.random.fold_in(key, 1), config.steps):
         trained, state, value = step(trained, state, frozen, step_key)
         losses.append(float(value))
-        clock.append(time.monotonic())
     tuned = encoder._replace(params=merge_adapters(recombine(frozen, trained)))
-    summary = describe(trained, frozen, optimizer=optimizer)
-    return TunedEncoder(tuned, np.array(losses, dtype=np.float32), float(np.median(np.diff(clock))), summary)
+    return TunedEncoder(tuned, np.array(losses, dtype=np.float32), describe(trained, frozen, optimizer=optimizer))
 
 
 def _tokens(encoder: TextEncoder, texts: list[str], *, length: int) -> tuple[Int[Array, "N L"], Bool[Array, "N L"]]:
