@@ -1,16 +1,18 @@
 """Product search on Home Depot's human judgments: `python benchmarks/search_home_depot.py <data> <language model>`.
 
-Chance, BM25, a language model's frozen vectors, the same with a W trained on the judgments of the training queries, and
-fusions of BM25 and vectors. Judged on test queries whose words (in any order or number) no training query has, among
-the judged titles of each query and over all titles: figures with intervals over queries, every pair compared, by length
-and kind of the query. Whatever is chosen (the weight of a fusion) is chosen on validation queries. Vectors of titles
-are kept in data/text_vectors. Writes benchmarks/results/search_home_depot.json.
+Chance, BM25, a language model's frozen vectors, the same with a W trained on the judgments of the training queries, the
+vectors of a model tuned on them (`--tuned`, see fine_tuning.py), and fusions of BM25 and vectors. Judged on test
+queries whose words (in any order or number) no training query has, among the judged titles of each query and over all
+titles: figures with intervals over queries, every pair compared, by length and kind of the query. Whatever is chosen
+(the weight of a fusion) is chosen on validation queries. Vectors of titles are kept in data/text_vectors. Writes
+benchmarks/results/search_home_depot.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -92,7 +94,9 @@ def query_slices(test: Judgments, titles: list[str]) -> dict[str, Slice]:
     }
 
 
-def make_rankers(shop: Shop, text_vectors: EncodeTexts) -> tuple[list[Ranker], dict[str, float]]:
+def make_rankers(
+    shop: Shop, text_vectors: EncodeTexts, tuned_vectors: EncodeTexts | None
+) -> tuple[list[Ranker], dict[str, float]]:
     """The systems, the one to be beaten first, and what was chosen on validation queries."""
     nothing = np.zeros(len(shop.titles), dtype=np.float32)
     titles = text_vectors(shop.titles)
@@ -100,17 +104,20 @@ def make_rankers(shop: Shop, text_vectors: EncodeTexts) -> tuple[list[Ranker], d
     weight = fit_bilinear(text_vectors(list(train.queries)), titles, train, config=DENSE)
     lexical = bm25(shop.titles)
     frozen = dense("dense, frozen", text_vectors, titles)
-    tuned = dense("dense, trained W", text_vectors, titles, weight=weight)
+    trained = dense("dense, trained W", text_vectors, titles, weight=weight)
+    by_vectors = [frozen, trained]
+    if tuned_vectors is not None:
+        by_vectors.append(dense("dense, tuned", tuned_vectors, tuned_vectors(shop.titles)))
     chosen: dict[str, float] = {}
     mixed = []
-    for vectors in (frozen, tuned):
+    for vectors in by_vectors:
         name = f"BM25 + {vectors.name}, scores"
         share = best_share(lexical, vectors, shop)
         chosen[f"share of vectors in {name}"] = share
         mixed.append(fused(name, [lexical, vectors], partial(convex_combination, weights=[1 - share, share])))
-    places = fused(f"BM25 + {tuned.name}, places", [lexical, tuned], reciprocal_rank_fusion)
+    places = fused(f"BM25 + {trained.name}, places", [lexical, trained], reciprocal_rank_fusion)
     chance = Ranker("chance", lambda histories: np.tile(nothing, (histories.num_users, 1)))
-    return [lexical, chance, frozen, tuned, *mixed, places], chosen
+    return [lexical, chance, *by_vectors, *mixed, places], chosen
 
 
 def best_share(lexical: Ranker, vectors: Ranker, shop: Shop) -> float:
@@ -149,6 +156,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder with train.csv.zip")
     parser.add_argument("language_model", type=Path, help="folder in the Hugging Face layout")
+    parser.add_argument(
+        "--tuned", type=Path, help="parameters that fine_tuning.py home_depot left, such as runs/…/LoRA_0.001.pickle"
+    )
     arguments = parser.parse_args()
     shop = read_shop(arguments.data)
     encoder = load_text_encoder(arguments.language_model)
@@ -156,7 +166,11 @@ def main() -> None:
     text_vectors = remembered(lambda texts: encode_texts(encoder, texts, cache=CACHE).vectors)
     text_vectors([*shop.titles, *shop.judgments.queries])
     print(f"vectors of titles and queries: {time.monotonic() - started:.0f} s", flush=True)
-    rankers, chosen = make_rankers(shop, text_vectors)
+    tuned_vectors = None
+    if arguments.tuned is not None:
+        tuned = encoder._replace(params=pickle.loads(arguments.tuned.read_bytes())[1])
+        tuned_vectors = remembered(lambda texts: encode_texts(tuned, texts, cache=CACHE).vectors)
+    rankers, chosen = make_rankers(shop, text_vectors, tuned_vectors)
     test = shop.part(TEST)
     judged: list[JudgedSearch] = []
     for ranker in rankers:
@@ -166,6 +180,7 @@ def main() -> None:
             print(f"{ranker.name}, {reading}: {means} ({table.seconds:.1f} s)", flush=True)
     report = {
         **circumstances("python benchmarks/search_home_depot.py"),
+        "tuned": None if arguments.tuned is None else arguments.tuned.stem,
         "language_model": arguments.language_model.parent.name,
         "training_of_w": asdict(DENSE),
         "chosen_on_validation": chosen,
