@@ -6,8 +6,9 @@
   all titles on queries whose words no training query has.
 
 Each mode has the same number of steps and as many learning rates, of which validation chooses; only the chosen one is
-judged on the test. Each training has a process of its own, whose peak of memory is given. LoRA is not inferior to whole
-fine-tuning at every margin above `not_inferior_above`. Rows go to benchmarks/results/fine_tuning.json.
+judged on the test. Each training has a process of its own; of the language model's its peak of memory is given. LoRA is
+not inferior to whole fine-tuning at every margin above `not_inferior_above`. Rows go to
+benchmarks/results/fine_tuning.json.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import pickle
-import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,7 +28,8 @@ import jax
 import numpy as np
 import optax
 import pandas as pd
-from records import Row, circumstances, train_apart, write_rows
+from peers.protocol import peak_memory_bytes
+from records import Row, circumstances, interval, train_apart, write_rows
 from search_home_depot import Shop, judge, read_shop
 from transfer import epochs_for, experiment, two_halves
 
@@ -129,7 +129,6 @@ def shop(folder: Path) -> Iterator[Row]:
             "validation": {f"{rate:g}": one.facts["best_validation"] for rate, (_, one) in tried.items()},
             "seconds": run.facts["seconds"],
             "best_step": run.facts["best_step"],
-            "peak_memory_bytes": run.facts["peak_memory_bytes"],
             **counted(pipeline.start_model(config, target).params, config.training.fine_tuning),
         }
     config = experiment(FROZEN, folder / "target", model, epochs=1, learning_rate=1e-3, **settings, **from_run)
@@ -220,11 +219,6 @@ def compared(figures: dict[str, pd.DataFrame], metric: str, facts: dict[str, Row
         yield {**row, **facts.get(name, {})}
 
 
-def interval(estimate: Any) -> Row:
-    """A mean with its interval of 95 %."""
-    return {name: float(getattr(estimate, name)[0]) for name in ("mean", "low", "high")}
-
-
 def counted(params: Any, config: FineTuningConfig) -> Row:
     """What a fine-tuning with Adam trains and holds."""
     trained, frozen = partition(params, trainable_paths(params, config))
@@ -242,11 +236,6 @@ def in_figures(summary: FineTuningSummary) -> Row:
     }
 
 
-def peak_memory_bytes() -> int:
-    """Of this process so far; Linux counts in KiB, macOS in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def in_words(row: Row) -> str:
     """A row of the tables in docs/content.md."""
 
@@ -258,7 +247,9 @@ def in_words(row: Row) -> str:
     cells = [row["part"], row["method"], shown(row["value"]), shown(row.get(f"minus {WHOLE}"), "+")]
     if "trained_parameters" in row:
         cells += [f"{row['trained_parameters']:,} ({row['trained_share']:.2%})", f"{row['seconds']:.0f} s"]
-        cells += [f"{row['optimizer_bytes'] / 1e6:.1f} MB", f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB"]
+        cells.append(f"{row['optimizer_bytes'] / 1e6:.1f} MB")
+    if "peak_memory_bytes" in row:
+        cells.append(f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB")
     return f"| {' | '.join(cells)} |"
 
 

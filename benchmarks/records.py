@@ -118,6 +118,11 @@ def circumstances(command: str) -> Row:
     }
 
 
+def interval(found: Any) -> Row:
+    """Mean, low and high of the only metric of `bootstrap_means` or `paired_differences`."""
+    return {name: float(getattr(found, name)[0]) for name in ("mean", "low", "high")}
+
+
 def read_rows(path: Path, *, defaults: Row | None = None) -> list[Row]:
     """The rows of a results file, none where it does not exist; `defaults` are what older rows do not say."""
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
