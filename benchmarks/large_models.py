@@ -21,6 +21,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ from large_models_training import (
     USERS,
     Fitted,
     TextStart,
+    UpperLayers,
     codes_of_items,
     count_parameters,
     fit_decoder,
@@ -61,10 +63,9 @@ from seqrec_jax.encoders.language import encode_texts, load_text_encoder
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge, judge_lists, mean_of_users
 from seqrec_jax.evaluation.sections import plain
 from seqrec_jax.evaluation.statistics import bootstrap_means, holm_correction, paired_differences
-from seqrec_jax.heads import GenerativeHead
 from seqrec_jax.items.semantic_ids import semantic_id_report
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.scoring import catalogue_order, top_k_in_scores
+from seqrec_jax.scoring import TopK, catalogue_order, top_k_in_scores
 from seqrec_jax.training.adapters.paths import flat_params, nested_params
 
 RESULTS = Path("benchmarks/results/large_models.json")
@@ -89,31 +90,23 @@ class Generated(NamedTuple):
     Attributes:
       name: of the row.
       reader: whose states it reads.
-      head: the decoder.
+      generate: of the decoder, compiled.
       params: its parameters.
     """
 
     name: str
     reader: Recommender
-    head: GenerativeHead
+    generate: Callable[..., TopK]
     params: Any
 
     def lists(self, histories: Sequences, allowed: np.ndarray, *, k: int) -> np.ndarray:
         """`[U, K]` items by a beam search among those allowed, `[U, V+1]`; a batch of users at a time."""
-        generate = _compiled(self.head)
         states = self.reader.user_vectors(histories)
         found = []
         for start in range(0, len(states), BATCH):
             rows = np.minimum(np.arange(start, start + BATCH), len(states) - 1)
-            found.append(generate(self.params, jnp.asarray(states[rows]), allowed=jnp.asarray(allowed[rows]), k=k))
+            found.append(self.generate(self.params, jnp.asarray(states[rows]), allowed=jnp.asarray(allowed[rows]), k=k))
         return np.concatenate([np.asarray(top.item_ids) for top in found])[: len(states)]
-
-
-_GENERATE: dict[int, Callable[..., Any]] = {}
-
-
-def _compiled(head: GenerativeHead) -> Callable[..., Any]:
-    return _GENERATE.setdefault(id(head), jax.jit(head.generate, static_argnames="k"))
 
 
 System = Ranker | Recommender | Generated
@@ -228,24 +221,16 @@ def continued(
         judged = judge(system, validation, config=protocol)
         return mean_of_users(judged.per_user[protocol.metric])
 
-    def longer() -> Fitted:
-        print(f"training {LONGER}", flush=True)
+    def gone_on(name: str, layers: UpperLayers | None) -> Fitted:
+        print(f"training {name}", flush=True)
 
         def validate(params: Any, vectors: Any) -> float:
-            return figure(served(params, vectors, LONGER))
+            return figure(served(params, vectors, name))
 
-        return tune_texts(start, sequences, None, validate, frozen=frozen, first_timestamp=first, **TUNING)
-
-    def tuned() -> Fitted:
-        print(f"training {TUNED}", flush=True)
-
-        def validate(params: Any, vectors: Any) -> float:
-            return figure(served(params, vectors, TUNED))
-
-        return tune_texts(start, sequences, upper, validate, frozen=frozen, first_timestamp=first, **TUNING)
+        return tune_texts(start, sequences, layers, validate, frozen=frozen, first_timestamp=first, **TUNING)
 
     upper = upper_layers(language_model, tokens)
-    fits = {LONGER: kept(LONGER, longer), TUNED: kept(TUNED, tuned)}
+    fits = {name: kept(name, partial(gone_on, name, layers)) for name, layers in ((LONGER, None), (TUNED, upper))}
     started = time.monotonic()
     vectors = tuned_vectors(fits[TUNED].params, upper, scale=feature.scale)
     tuned_seconds = upper.seconds + time.monotonic() - started
@@ -257,9 +242,10 @@ def continued(
     semantic = codes_of_items(frozen, known)
     code_seconds = time.monotonic() - started
     head = make_decoder(semantic.codes, state_width=config.model.encoder.width)
+    generate = jax.jit(head.generate, static_argnames="k")
 
     def written(params: Any) -> Generated:
-        return Generated(GENERATED, named(reader.with_params(params["model"]), GENERATED), head, params["head"])
+        return Generated(GENERATED, named(reader.with_params(params["model"]), GENERATED), generate, params["head"])
 
     def generated() -> Fitted:
         print(f"training {GENERATED}", flush=True)

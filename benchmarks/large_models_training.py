@@ -159,7 +159,8 @@ def upper_layers(directory: str, tokens: np.ndarray) -> UpperLayers:
     Raises:
       ConfigError: a decoder, whose last norm is not a layer's.
     """
-    config, pooling = read_language_config(directory), read_pooling(directory, read_language_config(directory))
+    config = read_language_config(directory)
+    pooling = read_pooling(directory, config)
     if config.causal:
         raise ConfigError(f"{directory} is a decoder; this benchmark tunes the last layers of a BERT model")
     params = read_weights(directory, config).params

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from records import Row, circumstances, write_rows
+from records import Row, circumstances, interval, write_rows
 
 from seqrec_jax import pipeline
 from seqrec_jax.baselines import Ranker, baseline_rankers
@@ -315,9 +315,9 @@ def compared(systems: Row, dataset: Dataset, config: ExperimentConfig, *, facts:
     first, rows = next(iter(tables.values())), []
     for method, table in tables.items():
         mean, gain = bootstrap_means(table), paired_differences(table, first, tests=("permutation",))
-        row = {"users": len(table), FIGURE: {name: float(getattr(mean, name)[0]) for name in ("mean", "low", "high")}}
+        row = {"users": len(table), FIGURE: interval(mean)}
         if table is not first:
-            row["gain"] = {name: float(getattr(gain, name)[0]) for name in ("mean", "low", "high", "p_value")}
+            row["gain"] = {**interval(gain), "p_value": float(gain.p_value[0])}
         rows.append({**facts, "method": method, **row, "training": systems[method][1]})
     return rows
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from records import Row, circumstances, experiment, train_apart
+from records import Row, circumstances, experiment, interval, train_apart
 
 from seqrec_jax import pipeline
 from seqrec_jax.baselines import Ranker, baseline_rankers
@@ -162,11 +162,6 @@ def figures(judged: list[Judged], members: np.ndarray) -> Row:
             name: {**interval(found), "p_value": found.p_value[0]} for name, found in gains.items()
         },
     }
-
-
-def interval(found: Any) -> Row:
-    """The only metric's mean, low and high."""
-    return {place: getattr(found, place)[0] for place in ("mean", "low", "high")}
 
 
 def print_report(report: Mapping[str, Any]) -> None:
