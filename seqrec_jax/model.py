@@ -101,19 +101,20 @@ class SequenceModel(NamedTuple):
     Attributes:
       init: `init(key) -> params` with the keys items, events, encoder, bilinear and, where input and output
         do not share weights, output_items, and target_behaviors where v_x depends on them.
-      encode: `encode(params, item_table, batch, *, key=None) -> states [B, L, D]`, each the v_x of its user after
-        the events so far; a key, or `[B]` keys, switch dropout on.
-      encode_last: `encode_last(params, item_table, batch, *, key=None) -> v_x [B, D]`, the state of `encode` at the
-        last real position of each row, for rows of one user each, in less time; dropout, where it is on, is drawn
-        anew.
+      encode: `encode(params, item_table, batch, *, key=None, v_y=None) -> states [B, L, D]`, each the v_x of its user
+        after the events so far; a key, or `[B]` keys, switch dropout on. `v_y` as of `item_vectors`, where it is at
+        hand, saves making the vectors of the events' items again; it changes nothing else.
+      encode_last: `encode_last(params, item_table, batch, *, key=None, v_y=None) -> v_x [B, D]`, the state of `encode`
+        at the last real position of each row, for rows of one user each, in less time; dropout, where it is on, is
+        drawn anew.
       item_vectors: `item_vectors(params, item_table, ids=None) -> v_y [V+1, E]` on the scored side, or
         `[*ids, E]`.
       project: `project(params, states [..., D]) -> [..., E]`, v_xᵀ W; scores are its product with v_yᵀ.
       start: `start(num_users, dtype=float32) -> Memory` of users without events.
-      append: `append(params, item_table, memory, event) -> (v_x [B, D], memory)`, the last state of `encode` over
-        all events so far; v_x is of no use for users without any. Attention reaches back to the last `max_length`
-        events; a recurrence forgets none and costs the same for each. ConfigError where the model is not causal or
-        counts positions from the end.
+      append: `append(params, item_table, memory, event, *, v_y=None) -> (v_x [B, D], memory)`, the last state of
+        `encode` over all events so far; v_x is of no use for users without any. Attention reaches back to the last
+        `max_length` events; a recurrence forgets none and costs the same for each. ConfigError where the model is not
+        causal or counts positions from the end.
       causal: False where the model predicts masked events, see `Encoder`.
       drop_ids: `drop_ids(item_table, key) -> item_table` that a training step sees, with some of the ids unknown;
         None where all are kept.
@@ -188,25 +189,39 @@ def make_sequence_model(
             params["target_behaviors"] = {"scale": rows, "shift": rows}
         return params
 
-    def input_vectors(params: Params, item_table: ItemTable, ids: Int[Array, "B L"]) -> Array | None:
+    def input_vectors(
+        params: Params, item_table: ItemTable, ids: Int[Array, "B L"], v_y: Float[Array, "V1 E"] | None
+    ) -> Array | None:
         if not config.events.item:
             return None
+        if v_y is not None and config.share_item_vectors and not ids_only:
+            return v_y[ids]
         if ids_only or ids.size <= num_items:
             return tower.item_vectors(params["items"], item_table, ids)
         # fewer items than positions: content is worth fusing once an item, not once a position
         return tower.item_vectors(params["items"], item_table)[ids]
 
     def encode(
-        params: Params, item_table: ItemTable, batch: Batch, *, key: PRNGKeyArray | None = None
+        params: Params,
+        item_table: ItemTable,
+        batch: Batch,
+        *,
+        key: PRNGKeyArray | None = None,
+        v_y: Float[Array, "V1 E"] | None = None,
     ) -> Float[Array, "B L D"]:
-        event_vectors = embed(params, item_table, batch, key=key)
+        event_vectors = embed(params, item_table, batch, key=key, v_y=v_y)
         states = encoder.encode(params["encoder"], event_vectors, batch, key=key)
         return towards_behaviors(params, states, batch.target_behaviors)
 
     def encode_last(
-        params: Params, item_table: ItemTable, batch: Batch, *, key: PRNGKeyArray | None = None
+        params: Params,
+        item_table: ItemTable,
+        batch: Batch,
+        *,
+        key: PRNGKeyArray | None = None,
+        v_y: Float[Array, "V1 E"] | None = None,
     ) -> Float[Array, "B D"]:
-        event_vectors = embed(params, item_table, batch, key=key)
+        event_vectors = embed(params, item_table, batch, key=key, v_y=v_y)
         if encoder.encode_last is None:
             states = last_states(encoder.encode(params["encoder"], event_vectors, batch, key=key), batch)
         else:
@@ -214,8 +229,10 @@ def make_sequence_model(
         behaviors = batch.target_behaviors
         return towards_behaviors(params, states, None if behaviors is None else last_states(behaviors, batch))
 
-    def embed(params: Params, item_table: ItemTable, batch: Batch, *, key: PRNGKeyArray | None) -> Array:
-        vectors = input_vectors(params, item_table, batch.item_ids)
+    def embed(
+        params: Params, item_table: ItemTable, batch: Batch, *, key: PRNGKeyArray | None, v_y: Array | None
+    ) -> Array:
+        vectors = input_vectors(params, item_table, batch.item_ids, v_y)
         return events.event_vectors(params["events"], vectors, batch, key=key)
 
     def towards_behaviors(params: Params, states: Array, behaviors: Array | None) -> Array:
@@ -230,7 +247,14 @@ def make_sequence_model(
         zeros = jnp.zeros(num_users, jnp.int32)
         return Memory(appendable().start(num_users, dtype), zeros, zeros)
 
-    def append(params: Params, item_table: ItemTable, memory: Memory, event: Event) -> tuple[Array, Memory]:
+    def append(
+        params: Params,
+        item_table: ItemTable,
+        memory: Memory,
+        event: Event,
+        *,
+        v_y: Float[Array, "V1 E"] | None = None,
+    ) -> tuple[Array, Memory]:
         where = jnp.ones_like(memory.num_events, dtype=bool) if event.where is None else event.where
         zeros = jnp.zeros_like(memory.num_events)[:, None]
         batch = Batch(
@@ -243,7 +267,7 @@ def make_sequence_model(
             weights=zeros.astype(jnp.float32),
             query_words=None if event.query_words is None else event.query_words[:, None],
         )
-        vectors = input_vectors(params, item_table, batch.item_ids)
+        vectors = input_vectors(params, item_table, batch.item_ids, v_y)
         event_vectors = events.event_vectors(
             params["events"], vectors, batch, previous_timestamps=memory.last_timestamps
         )

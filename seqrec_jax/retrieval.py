@@ -118,9 +118,11 @@ class Recommender:
             return v_y, jnp.any(v_y != 0, axis=1)
 
         @jax.jit
-        def user_vectors(params: Any, item_table: ItemTable, batch: Batch) -> Float[Array, "U D"]:
+        def user_vectors(
+            params: Any, item_table: ItemTable, v_y: Float[Array, "V1 E"], batch: Batch
+        ) -> Float[Array, "U D"]:
             there = jnp.any(batch.segment_ids > 0, axis=1)
-            return jnp.where(there[:, None], model.encode_last(params, item_table, batch), 0)
+            return jnp.where(there[:, None], model.encode_last(params, item_table, batch, v_y=v_y), 0)
 
         @jax.jit
         def scores(
@@ -255,6 +257,7 @@ class Recommender:
         """
         if not histories.num_users:
             raise DataError("there is no user to encode")
+        v_y, _ = self._items_once()
         lengths = row_lengths(histories.lengths + self._masked_end, longest=self.length)
         for length in np.unique(lengths).tolist():
             size = 1 if histories.num_users == 1 else _rows_of(length)
@@ -264,7 +267,7 @@ class Recommender:
                 batch = self._batch(histories.select_users(users), length=length)
                 for start in range(0, len(users), size):
                     rows: Batch = jax.tree.map(operator.itemgetter(slice(start, start + size)), batch)
-                    states = self._user_vectors(self.params, self.item_table, self._spread(rows))
+                    states = self._user_vectors(self.params, self.item_table, v_y, self._spread(rows))
                     yield users[start : start + size], states
 
     def item_vectors(self) -> Float[np.ndarray, "V+1 E"]:

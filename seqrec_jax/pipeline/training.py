@@ -17,7 +17,6 @@ from seqrec_jax.parallel import is_first_process, wait_for_processes
 from seqrec_jax.pipeline.cases import cases_of
 from seqrec_jax.pipeline.starting import start_model
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.training.config import config_dict
 from seqrec_jax.training.language_files import keep_language_models
 from seqrec_jax.training.loop import Progress, TrainingData, train
 from seqrec_jax.training.run import open_run
@@ -50,7 +49,7 @@ def train_run(
     data = training_data(config, dataset, dataset.training_sequences)
     cases = cases_of(dataset, replace(config.evaluation, stage="validation"))
     description: dict[str, Any] = {
-        "config": config_dict(config),
+        "config": config,
         "dataset": dataset,
         "dataset_directory": config.dataset_directory,
     }

@@ -28,6 +28,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from seqrec_jax.data.dataset import Dataset, describe_dataset, read_facts, read_items, write_items
 from seqrec_jax.data.item_content import write_content
 from seqrec_jax.errors import CheckpointError
+from seqrec_jax.training.config import config_dict, config_yaml, parse_config
 
 # settings that change neither what is trained nor which checkpoint is the best
 _FREE_TO_CHANGE = (
@@ -45,7 +46,7 @@ _FREE_TO_CHANGE = (
 def open_run(
     directory: Path,
     *,
-    config: dict[str, Any],
+    config: Any,
     dataset: Dataset,
     dataset_directory: str,
     overwrite: bool = False,
@@ -54,7 +55,8 @@ def open_run(
 
     Args:
       directory: `runs/<name>`.
-      config: the resolved configuration as nested dictionaries.
+      config: the resolved configuration, a frozen dataclass; fields that an older run does not name have their
+        defaults there.
       dataset: what is trained on.
       dataset_directory: where it was read from.
       overwrite: remove an existing run first.
@@ -62,6 +64,7 @@ def open_run(
     Raises:
       CheckpointError: the directory holds a run with another configuration or dataset, or checkpoints of unknown
         origin, or cannot be written.
+      ConfigError: the configuration of the run there cannot be read any more.
     """
     try:
         if overwrite and (directory / "config.yaml").is_file():
@@ -80,7 +83,7 @@ def open_run(
         write_items(dataset.items, directory)
         write_content(dataset.content, directory)
         # last, since its presence says that the directory is a run
-        _write_whole(directory / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        _write_whole(directory / "config.yaml", config_yaml(config))
     except OSError as error:
         raise CheckpointError(f"cannot write the run to {directory}: {error.strerror or error}") from error
 
@@ -188,11 +191,12 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _check_same(directory: Path, config: dict[str, Any], dataset: Dataset) -> None:
-    old, facts, _ = read_run(directory)
+def _check_same(directory: Path, config: Any, dataset: Dataset) -> None:
+    _, facts, _ = read_run(directory)
+    old = parse_config(type(config), path=directory / "config.yaml")
     differences = [
         f"{name}: {before!r} there, {after!r} now"
-        for name, before, after in _differences(old, config)
+        for name, before, after in _differences(config_dict(old), config_dict(config))
         if name not in _FREE_TO_CHANGE
     ]
     if differences:

@@ -84,13 +84,15 @@ def make_run_steps(
     def vectors(params: Params, item_table: ItemTable, batch: Batch, row_keys: Array) -> tuple[Array, Array]:
         """`[B, L, E]` queries and `[V+1, E]` item vectors."""
         cast = in_dtype(params)
-        queries = model.project(cast, model.encode(cast, item_table, batch, key=row_keys))
-        return queries, model.item_vectors(cast, item_table)
+        v_y = model.item_vectors(cast, item_table)
+        return model.project(cast, model.encode(cast, item_table, batch, key=row_keys, v_y=v_y)), v_y
 
     def without_dropped_ids(item_table: ItemTable, key: Array) -> ItemTable:
         return item_table if model.drop_ids is None else model.drop_ids(item_table, jax.random.fold_in(key, _ID_STREAM))
 
-    def contrast(params: Params, item_table: ItemTable, batch: Batch, row_keys: Array, num_segments: int) -> Array:
+    def contrast(
+        params: Params, item_table: ItemTable, batch: Batch, row_keys: Array, num_segments: int, v_y: Array
+    ) -> Array:
         """λ times the mean contrastive loss of two views of each sequence; 0 without views."""
         if not config.contrastive.weight:
             return jnp.float32(0)
@@ -102,7 +104,7 @@ def make_run_steps(
                 for part in range(2)
             )
             view = random_view(batch, config=config.contrastive, row_keys=view_keys)
-            states = model.encode(cast, item_table, view, key=keys)
+            states = model.encode(cast, item_table, view, key=keys, v_y=v_y)
             vectors, where = segment_vectors(states, view.segment_ids, num_segments=num_segments)
             views.append(vectors.reshape(-1, vectors.shape[-1]))
         real = where.reshape(-1)
@@ -117,7 +119,7 @@ def make_run_steps(
         def mean_loss(params: Params) -> Array:
             queries, v_y = vectors(params, item_table, batch, row_keys)
             loss = objective(queries, v_y, batch.targets, batch.weights, key, row_keys)
-            return loss + contrast(params, item_table, batch, row_keys, num_segments)
+            return loss + contrast(params, item_table, batch, row_keys, num_segments, v_y)
 
         loss, grads = jax.value_and_grad(mean_loss, allow_int=True)(state.params)  # a base may be in whole numbers
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
@@ -143,7 +145,7 @@ def make_run_steps(
         def mean_loss(params: Params) -> Array:
             queries, v_y = vectors(params, item_table, batch, row_keys)
             loss = objective.loss(queries, v_y, batch.targets, weights, negatives)
-            return loss + contrast(params, item_table, batch, row_keys, num_segments)
+            return loss + contrast(params, item_table, batch, row_keys, num_segments, v_y)
 
         loss, grads = jax.value_and_grad(mean_loss, allow_int=True)(params)
         updates, moments = optimizer.update(grads, moments, params)

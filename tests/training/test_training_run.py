@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def small_dataset(users=4):
 
 
 def open_trial(directory, config=CONFIG, dataset=None, **options):
+    config = parse_config(ExperimentConfig, values=config)
     open_run(directory, config=config, dataset=dataset or small_dataset(), dataset_directory="data/small", **options)
 
 
@@ -56,10 +58,20 @@ def test_the_same_run_is_continued(tmp_path):
     (tmp_path / "log.jsonl").write_text("")
     open_trial(tmp_path)
     # what changes neither the training nor which checkpoint is the best may differ
-    free = changed(training={"checkpoint_seconds": 1.0}, evaluation={"stage": "validation", "num_resamples": 10})
+    free = changed(training={"checkpoint_seconds": 1.0}, evaluation={"stage": "validation", "num_resamples": 100})
     open_trial(tmp_path, free)
     assert (tmp_path / "log.jsonl").exists()
     assert read_run(tmp_path)[0] == CONFIG
+
+
+def test_a_run_of_before_a_field_existed_is_continued(tmp_path):
+    open_trial(tmp_path)
+    older = changed()
+    del older["training"]["ema_decay"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(older))
+    open_trial(tmp_path)
+    with pytest.raises(CheckpointError, match=re.escape("(training.ema_decay: None there, 0.9 now)")):
+        open_trial(tmp_path, changed(training={"ema_decay": 0.9}))
 
 
 @pytest.mark.parametrize(
