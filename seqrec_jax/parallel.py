@@ -1,9 +1,9 @@
 """Devices: the mesh, what lies where on it, and how processes find each other. No other file knows how many there are.
 
 A step is written for one device and compiled for all: arrays carry their place, and the compiler adds what the
-devices must tell each other. Rows of a batch lie over the data axis. Tables with a row an item, and the optimizer's
-numbers for them, lie over the model axis, so that neither memory nor the softmax over all items has to fit on one
-device; all else is on every device.
+devices must tell each other. Rows of a batch lie over the data axis. Tables with a row an item, the layers of language
+models, and the optimizer's numbers for them, lie over the model axis, so that neither memory nor the softmax over all
+items has to fit on one device; all else is on every device.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ from seqrec_jax.errors import ConfigError, SeqrecError
 DATA_AXIS = "data"
 MODEL_AXIS = "model"
 Tree = TypeVar("Tree")
+
+_LANGUAGE = "language"
+"""The part of the parameters that holds a language model."""
+_SPLIT_OUTPUTS = ("query", "key", "value", "gate", "up")
+_SPLIT_INPUTS = ("output", "down")
+"""Layers that read what the former give: each device has some heads, or hidden numbers, and what these lead to."""
 
 
 def make_mesh(num_devices: int | None = None, *, model_devices: int = 1) -> Mesh:
@@ -148,11 +154,21 @@ def over_items(mesh: Mesh) -> NamedSharding:
 def state_sharding(tree: Any, mesh: Mesh) -> Any:
     """Shardings of parameters, of an optimizer's state or of a whole training state: a tree like `tree`.
 
-    Embeddings of item ids are over items, wherever they are in the tree; all else is replicated.
+    Embeddings of item ids are over items, wherever they are in the tree; of a language model the layers are over the
+    model axis as Megatron has them, and its table of tokens by rows, where their sizes divide; all else is replicated.
+
+    Source:
+      Shoeybi et al. (2019), Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism.
     """
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
-        return over_items(mesh) if is_item_rows(path) else replicated(mesh)
+        if is_item_rows(path):
+            return over_items(mesh)
+        axis = _shared_axis(path)
+        size = mesh.shape[MODEL_AXIS]
+        if size == 1 or axis is None or len(leaf.shape) <= axis or leaf.shape[axis] % size:
+            return replicated(mesh)
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, MODEL_AXIS))
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
@@ -160,6 +176,19 @@ def state_sharding(tree: Any, mesh: Mesh) -> Any:
 def is_item_rows(path: tuple) -> bool:
     """True for the path of a leaf with one row an item, `… ['ids'] ['embedding']`."""
     return tuple(getattr(entry, "key", None) for entry in path[-2:]) == ("ids", "embedding")
+
+
+def _shared_axis(path: tuple) -> int | None:
+    """The axis of a language model's array that devices share, None for an array that each has whole."""
+    names = [getattr(entry, "key", None) for entry in path]
+    if _LANGUAGE not in names or len(names) < 2:
+        return None
+    layer, part = names[-2:]
+    if part == "tokens":
+        return 0
+    if layer in _SPLIT_OUTPUTS:
+        return {"kernel": 1, "kernel_int8": 1, "kernel_scale": 0, "bias": 0}.get(part)
+    return 0 if layer in _SPLIT_INPUTS and part in ("kernel", "kernel_int8") else None
 
 
 def rows_on_mesh(num_items: int, *, model_devices: int) -> int:

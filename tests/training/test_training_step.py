@@ -97,6 +97,11 @@ def test_gradients_are_the_same_where_devices_share_the_items(loss, model_device
     assert shared_table.sharding.spec == over_items(many.mesh).spec
     assert {shard.data.shape[0] for shard in shared_table.addressable_shards} == {many.num_rows // model_devices}
     assert (np.asarray(shared_table)[NUM_ITEMS + 1 :] == 0).all()
+    if kind == "language":  # some heads and hidden numbers are on one device, the others on another
+        layer = shared.params["encoder"]["language"]["layers"]["0"]
+        for array, axis in ((layer["attention"]["query"]["kernel"], 1), (layer["feed_forward"]["down"]["kernel"], 0)):
+            assert {shard.data.shape[axis] for shard in array.addressable_shards} == {array.shape[axis] // 2}
+        assert layer["attention_norm"]["scale"].sharding.is_fully_replicated
     assert np.abs(table - tiny_params(kind)["items"]["ids"]["embedding"]).max() > 0.01
     shared_params = without_filling(shared.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), state.params, shared_params)
