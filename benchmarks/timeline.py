@@ -27,6 +27,7 @@ from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import Dataset, read_dataset, write_dataset
 from seqrec_jax.data.splits import HISTORY, TRAIN, EvaluationCases, evaluation_cases
 from seqrec_jax.encoders import ENCODERS
+from seqrec_jax.encoders.config import LANGUAGE_KINDS
 from seqrec_jax.errors import ConfigError, DivergenceError, SeqrecError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker, judge
 from seqrec_jax.evaluation.statistics import bootstrap_means, holm_correction, paired_differences
@@ -139,7 +140,7 @@ def contenders() -> list[Contender]:
     """Every encoder that the library has, and those that can see the time with and without it."""
     found = []
     for kind in ENCODERS:
-        if kind == "language":  # no log comes with a language model
+        if kind in LANGUAGE_KINDS:  # no log comes with a language model
             continue
         overrides = {**EVERY, "model.encoder.kind": kind, **OF_KIND.get(kind, {})}
         if kind == "hstu":

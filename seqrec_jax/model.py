@@ -15,10 +15,12 @@ from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders import Encoder, EncoderConfig, make_encoder
 from seqrec_jax.encoders.config import Params
 from seqrec_jax.encoders.events import EventInputConfig, make_event_inputs
+from seqrec_jax.encoders.language.flattened import check_texts
 from seqrec_jax.encoders.language.trained import make_text_model
 from seqrec_jax.encoders.layers import last_columns, take_columns
 from seqrec_jax.errors import ConfigError, ShapeError
 from seqrec_jax.items import ItemTable, ItemTower, ItemTowerConfig, drop_ids, make_item_tower
+from seqrec_jax.items.table import has_modality
 from seqrec_jax.items.tower import init_id_rows
 from seqrec_jax.scoring import BilinearWeight
 from seqrec_jax.scoring import project as project_vectors
@@ -59,6 +61,12 @@ class ModelConfig:
             )
         if self.bilinear_rank < 1:
             raise ConfigError(f"model.bilinear_rank must be at least 1, got {self.bilinear_rank}")
+        if self.encoder.kind == "text" and not (self.events.item and self.share_item_vectors):
+            raise ConfigError(
+                "encoder.kind text reads an item's text in the place of its vector: events.item must be true, and no "
+                f"second set of vectors is made; got events.item {self.events.item} and model.share_item_vectors "
+                f"{self.share_item_vectors}, leave both out"
+            )
 
 
 class Event(NamedTuple):
@@ -153,18 +161,21 @@ def make_sequence_model(
       item_tower: one's own, instead of the one that the config names; config.items.width is its E.
 
     Raises:
-      ConfigError: an attribute that the table does not have.
+      ConfigError: an attribute, or the texts for an encoder, that the table does not have; as `check_texts`.
       ShapeError: a table that is not for V items.
     """
     if item_table.known.shape != (num_items + 1,):
         raise ShapeError(
             f"item_table is for V + 1 = {num_items + 1} rows, but known has shape {item_table.known.shape}"
         )
+    reads_texts = encoder is None and config.encoder.kind == "text"
+    if reads_texts:
+        check_texts(config.encoder, item_table.features)
     encoder = make_encoder(config.encoder) if encoder is None else encoder
     tower = _item_tower(config.items, item_table) if item_tower is None else item_tower
     events = make_event_inputs(
         config.events,
-        item_width=config.items.width,
+        item_width=config.encoder.width if reads_texts else config.items.width,
         width=config.encoder.width,
         max_length=config.encoder.max_length,
         num_behaviors=num_behaviors,
@@ -194,6 +205,8 @@ def make_sequence_model(
     ) -> Array | None:
         if not config.events.item:
             return None
+        if reads_texts:
+            return jnp.broadcast_to(0.0, (*ids.shape, config.encoder.width))
         if v_y is not None and config.share_item_vectors and not ids_only:
             return v_y[ids]
         if ids_only or ids.size <= num_items:
@@ -209,7 +222,7 @@ def make_sequence_model(
         key: PRNGKeyArray | None = None,
         v_y: Float[Array, "V1 E"] | None = None,
     ) -> Float[Array, "B L D"]:
-        event_vectors = embed(params, item_table, batch, key=key, v_y=v_y)
+        event_vectors, batch = embed(params, item_table, batch, key=key, v_y=v_y)
         states = encoder.encode(params["encoder"], event_vectors, batch, key=key)
         return towards_behaviors(params, states, batch.target_behaviors)
 
@@ -221,7 +234,7 @@ def make_sequence_model(
         key: PRNGKeyArray | None = None,
         v_y: Float[Array, "V1 E"] | None = None,
     ) -> Float[Array, "B D"]:
-        event_vectors = embed(params, item_table, batch, key=key, v_y=v_y)
+        event_vectors, batch = embed(params, item_table, batch, key=key, v_y=v_y)
         if encoder.encode_last is None:
             states = last_states(encoder.encode(params["encoder"], event_vectors, batch, key=key), batch)
         else:
@@ -231,9 +244,14 @@ def make_sequence_model(
 
     def embed(
         params: Params, item_table: ItemTable, batch: Batch, *, key: PRNGKeyArray | None, v_y: Array | None
-    ) -> Array:
+    ) -> tuple[Array, Batch]:
         vectors = input_vectors(params, item_table, batch.item_ids, v_y)
-        return events.event_vectors(params["events"], vectors, batch, key=key)
+        event_vectors = events.event_vectors(params["events"], vectors, batch, key=key)
+        if not reads_texts:
+            return event_vectors, batch
+        name = config.encoder.text
+        tokens = jnp.where(has_modality(item_table, name)[:, None], item_table.features[name], 0)[batch.item_ids]
+        return event_vectors, batch._replace(item_tokens=tokens)
 
     def towards_behaviors(params: Params, states: Array, behaviors: Array | None) -> Array:
         if not config.target_behavior:

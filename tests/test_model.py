@@ -8,6 +8,7 @@ from builders import make_sequences
 
 from seqrec_jax.data.batches import Batch, history_batch
 from seqrec_jax.encoders import ENCODERS, Encoder, EncoderConfig, make_encoder
+from seqrec_jax.encoders.config import LANGUAGE_KINDS
 from seqrec_jax.encoders.events import EventInputConfig
 from seqrec_jax.errors import ConfigError, ShapeError
 from seqrec_jax.items import ItemTable, ItemTower, ItemTowerConfig, id_table
@@ -23,7 +24,8 @@ from seqrec_jax.model import (
 )
 
 NUM_ITEMS = 9
-KINDS = [kind for kind in ENCODERS if kind != "language"]  # which needs a directory; it has a test of its own
+# those need a directory, and have tests of their own
+KINDS = [kind for kind in ENCODERS if kind not in LANGUAGE_KINDS]
 TABLE = id_table(NUM_ITEMS)._replace(categorical={"brand": jnp.array([0, 1, 2, 1, 2, 1, 2, 1, 2, 0], jnp.int32)})
 BATCH = Batch(
     item_ids=jnp.array([[1, 2, 3, 0], [0, 4, 5, 9], [6, 7, 8, 9], [0, 0, 0, 0]], jnp.int32),

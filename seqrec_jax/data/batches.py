@@ -58,6 +58,8 @@ class Batch(NamedTuple):
       masked: bool, True for events that the encoder must not see; None where it sees all.
       target_behaviors: int32 code of the behaviour to be predicted at each position; None where it is not said.
       query_words: `[B, L, W]` int32 words of each event's query, see `query_words`; None for a log without queries.
+      item_tokens: `[B, L, T]` int32 tokens + 1 of the text of each event's item, 0 after its end; None where no encoder
+        reads them.
     """
 
     item_ids: Int[Array, "B L"]
@@ -70,6 +72,7 @@ class Batch(NamedTuple):
     masked: Bool[Array, "B L"] | None = None
     target_behaviors: Int[Array, "B L"] | None = None
     query_words: Int[Array, "B L W"] | None = None
+    item_tokens: Int[Array, "B L T"] | None = None
 
 
 def event_arrays(

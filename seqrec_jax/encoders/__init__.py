@@ -8,6 +8,7 @@ from seqrec_jax.encoders.bert4rec import bert4rec_encoder
 from seqrec_jax.encoders.config import Encoder, EncoderConfig
 from seqrec_jax.encoders.hstu import hstu_encoder
 from seqrec_jax.encoders.language.encoder import language_encoder
+from seqrec_jax.encoders.language.flattened import text_encoder
 from seqrec_jax.encoders.ligr import ligr_encoder
 from seqrec_jax.encoders.linear_recurrence import linear_recurrence_encoder
 from seqrec_jax.encoders.mean import mean_encoder
@@ -26,6 +27,7 @@ ENCODERS: dict[str, Callable[[EncoderConfig], Encoder]] = {
     "ligr": ligr_encoder,
     "hstu": hstu_encoder,
     "language": language_encoder,
+    "text": text_encoder,
 }
 
 

@@ -11,8 +11,11 @@ import jax
 from seqrec_jax.errors import ConfigError
 
 Params: TypeAlias = dict[str, Any]
-EncoderKind = Literal["mean", "gru", "lstm", "linear_recurrence", "sasrec", "bert4rec", "ligr", "hstu", "language"]
+EncoderKind = Literal[
+    "mean", "gru", "lstm", "linear_recurrence", "sasrec", "bert4rec", "ligr", "hstu", "language", "text"
+]
 ATTENTION_KINDS = ("sasrec", "bert4rec", "ligr", "hstu")
+LANGUAGE_KINDS = ("language", "text")
 
 
 class Encoder(NamedTuple):
@@ -53,8 +56,8 @@ class EncoderConfig:
     Attributes:
       kind: mean (pooling), gru, lstm, linear_recurrence (diagonal and gated), sasrec (causal self-attention),
         bert4rec (self-attention in both directions over masked events), ligr (gated self-attention blocks), hstu
-        (pointwise attention with position and time biases) or language (the first blocks of a language model, which
-        starts from its weights).
+        (pointwise attention with position and time biases), or the first blocks of a language model, which start from
+        its weights: language (over event vectors) or text (over the tokens of the items' texts, one after the other).
       width: D, the width of event vectors and of the user vector v_x.
       num_layers: stacked layers or blocks; mean pooling has none.
       num_heads: attention heads; they divide the width.
@@ -67,8 +70,9 @@ class EncoderConfig:
       activation: of sasrec's and bert4rec's feed-forward layers; gelu is the exact one, not its tanh approximation.
       recency_half_life: events after which an event weighs half in mean pooling; null weighs all alike.
       time_bias: hstu's attention depends on the time between two events, besides their distance.
-      language_model: directory of kind language's model in the Hugging Face layout; `width` is that of its vectors,
-        and the fields above that are about blocks do not concern it, but for num_layers.
+      language_model: directory of kind language's or text's model in the Hugging Face layout; `width` is that of its
+        vectors, and the fields above that are about blocks do not concern it, but for num_layers.
+      text: name of the item feature whose tokens kind text reads.
     """
 
     kind: EncoderKind = "sasrec"
@@ -84,6 +88,7 @@ class EncoderConfig:
     recency_half_life: float | None = None
     time_bias: bool = True
     language_model: str | None = None
+    text: str = "text"
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(EncoderKind))
@@ -106,10 +111,10 @@ class EncoderConfig:
             raise ConfigError(
                 f"encoder.width must be a multiple of encoder.num_heads, got {self.width} and {self.num_heads}"
             )
-        if (self.language_model is not None) != (self.kind == "language"):
+        if (self.language_model is not None) != (self.kind in LANGUAGE_KINDS):
             raise ConfigError(
-                f"encoder.language_model is {self.language_model!r} and encoder.kind {self.kind}; kind language needs "
-                "a language model's directory, and no other kind takes one"
+                f"encoder.language_model is {self.language_model!r} and encoder.kind {self.kind}; kind "
+                f"{' or '.join(LANGUAGE_KINDS)} needs a language model's directory, and no other kind takes one"
             )
         if self.recency_half_life is not None:
             if self.recency_half_life <= 0:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import Dataset
+from seqrec_jax.encoders.config import LANGUAGE_KINDS
 from seqrec_jax.encoders.language.encoder import pretrained_blocks
 from seqrec_jax.encoders.language.trained import make_text_model
 from seqrec_jax.errors import CheckpointError, ConfigError
@@ -149,8 +150,8 @@ def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int, model
 def _with_language_models(params: Any, config: ModelConfig) -> tuple[Any, list[str]]:
     """Parameters with the weights of the language models in their places, and sentences on which."""
     notes = []
-    if config.encoder.kind == "language":
-        params = {**params, "encoder": pretrained_blocks(config.encoder)}
+    if config.encoder.kind in LANGUAGE_KINDS:
+        params = {**params, "encoder": {**params["encoder"], **pretrained_blocks(config.encoder)}}
         notes.append(f"the encoder starts from the language model in {config.encoder.language_model}")
     if (directory := config.items.language_model) is not None:
         weights = make_text_model(directory).pretrained()

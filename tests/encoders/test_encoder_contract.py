@@ -31,6 +31,12 @@ CONFIGS = {
         )
         for family in ("bert", "gpt2", "qwen3")
     },
+    **{  # every event an event without text
+        f"text_{family}": EncoderConfig(
+            kind="text", width=WIDTH, num_layers=1, max_length=20, language_model=str(GOLDEN / family)
+        )
+        for family in ("bert", "gpt2")
+    },
     "hstu_timeless": EncoderConfig(kind="hstu", width=WIDTH, num_layers=1, max_length=2, time_bias=False),
 }
 
@@ -177,7 +183,7 @@ def test_dropout_needs_a_key_and_follows_it(name: str) -> None:
         ({"kind": "mean", "recency_half_life": 0.0}, "above 0"),
         ({"kind": "gru", "recency_half_life": 2.0}, "belongs to kind 'mean'"),
         ({"kind": "gru", "language_model": "minilm"}, "no other kind takes one"),
-        ({"kind": "language"}, "needs a language model's directory"),
+        ({"kind": "language"}, "language or text needs a language model's directory"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict, text: str) -> None:

@@ -51,12 +51,13 @@ def language_encoder(config: EncoderConfig) -> Encoder:
 
 
 def pretrained_blocks(config: EncoderConfig) -> Params:
-    """The parameters that the language model's directory holds, in the layout of `language_encoder`.
+    """The parameters that the language model's directory holds, in the layout of `language_encoder` or `text_encoder`.
 
     Raises:
       ConfigError, DataError, MissingExtraError: as `read_weights`.
     """
-    return {"language": read_weights(_directory(config), blocks_config(config), skip=(TOKENS,)).params}
+    skip = (TOKENS,) if config.kind == "language" else ()
+    return {"language": read_weights(_directory(config), blocks_config(config), skip=skip).params}
 
 
 def blocks_config(config: EncoderConfig) -> LanguageConfig:
@@ -87,7 +88,7 @@ def blocks_config(config: EncoderConfig) -> LanguageConfig:
 def _directory(config: EncoderConfig) -> str:
     if config.language_model is None:
         raise ConfigError(
-            "encoder.kind language needs encoder.language_model, the directory of a language model in the Hugging Face "
-            "layout"
+            f"encoder.kind {config.kind} needs encoder.language_model, the directory of a language model in the "
+            "Hugging Face layout"
         )
     return config.language_model

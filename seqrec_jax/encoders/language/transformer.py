@@ -43,6 +43,7 @@ def hidden_states(
     positions: Int[Array, "B L"] | None = None,
     embeddings: Float[Array, "B L D"] | None = None,
     segment_ids: Int[Array, "B L"] | None = None,
+    where: Bool[Array, "#B L L"] | None = None,
     checkpoint_layers: bool = False,
 ) -> Float[Array, "B L D"]:
     """The last layer's states of a language model, after its last norm.
@@ -56,6 +57,8 @@ def hidden_states(
       embeddings: `[B, L, D]` vectors in place of those of tokens, as of items; positions are added to them as usual.
       segment_ids: `[B, L]` int32, where several texts or users share a row: none sees another, and padding, wherever it
         is, has a segment of its own; None for one a row.
+      where: `[B, L, L]` or `[1, L, L]` which column (second axis) may look at which (third), itself among them, where
+        that is not all that its segment and the model's family let it; None where it is.
       checkpoint_layers: the gradient computes each layer anew instead of keeping what is inside it.
 
     Returns:
@@ -87,18 +90,20 @@ def hidden_states(
     dtype = params["layers"]["0"]["attention_norm"]["scale"].dtype
     x = tables["tokens"][token_ids] if embeddings is None else embeddings.astype(dtype)
     x = _embedded(tables, x, positions, config)
-    where = mask.astype(bool)[:, None, :]
+    sight = mask.astype(bool)[:, None, :]
     if segment_ids is not None:
-        where = segment_ids[:, :, None] == segment_ids[:, None, :]
+        sight = segment_ids[:, :, None] == segment_ids[:, None, :]
+    if where is not None:
+        sight = sight & where
     if config.causal:
-        where = where & np.tri(length, dtype=bool)[None]
+        sight = sight & np.tri(length, dtype=bool)[None]
     rotations = _rotations(positions, config) if config.rotary else None
     block: Callable[..., Array] = functools.partial(_post_norm_block if not config.causal else _pre_norm_block, config)
     if checkpoint_layers:
         block = jax.checkpoint(block)
     rows = x.reshape(-1, config.width)
     for number in range(config.num_layers):
-        rows = block(params["layers"][str(number)], rows, where, rotations)
+        rows = block(params["layers"][str(number)], rows, sight, rotations)
     if config.causal:
         rows = _norm(params["final_norm"], rows, config)
     return rows.reshape(x.shape)
