@@ -15,7 +15,6 @@ from seqrec_jax.errors import SeqrecError
 
 if TYPE_CHECKING:
     from seqrec_jax.config import ExperimentConfig
-    from seqrec_jax.data.dataset import Dataset
     from seqrec_jax.evaluation.protocol import EvaluationConfig
 
 INTERRUPTED = 130
@@ -29,7 +28,7 @@ def main() -> None:
 def run(words: Sequence[str]) -> int:
     """Run a verb and give its exit code; an error of the user's is one line on stderr and code 2."""
     if not words or words[0] not in VERBS:
-        summaries = "\n".join(f"  {name:<10} {_summary(verb)}" for name, verb in VERBS.items())
+        summaries = "\n".join(f"  {name:<11} {_summary(verb)}" for name, verb in VERBS.items())
         usage = f"usage: seqrec <verb> [options]\n\n{summaries}\n\nseqrec <verb> --help explains a verb."
         if not words or words[0] in ("-h", "--help"):
             print(usage)
@@ -68,7 +67,7 @@ def prepare(words: Sequence[str]) -> int:
     started = time.monotonic()
     config = _experiment(options, overrides)
     dataset = pipeline.prepare(config, strict=options.strict, overwrite=options.overwrite)
-    _print_prepared(dataset)
+    print(pipeline.prepared_text(dataset))
     seconds = time.monotonic() - started
     print(f"prepared   {config.dataset_directory} (fingerprint {dataset.fingerprint}) in {seconds:.1f} s")
     return 0
@@ -92,7 +91,7 @@ def join(words: Sequence[str]) -> int:
         shared_users=options.shared_users,
         overwrite=options.overwrite,
     )
-    _print_prepared(dataset)
+    print(pipeline.prepared_text(dataset))
     print(f"joined     {options.output} (fingerprint {dataset.fingerprint})")
     return 0
 
@@ -141,6 +140,7 @@ def evaluate(words: Sequence[str]) -> int:
     """Judge a checkpoint beside the baselines: table, metrics.json, per_user.parquet, report.html."""
     parser = _parser("evaluate", evaluate)
     _add_checkpoint(parser)
+    parser.add_argument("--decoder", action="append", default=[], metavar="NAME", help="of the run, judged beside it")
     _add_judging(parser)
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
@@ -151,6 +151,7 @@ def evaluate(words: Sequence[str]) -> int:
         dataset_directory=options.dataset,
         step=options.step,
         lists=options.lists,
+        decoders=options.decoder,
     )
     _print_evaluation(evaluation.result, Path(options.checkpoint), reason)
     return 0
@@ -184,7 +185,7 @@ def compare(words: Sequence[str]) -> int:
 
 
 def backtest(words: Sequence[str]) -> int:
-    """Train at one moment after another and judge what came next: how a model ages, and what retraining is worth."""
+    """Train at one moment after another and judge what came next: how a model ages, what retraining is worth."""
     parser = _parser("backtest", backtest)
     _add_config(parser)
     parser.add_argument("--origins", type=int, default=4, help="how many moments (default 4)")
@@ -232,8 +233,11 @@ def recommend(words: Sequence[str]) -> int:
         choices=("validation", "test"),
         help="end histories before what this stage holds out, for lists to be judged (default: whole histories)",
     )
+    parser.add_argument("--decoder", metavar="NAME", help="of the run, which writes the lists code by code")
     parser.add_argument("--output", help="a .parquet or .csv file instead of the terminal")
     options, overrides = parser.parse_known_args(words)
+    if options.decoder is not None and (overrides or options.query or options.target_behavior or options.step):
+        parser.error("lists of a --decoder take no --query, --target-behavior, --step or re-ranking")
     if options.history is None and options.users is None and not options.all_users:
         if options.query is None:
             parser.error("one of the arguments --users --all-users --history --query is required")
@@ -245,16 +249,20 @@ def recommend(words: Sequence[str]) -> int:
     from seqrec_jax.training.config import parse_config
 
     reranking = parse_config(RerankConfig, overrides=[_without_section(word) for word in overrides])
-    recommender = Recommender.load(options.checkpoint, step=options.step)
+    decoder = None if options.decoder is None else pipeline.RunDecoder.load(options.checkpoint, options.decoder)
+    recommender = decoder.recommender if decoder else Recommender.load(options.checkpoint, step=options.step)
     if options.target_behavior is not None:
         recommender = recommender.predicting(options.target_behavior)
     history: Any = options.history
     if history is None:
         users = None if options.all_users else options.users
         history = pipeline.user_histories(options.checkpoint, users, before=options.before)
-    result = recommender.recommend(
-        history, options.k, query=options.query, seen_items=options.seen_items, reranking=reranking
-    )
+    if decoder is not None:
+        result = decoder.recommend(history, options.k, seen_items=options.seen_items)
+    else:
+        result = recommender.recommend(
+            history, options.k, query=options.query, seen_items=options.seen_items, reranking=reranking
+        )
     if result.unknown_items:
         skipped = ", ".join(result.unknown_items)
         print(f"skipped    items that the catalogue does not have: {skipped}", file=sys.stderr)
@@ -336,6 +344,29 @@ def fit_head(words: Sequence[str]) -> int:
     return 0
 
 
+def fit_decoder(words: Sequence[str]) -> int:
+    """Make codes of a run's items and fit a decoder that writes the next item's code by code."""
+    parser = _parser("fit-decoder", fit_decoder)
+    _add_checkpoint(parser)
+    parser.add_argument("--name", default="decoder", help="of the decoder (default decoder)")
+    parser.add_argument("--feature", help="vectors that become codes, such as text (default: the run's item vectors)")
+    options, overrides = parser.parse_known_args(words)
+    from seqrec_jax import pipeline
+    from seqrec_jax.evaluation.report.terminal import labelled
+    from seqrec_jax.heads.decoder_fitting import DecoderTrainingConfig
+    from seqrec_jax.training.config import parse_config
+
+    config = parse_config(DecoderTrainingConfig, overrides=overrides)
+    given = {"name": options.name, "feature": options.feature, "step": options.step}
+    report = pipeline.fit_run_decoder(options.checkpoint, config=config, **given)
+    for note in report.notes:
+        print("\n".join(labelled("items", note)))
+    least = min(validation for _, validation in report.fitted.losses)
+    print(f"fitted     {len(report.fitted.losses)} passes, -log P(item) of the validation targets {least:.4f}")
+    print(f"written    {report.path}")
+    return 0
+
+
 def embed(words: Sequence[str]) -> int:
     """Write user and item vectors with raw ids to Parquet."""
     parser = _parser("embed", embed)
@@ -362,6 +393,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "embed": embed,
     "add-items": add_items,
     "fit-head": fit_head,
+    "fit-decoder": fit_decoder,
 }
 
 
@@ -387,6 +419,7 @@ _FIELDS_HELP = {
     "evaluate": _PROTOCOL_HELP,
     "compare": _PROTOCOL_HELP,
     "backtest": _EXPERIMENT_HELP,
+    "fit-decoder": "Fields of DecoderTrainingConfig can follow, e.g. --codes.codebook_size 256 --max_epochs 10.",
     "recommend": "Weights of the re-ranking (docs/configuration.md) can follow, e.g. --reranking.diversity 0.3.",
 }
 
@@ -432,21 +465,6 @@ def _protocol(run: str, overrides: Sequence[str]) -> EvaluationConfig:
 
     saved = read_run(run)[0].get("evaluation", {})
     return parse_config(EvaluationConfig, values=saved, overrides=[_without_section(word) for word in overrides])
-
-
-def _print_prepared(dataset: Dataset) -> None:
-    """What was counted while a dataset was made, and its split."""
-    from seqrec_jax.data.cleaning import CleaningReport
-    from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
-    from seqrec_jax.evaluation.report.terminal import labelled
-
-    if dataset.cleaning is not None:
-        print(CleaningReport.from_dict(dataset.cleaning))
-    for note in dataset.content.notes:
-        print("\n".join(labelled("items", note)))
-    parts = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
-    counts = ", ".join(f"{int((dataset.split.parts == part).sum()):,} {name}" for name, part in parts)
-    print("\n".join([*labelled("split", dataset.split.describe()), *labelled("", f"{counts} events")]))
 
 
 def _print_evaluation(result: dict[str, Any], folder: Path, reason: str | None, *, with_users: bool = True) -> None:

@@ -9,12 +9,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.heads.calibration import Calibration, fit_platt, fit_temperature
 from seqrec_jax.heads.classifier import ClassifierHead
+from seqrec_jax.heads.passes import PassesConfig, fit_by_passes
 from seqrec_jax.losses import class_loss, click_and_conversion_loss, logistic_loss
 
 Params: TypeAlias = dict[str, Any]
@@ -27,36 +27,14 @@ _LOOKED_AT = 0.9  # the place that is taken most, to begin with; it and how temp
 
 
 @dataclass(frozen=True)
-class HeadTrainingConfig:
-    """How a head is fitted.
+class HeadTrainingConfig(PassesConfig):
+    """How a head is fitted; passes and optimizer as `PassesConfig` has them.
 
     Attributes:
       hidden_width: of the layer between inputs and logits; None for a linear head.
-      batch_size: rows a step.
-      max_epochs: passes over the rows.
-      patience: passes without a better loss on the validation rows before the end.
-      learning_rate: of AdamW.
-      weight_decay: of AdamW.
-      seed: of the first parameters and of the order of rows.
     """
 
     hidden_width: int | None = None
-    batch_size: int = 512
-    max_epochs: int = 30
-    patience: int = 3
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "max_epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.learning_rate <= 0 or self.weight_decay < 0:
-            raise ConfigError(
-                f"learning_rate must be positive and weight_decay not negative, got {self.learning_rate} and "
-                f"{self.weight_decay}"
-            )
 
 
 class Examples(NamedTuple):
@@ -124,41 +102,17 @@ def fit_head(
         _check_outcomes(examples, kind, name)
     vectors = (jnp.asarray(states), None if item_vectors is None else jnp.asarray(item_vectors))
     examples = jax.tree.map(lambda column: jnp.asarray(column, jnp.int32), training)
-    num_rows = len(training.labels)
-    batch_size = min(config.batch_size, num_rows)
-    num_steps = num_rows // batch_size
-    optimizer = optax.adamw(config.learning_rate, weight_decay=config.weight_decay)
 
-    def batch_loss(params: Params, vectors: Any, batch: Examples) -> Array:
+    def batch_loss(params: Params, vectors: Any, batch: Examples, key: Array) -> Array:
         return jnp.mean(_losses(kind, _logits(head, params, vectors, batch), batch))
 
-    @jax.jit
-    def one_pass(params: Params, moments: Any, vectors: Any, examples: Examples, key: Array) -> Any:
-        order = jax.random.permutation(key, num_rows)[: num_steps * batch_size].reshape(num_steps, batch_size)
-
-        def step(carry: Any, rows: Array) -> Any:
-            params, moments = carry
-            batch = jax.tree.map(lambda column: column[rows], examples)
-            value, gradient = jax.value_and_grad(batch_loss)(params, vectors, batch)
-            updates, moments = optimizer.update(gradient, moments, params)
-            return (optax.apply_updates(params, updates), moments), value
-
-        return jax.lax.scan(step, (params, moments), order)
+    def validation_loss(params: Params) -> float:
+        logits = head_logits(head, params, states, item_vectors, validation)
+        return float(jnp.mean(_losses(kind, jnp.asarray(logits), jax.tree.map(jnp.asarray, validation))))
 
     key = jax.random.key(config.seed)
     params = _start(head.init(key), training, kind=kind, interaction=interaction)
-    moments, best, since, losses = optimizer.init(params), params, 0, []
-    least = np.inf
-    for number in range(1, config.max_epochs + 1):
-        (params, moments), values = one_pass(params, moments, vectors, examples, jax.random.fold_in(key, number))
-        logits = head_logits(head, params, states, item_vectors, validation)
-        value = float(jnp.mean(_losses(kind, jnp.asarray(logits), jax.tree.map(jnp.asarray, validation))))
-        losses.append((float(values.mean()), value))
-        since += 1
-        if value < least:
-            least, best, since = value, params, 0
-        if since >= config.patience:
-            break
+    best, losses = fit_by_passes(params, examples, batch_loss, validation_loss, fixed=vectors, config=config, key=key)
     logits = head_logits(head, best, states, item_vectors, validation)
     return FittedHead(jax.tree.map(np.asarray, best), _calibrations(kind, logits, validation), losses)
 

@@ -6,10 +6,7 @@ checkpoint that it belongs to and a fingerprint of that checkpoint's parameters.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +20,7 @@ from jaxtyping import Float, Int, Shaped
 from seqrec_jax.data.dataset import Dataset, read_dataset
 from seqrec_jax.data.files import check_columns
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.errors import CheckpointError, ConfigError, DataError, ShapeError
+from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.heads import (
     Calibration,
     ClassifierHeadConfig,
@@ -32,14 +29,10 @@ from seqrec_jax.heads import (
     rank_by_expected_value,
 )
 from seqrec_jax.heads.fitting import Examples, FittedHead, HeadKind, HeadTrainingConfig, fit_head, head_logits
+from seqrec_jax.pipeline.head_files import check_name, read_beside, recommender_at, write_beside
 from seqrec_jax.pipeline.labelled_rows import item_numbers, labelled_examples, training_and_validation
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.training.adapters.files import fingerprint
-from seqrec_jax.training.adapters.paths import flat_params, nested_params
-from seqrec_jax.training.checkpoints import CheckpointStore
 from seqrec_jax.training.run import read_run
-
-SCHEMA_VERSION = 1
 
 
 class HeadReport(NamedTuple):
@@ -96,32 +89,10 @@ class RunHead:
         Raises:
           CheckpointError: no run, no such head, one of another schema version or of other parameters of the run.
         """
-        path = Path(run) / "heads" / f"{name}.npz"
-        if not path.is_file():
-            there = sorted(file.stem for file in path.parent.glob("*.npz"))
-            raise CheckpointError(
-                f"{run} has no head {name!r} (heads there: {', '.join(there) or 'none'}); `seqrec fit-head` makes one"
-            )
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files if key != "facts"}
-                facts = json.loads(str(file["facts"]))
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}); fit the head again") from error
-        if facts.get("schema_version") != SCHEMA_VERSION:
-            raise CheckpointError(
-                f"{path} has schema version {facts.get('schema_version')}, this release reads {SCHEMA_VERSION}; fit "
-                "the head again"
-            )
-        recommender = Recommender.load(run, step=facts["step"])
-        if fingerprint(recommender.params) != facts["fingerprint"]:
-            raise CheckpointError(
-                f"{path} was fitted on other parameters of {run} than its checkpoint {facts['step']} has now; fit the "
-                "head again"
-            )
+        recommender, params, facts = read_beside(run, "head", name)
         return cls(
             recommender,
-            nested_params(arrays),
+            params,
             ClassifierHeadConfig(**facts["head"]),
             kind=facts["kind"],
             calibrations=[Calibration(*pair) for pair in facts["calibrations"]],
@@ -276,11 +247,8 @@ def fit_run_head(
       ConfigError: a name that is no file's.
     """
     config = config or HeadTrainingConfig()
-    if not name or "/" in name or name.startswith("."):
-        raise ConfigError(f"a head's name must be a plain file name, got {name!r}")
-    with closing(CheckpointStore(Path(run) / "checkpoints", read_only=True)) as store:
-        step = store.best_step if step is None else step
-    recommender = Recommender.load(run, step=step)
+    check_name(name, kind="head")
+    recommender, step = recommender_at(run, step)
     if dataset is None:
         facts = read_run(run)[1]
         dataset = read_dataset(facts["directory"], fingerprint=facts["fingerprint"])
@@ -309,9 +277,6 @@ def fit_run_head(
         config=config,
     )
     written = {
-        "schema_version": SCHEMA_VERSION,
-        "step": step,
-        "fingerprint": fingerprint(recommender.params),
         "kind": kind,
         "head": asdict(head_config),
         "classes": classes,
@@ -321,7 +286,7 @@ def fit_run_head(
         "label": label,
         "conversion": conversion,
     }
-    path = _write(Path(run) / "heads" / f"{name}.npz", fitted.params, written)
+    path = write_beside(run, "head", name, fitted.params, recommender=recommender, step=step, facts=written)
     head = RunHead(
         recommender,
         fitted.params,
@@ -362,15 +327,3 @@ def label_examples(
 
 def _selected(examples: Examples, rows: np.ndarray) -> Examples:
     return Examples(*(None if column is None else column[rows] for column in examples))
-
-
-def _write(path: Path, params: dict[str, Any], facts: dict[str, Any]) -> Path:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with temporary.open("wb") as file:
-            np.savez(file, facts=np.array(json.dumps(facts, ensure_ascii=False)), **flat_params(params))
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CheckpointError(f"cannot write the head to {path}: {error.strerror or error}") from error
-    return path

@@ -20,6 +20,7 @@ from seqrec_jax.evaluation.report.model_card import model_card
 from seqrec_jax.evaluation.summary import Contender, Evaluation, compare, evaluate
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.pipeline.cases import cases_of, references
+from seqrec_jax.pipeline.decoders import RunDecoder, judged_decoder
 from seqrec_jax.pipeline.starting import check_behaviors
 from seqrec_jax.pipeline.training import median_speed
 from seqrec_jax.pipeline.writing import make_folder, write_evaluation
@@ -35,8 +36,9 @@ def evaluate_run(
     dataset_directory: str | None = None,
     step: int | None = None,
     lists: Sequence[str] = (),
+    decoders: Sequence[str] = (),
 ) -> tuple[Evaluation, str | None]:
-    """Judge a run's checkpoint, the baselines and lists of other systems.
+    """Judge a run's checkpoint, its decoders, the baselines and lists of other systems.
 
     Writes `metrics.json`, `per_user.parquet` and `report.html` into the run's directory.
 
@@ -46,12 +48,13 @@ def evaluate_run(
       dataset_directory: another prepared dataset over the same vocabulary; None for the run's own.
       step: of the checkpoint; None for the best.
       lists: `name=path` of files with other systems' lists, see `read_lists`.
+      decoders: names of decoders of the run, see `fit_run_decoder`.
 
     Returns:
       The evaluation, and why no report was written (None where it was).
 
     Raises:
-      CheckpointError: no run, a checkpoint over another vocabulary, or a place that cannot be written.
+      CheckpointError: no run or decoder, a checkpoint over another vocabulary, or a place that cannot be written.
       DataError: the dataset is missing, was changed, or has nobody to evaluate; or lists that cannot be matched.
     """
     run = Path(run)
@@ -60,7 +63,8 @@ def evaluate_run(
     recommender = _on_mesh(Recommender.load(run, step=step), mesh)
     cases = cases_of(dataset, config)
     others, notes = _judged_lists(lists, dataset, cases, config)
-    contenders = [Contender(recommender, "model"), *others, *references(dataset, config)]
+    decoded = [Contender(judged_decoder(RunDecoder.load(run, name), cases, config), "other") for name in decoders]
+    contenders = [Contender(recommender, "model"), *decoded, *others, *references(dataset, config)]
     evaluation = evaluate(contenders, dataset, cases, config=config, mesh=mesh)
     log = read_log(run)
     settings = {**settings, "evaluation": config_dict(config)}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from seqrec_jax.config import DataConfig, ExperimentConfig
 from seqrec_jax.data.attributes import AttributeVocabulary
-from seqrec_jax.data.cleaning import clean_events
+from seqrec_jax.data.cleaning import CleaningReport, clean_events
 from seqrec_jax.data.dataset import (
     COUNTED_COLUMNS,
     Dataset,
@@ -24,7 +24,9 @@ from seqrec_jax.data.files import read_item_table
 from seqrec_jax.data.item_content import read_content
 from seqrec_jax.data.readers import READERS
 from seqrec_jax.data.simulator import simulate
+from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
 from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.evaluation.report.terminal import labelled
 from seqrec_jax.pipeline.cases import available_from
 from seqrec_jax.pipeline.content import make_content, with_paths
 from seqrec_jax.training.config import config_dict
@@ -97,6 +99,16 @@ def read_source(data: DataConfig) -> tuple[RawEvents, pd.DataFrame | None, dict[
     if data.items.path is not None:
         items = read_item_table(Path(data.items.path), item_id=data.items.item_id)
     return raw, items, {"path": Path(data.source).name, "fingerprint": raw.fingerprint}
+
+
+def prepared_text(dataset: Dataset) -> str:
+    """What was counted while a dataset was made, and its split, for the terminal."""
+    lines = [] if dataset.cleaning is None else [str(CleaningReport.from_dict(dataset.cleaning))]
+    for note in dataset.content.notes:
+        lines += labelled("items", note)
+    parts = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
+    counts = ", ".join(f"{int((dataset.split.parts == part).sum()):,} {name}" for name, part in parts)
+    return "\n".join([*lines, *labelled("split", dataset.split.describe()), *labelled("", f"{counts} events")])
 
 
 def _earlier_vocabulary(directory: str | None) -> tuple[pd.DataFrame | None, dict[str, Any]]:

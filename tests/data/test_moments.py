@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from seqrec_jax.data.moments import histories_before
+from seqrec_jax.data.moments import histories_before, histories_before_events
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.errors import ConfigError, ShapeError
+from seqrec_jax.errors import ConfigError, DataError, ShapeError
 
 
 def sequences(lengths, seed=0):
@@ -47,3 +47,19 @@ def test_moments_that_are_none():
         histories_before(log, np.array([0]), np.array([1, 2]))
     with pytest.raises(ConfigError, match="length"):
         histories_before(log, np.array([0]), np.array([1]), length=0)
+
+
+@pytest.mark.parametrize("length", [None, 3])
+def test_events_before_an_event_as_a_loop_finds_them(length):
+    log = sequences([5, 0, 12, 1])
+    events = np.random.default_rng(1).integers(0, 18, 60)
+    found = histories_before_events(log, events, length=length)
+    for place, event in enumerate(events):
+        user = int(log.users_of_events[event])
+        before = np.arange(log.offsets[user], event)
+        before = before[-length:] if length else before
+        part = slice(found.offsets[place], found.offsets[place + 1])
+        np.testing.assert_array_equal(found.values[part], log.values[before])
+        assert found.user_ids[place] == log.user_ids[user]
+    with pytest.raises(DataError, match="places 0 to 18, expected 0 to 17"):
+        histories_before_events(log, np.array([0, 18]))
