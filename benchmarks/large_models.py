@@ -42,7 +42,6 @@ from large_models_training import (
     Fitted,
     TextStart,
     UpperLayers,
-    codes_of_items,
     count_parameters,
     fit_decoder,
     make_decoder,
@@ -63,6 +62,7 @@ from seqrec_jax.encoders.language import encode_texts, load_text_encoder
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge, judge_lists, mean_of_users
 from seqrec_jax.evaluation.sections import plain
 from seqrec_jax.evaluation.statistics import bootstrap_means, holm_correction, paired_differences
+from seqrec_jax.heads.decoder_fitting import catalogue_codes
 from seqrec_jax.items.semantic_ids import semantic_id_report
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.scoring import TopK, catalogue_order, top_k_in_scores
@@ -239,7 +239,7 @@ def continued(
         TUNED: served(fits[TUNED].params, vectors, TUNED),
     }
     started = time.monotonic()
-    semantic = codes_of_items(frozen, known)
+    semantic = catalogue_codes(jnp.asarray(frozen), known, config=CODES, key=jax.random.key(0))
     code_seconds = time.monotonic() - started
     head = make_decoder(semantic.codes, state_width=config.model.encoder.width)
     generate = jax.jit(head.generate, static_argnames="k")

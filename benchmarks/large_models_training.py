@@ -27,7 +27,7 @@ from seqrec_jax.encoders.language.weights import read_weights
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.heads import GenerativeHead, GenerativeHeadConfig, make_generative_head
 from seqrec_jax.items import ItemTable, id_table
-from seqrec_jax.items.semantic_ids import SemanticIdConfig, SemanticIds, extend_semantic_ids, fit_semantic_ids
+from seqrec_jax.items.semantic_ids import SemanticIdConfig
 from seqrec_jax.items.tower import ItemTower
 from seqrec_jax.losses import sampled_softmax_loss, weighted_mean
 from seqrec_jax.model import ModelConfig, SequenceModel, make_sequence_model
@@ -332,24 +332,6 @@ def tuned_vectors(params: Params, upper: UpperLayers, *, scale: float) -> np.nda
     found = scale * np.concatenate(parts)
     found[0] = 0.0
     return found
-
-
-def codes_of_items(vectors: np.ndarray, known: np.ndarray, *, seed: int = 0) -> SemanticIds:
-    """Codes of all items by codebooks of the known ones, so that a new item gets its codes on the day it comes.
-
-    Args:
-      vectors: `[V+1, F]` of texts, row 0 padding.
-      known: `[V+1]` True for items seen in training.
-      seed: of the first centroids.
-    """
-    found = fit_semantic_ids(jnp.asarray(vectors), config=CODES, key=jax.random.key(seed), where=known)
-    new = np.flatnonzero(~known[1:]) + 1
-    if not len(new):
-        return found
-    extended = extend_semantic_ids(found, jnp.asarray(vectors[new]))
-    codes = extended.codes[: len(vectors)].copy()
-    codes[new] = extended.codes[len(vectors) :]
-    return SemanticIds(codes, found.codebooks)
 
 
 def make_decoder(codes: np.ndarray, *, state_width: int) -> GenerativeHead:
