@@ -14,10 +14,18 @@ from seqrec_jax.data.splits import evaluation_cases
 from seqrec_jax.evaluation.protocol import judge
 
 
+SEARCHED = (
+    *("--data.shop.search", "0.6", "--data.cleaning.item_free_behaviors", "[search]"),
+    *("--data.cleaning.behaviors", "[view, click, cart, purchase, search]"),
+)
+
+
 @pytest.mark.parametrize(
     ("words", "exact"),
     [
         (("leave_one_out",), True),
+        (("leave_one_out", *SEARCHED), True),
+        (("global_timeline", *SEARCHED), False),
         (("user_holdout",), True),
         (("global_timeline",), True),
         (("item_holdout",), False),
@@ -42,9 +50,11 @@ def test_the_ceiling_is_shown_only_where_it_is_exact(tmp_path, words, exact):
         np.testing.assert_allclose(scores.sum(axis=1), 1.0, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["leave_one_out", "user_holdout", "global_timeline"])
-def test_the_ceiling_knows_how_often_it_hits_and_no_baseline_is_above_it(tmp_path, rule):
-    config = tiny_config(tmp_path, "--data.shop.num_users", "3000", "--data.split.rule", rule)
+@pytest.mark.parametrize(
+    "words", [("leave_one_out",), ("leave_one_out", *SEARCHED), ("user_holdout",), ("global_timeline",)]
+)
+def test_the_ceiling_knows_how_often_it_hits_and_no_baseline_is_above_it(tmp_path, words):
+    config = tiny_config(tmp_path, "--data.shop.num_users", "3000", "--data.split.rule", *words)
     dataset = pipeline.prepare(config)
     options = pipeline.case_options(config.evaluation, dataset)
     cases = evaluation_cases(dataset.sequences, dataset.split, stage="test", **options)

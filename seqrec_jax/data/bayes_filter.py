@@ -17,7 +17,13 @@ session `b ← b · T` first.
 
 The time of the next event is not observed. It decides two things: whether a new session begins, and which
 items have arrived. Both are summed out with their exact probabilities given that an event follows before the
-run ends. Times do not depend on tastes, so no model that sees the same history has a higher expected
+run ends.
+
+Where the log has searches, one comes right before the visit that it led to, which the user made by themselves and to
+an item that the query fits; of a visit without one that is less likely. A history that ends with a search is followed
+by its visit, one that does not by an event without a search.
+
+Times do not depend on tastes, so no model that sees the same history has a higher expected
 log-likelihood or hit rate on the next event. One caveat: to test on each user's *last* event is to know also
 that none follows before the end of the run, which shifts the odds of a new session near that end a little.
 The filter does not use it.
@@ -32,6 +38,7 @@ import numpy as np
 import pandas as pd
 
 from seqrec_jax.data.sequences import Sequences
+from seqrec_jax.data.shop_searches import SEARCH, Visited, query_probabilities, times_after, without_searches
 from seqrec_jax.data.shop_world import (
     BEHAVIORS,
     DAY_SECONDS,
@@ -55,7 +62,8 @@ class Belief(NamedTuple):
       last_behaviors: `[U]` code into BEHAVIORS, -1 without events.
       last_times: `[U]` int64 seconds.
       memory: `[U, R]` world items of the last clicks, newest first, -1 for none.
-      log_likelihoods: `[U]` log-probability of the items and behaviours of the history, given its times.
+      log_likelihoods: `[U]` log-probability of the items, behaviours and queries of the history, given its times;
+        without a search that it ends with.
     """
 
     tastes: np.ndarray
@@ -85,8 +93,10 @@ class BayesFilter:
     ) -> None:
         self.world = world
         self.world_items = world_items(world, world.item_ids if vocabulary is None else vocabulary)
-        self.visits = visit_probabilities(world, exposure=exposure)
-        self._table = self.visits[:, :, self.world_items].reshape(-1, len(self.world_items))
+        by_themselves, tempted = visit_parts(world, exposure=exposure)
+        self.visits = by_themselves + tempted
+        self._searched = world.config.search * by_themselves
+        self._unsearched = self.visits - self._searched
         self._dataset_ids = np.zeros(len(world.item_ids), dtype=np.int64)
         self._dataset_ids[self.world_items] = np.arange(1, len(self.world_items) + 1)
 
@@ -94,14 +104,18 @@ class BayesFilter:
         """Filter the histories, all users at once, position by position.
 
         Args:
-          histories: U users from their first event on, item ids of the dataset.
+          histories: U users from their first event on, item ids of the dataset; with queries where they were logged.
           behaviors: the name of each behaviour code of `histories`.
 
         Raises:
-          DataError: events without item, behaviours that the shop does not have, or a history that cannot be
+          DataError: events without item or query, behaviours that the shop does not have, or a history that cannot be
             of this shop, as when it was cut, collapsed or filtered.
         """
-        world, config = self.world, self.world.config
+        return self._filtered(without_searches(histories), behaviors=behaviors)
+
+    def _filtered(self, visited: Visited, *, behaviors: tuple[str, ...]) -> Belief:
+        """The belief after the events on items."""
+        world, config, histories = self.world, self.world.config, visited.histories
         codes = _behavior_codes(behaviors)[histories.behaviors]
         if len(histories.item_ids) and not (
             histories.item_ids.min() >= 1 and histories.item_ids.max() <= len(self.world_items)
@@ -111,6 +125,7 @@ class BayesFilter:
                 f"expected 1 to {len(self.world_items)}; the filter needs the item of every event"
             )
         items = self.world_items[histories.item_ids - 1]
+        asked = query_probabilities(world, visited.texts)
         epochs = world.epochs(histories.timestamps)
         count = histories.num_users
         belief = Belief(
@@ -125,7 +140,11 @@ class BayesFilter:
         for position in range(int(lengths.max(initial=0))):
             users = np.flatnonzero(lengths > position)
             events = histories.offsets[users] + position
-            self._update(belief, users, items[events], codes[events], histories.timestamps[events], epochs[events])
+            queries = None if visited.queries is None else visited.queries[events]
+            fits = None if queries is None else np.where(queries > 0, asked[queries, items[events]], -1.0)
+            self._update(
+                belief, users, items[events], codes[events], histories.timestamps[events], epochs[events], fits=fits
+            )
         impossible = np.flatnonzero(np.isneginf(belief.log_likelihoods))
         if len(impossible):
             raise DataError(
@@ -136,10 +155,11 @@ class BayesFilter:
         return belief
 
     def scores(self, histories: Sequences, *, behaviors: tuple[str, ...], after: int | None = None) -> np.ndarray:
-        """Probability of each item to be that of the user's next event.
+        """Probability of each item to be that of the user's next event on an item.
 
         Args:
-          histories: U users from their first event on, item ids of the dataset.
+          histories: U users from their first event on, item ids of the dataset. Where they have queries, a history that
+            does not end with a search is followed by an event without one.
           behaviors: the name of each behaviour code of `histories`.
           after: seconds, not before the last event of any history, until which no further event came, as the cut
             of a timeline tells; None where nothing is known of that.
@@ -150,13 +170,40 @@ class BayesFilter:
         Raises:
           DataError: see `beliefs`.
         """
-        world, belief = self.world, self.beliefs(histories, behaviors=behaviors)
-        same, new = _epoch_masses(world, belief.last_times, first=belief.last_items < 0, after=after)
-        moved = np.where((belief.last_items < 0)[:, None], belief.tastes, belief.tastes @ world.transitions)
+        world, visited = self.world, without_searches(histories)
+        belief = self._filtered(visited, behaviors=behaviors)
+        first = belief.last_items < 0
+        same, new = _epoch_masses(world, belief.last_times, first=first, after=after)
+        moved = np.where(first[:, None], belief.tastes, belief.tastes @ world.transitions)
         stay = self._continuation(belief)
         funnel = np.sum(belief.tastes * stay, axis=1) * same.sum(axis=1)
         weights = same[:, :, None] * (belief.tastes * (1.0 - stay))[:, None] + new[:, :, None] * moved[:, None]
-        return self._mixture(belief, funnel, weights)
+        if visited.queries is None:
+            return self._mixture(belief, funnel, weights, table=self.visits)
+        _, returning = self._returns(belief.memory)
+        followed = funnel + returning * weights.sum(axis=(1, 2))
+        followed += (1.0 - returning) * np.einsum("ues,es->u", weights, self._unsearched.sum(axis=2))
+        scores = self._mixture(belief, funnel, weights, table=self._unsearched) / followed[:, None]
+        searching = np.flatnonzero(visited.last_queries)
+        scores[searching, 1:] = self._after_search(belief, visited, searching, stay, moved)
+        return scores.astype(np.float32)
+
+    def _after_search(
+        self, belief: Belief, visited: Visited, users: np.ndarray, stay: np.ndarray, moved: np.ndarray
+    ) -> np.ndarray:
+        """`[n, V]` of the visit that follows the search with which the histories of `users` `[n]` end."""
+        last_times, searched = belief.last_times[users], visited.last_times[users]
+        first = belief.last_items[users] < 0
+        new = first | (searched - last_times > SESSION_GAP_SECONDS)
+        tastes = np.where(new[:, None], moved[users], belief.tastes[users] * (1.0 - stay[users]))
+        epochs = self.world.epochs(times_after(searched, np.where(first, 0, last_times)))
+        fits = query_probabilities(self.world, visited.texts)[visited.last_queries[users]]
+        visits = np.einsum("us,usv->uv", tastes, self._searched[epochs]) * fits
+        total = visits.sum(axis=1, keepdims=True)
+        if not total.all():
+            wrong = visited.texts[visited.last_queries[users[np.flatnonzero(total[:, 0] == 0)[0]]]]
+            raise DataError(f"nobody of this shop searches {wrong!r}; give the filter the shop's own log")
+        return (visits / total)[:, self.world_items]
 
     def _update(
         self,
@@ -166,8 +213,13 @@ class BayesFilter:
         behaviors: np.ndarray,
         times: np.ndarray,
         epochs: np.ndarray,
+        *,
+        fits: np.ndarray | None,
     ) -> None:
-        """One observed event for each of `users` `[n]`, written into `belief`."""
+        """One observed event for each of `users` `[n]`, written into `belief`.
+
+        `fits` is how likely a search before it says what was said, -1 without one; None where searches are not logged.
+        """
         world = self.world
         last_items, memory = belief.last_items[users], belief.memory[users]
         first = last_items < 0
@@ -178,9 +230,12 @@ class BayesFilter:
         stay = np.where(new[:, None], 0.0, self._continuation(part))
 
         shares, returning = self._returns(memory)
-        visit = (1.0 - returning)[:, None] * self.visits[epochs, :, items]
+        visit = (1.0 - returning)[:, None] * (self.visits if fits is None else self._unsearched)[epochs, :, items]
         visit += (returning * np.sum(shares * (memory == items[:, None]), axis=1))[:, None]
         goes_on = (behaviors == part.last_behaviors + 1) & (items == last_items) & ~new
+        if fits is not None and (searched := fits >= 0).any():
+            asked = ((1.0 - returning) * fits)[:, None] * self._searched[epochs, :, items]
+            visit, goes_on = np.where(searched[:, None], asked, visit), goes_on & ~searched
         begins = behaviors == 0
         likelihood = np.where(goes_on[:, None], stay, begins[:, None] * (1.0 - stay) * visit)
 
@@ -207,12 +262,13 @@ class BayesFilter:
         filled = memory[:, 0] >= 0
         return shares / np.maximum(shares.sum(axis=1), 1e-300)[:, None], config.repeat * filled
 
-    def _mixture(self, belief: Belief, funnel: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """`[U, V+1]` from the probabilities of the funnel `[U]` and of new visits `[U, E, S]`."""
+    def _mixture(self, belief: Belief, funnel: np.ndarray, weights: np.ndarray, *, table: np.ndarray) -> np.ndarray:
+        """`[U, V+1]` from the probabilities of the funnel `[U]`, of new visits `[U, E, S]` and of their items."""
         shares, returning = self._returns(belief.memory)
         count = len(funnel)
         scores = np.zeros((count, len(self.world_items) + 1))
-        np.matmul((weights * (1.0 - returning)[:, None, None]).reshape(count, -1), self._table, out=scores[:, 1:])
+        table = table[:, :, self.world_items].reshape(-1, len(self.world_items))
+        np.matmul((weights * (1.0 - returning)[:, None, None]).reshape(count, -1), table, out=scores[:, 1:])
         returned = (returning * weights.sum(axis=(1, 2)))[:, None] * shares
         rows = np.arange(count)[:, None]
         np.add.at(scores, (rows, np.where(belief.memory >= 0, self._dataset_ids[belief.memory], 0)), returned)
@@ -266,7 +322,7 @@ class Oracle:
         funnel = np.where(new, 0.0, self.filter._continuation(belief)[users, tastes])
         weights = np.zeros((len(tastes), world.num_epochs, world.config.num_tastes))
         weights[users, world.epochs(times), tastes] = 1.0 - funnel
-        return self.filter._mixture(belief, funnel, weights)
+        return self.filter._mixture(belief, funnel, weights, table=self.filter.visits)
 
 
 def visit_probabilities(world: World, *, exposure: np.ndarray | None = None) -> np.ndarray:
@@ -280,6 +336,11 @@ def visit_probabilities(world: World, *, exposure: np.ndarray | None = None) -> 
       world: the world.
       exposure: see `BayesFilter`.
     """
+    return np.add(*visit_parts(world, exposure=exposure))
+
+
+def visit_parts(world: World, *, exposure: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The two parts of `visit_probabilities`: users who go to the item by themselves, and whom the page tempted."""
     if exposure is None:
         exposure = world.shelf_probabilities * world.examination.sum() / world.config.num_slots
     if exposure.shape != (world.num_epochs, len(world.item_ids)):
@@ -289,7 +350,7 @@ def visit_probabilities(world: World, *, exposure: np.ndarray | None = None) -> 
         )
     tempted = exposure[:, None, :] * world.attraction
     by_themselves = 1.0 - world.config.page * tempted.sum(axis=-1, keepdims=True)
-    return by_themselves * world.organic + world.config.page * tempted
+    return by_themselves * world.organic, world.config.page * tempted
 
 
 def world_items(world: World, vocabulary: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -323,10 +384,11 @@ def tastes_at(truth: pd.DataFrame, user_ids: np.ndarray, times: np.ndarray) -> n
 
 
 def _behavior_codes(behaviors: tuple[str, ...]) -> np.ndarray:
-    unknown = [name for name in behaviors if name not in BEHAVIORS]
+    """`[H]` code into BEHAVIORS of each behaviour; -1 of a search, which is on no item."""
+    unknown = [name for name in behaviors if name not in (*BEHAVIORS, SEARCH)]
     if unknown:
         raise DataError(f"behaviour {unknown[0]!r} is none of the shop's {BEHAVIORS}")
-    return np.array([BEHAVIORS.index(name) for name in behaviors], dtype=np.int64)
+    return np.array([-1 if name == SEARCH else BEHAVIORS.index(name) for name in behaviors], dtype=np.int64)
 
 
 def _epoch_masses(

@@ -6,10 +6,12 @@ searches. Some queries mean one of two categories: which one, only the user's ta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.shop_world import World
 
 SEARCH = "search"
@@ -35,6 +37,40 @@ class Searches(NamedTuple):
     queries: np.ndarray
     intents: np.ndarray
     ambiguous: np.ndarray
+
+
+class Visited(NamedTuple):
+    """Histories without their searches.
+
+    Attributes:
+      histories: events on items alone.
+      queries: `[N]` int32, which of `texts` the search before each event said, 0 = there was none; None where searches
+        are not logged.
+      texts: queries, "" at place 0.
+      last_queries: `[U]` int32 likewise of the search that the history ends with.
+      last_times: `[U]` int64 second of the last event, search or not; 0 without any.
+    """
+
+    histories: Sequences
+    queries: np.ndarray | None
+    texts: np.ndarray
+    last_queries: np.ndarray
+    last_times: np.ndarray
+
+
+def without_searches(histories: Sequences) -> Visited:
+    """Histories of a log in which a search comes right before the visit that it led to."""
+    ends = histories.offsets[1:] - 1
+    last_queries, last_times = np.zeros(histories.num_users, np.int32), np.zeros(histories.num_users, np.int64)
+    if histories.query_ids is None or histories.queries is None:
+        return Visited(histories, None, np.array([""], dtype=object), last_queries, last_times)
+    some = np.flatnonzero(histories.lengths > 0)
+    last_queries[some], last_times[some] = histories.query_ids[ends[some]], histories.timestamps[ends[some]]
+    before = np.zeros(len(histories.item_ids), np.int32)
+    before[1:] = histories.query_ids[:-1]
+    before[histories.offsets[:-1][some]] = 0  # what the user before searched last
+    visits = histories.query_ids == 0
+    return Visited(histories.select_events(visits), before[visits], histories.queries, last_queries, last_times)
 
 
 def ambiguous_words(num_categories: int) -> list[str | None]:
@@ -73,6 +109,32 @@ def draw_searches(
     colors = np.array([title.rpartition(" ")[2] for title in world.titles[items[events]]], dtype=object)
     plain = np.where(colored[events] < 0.5, intents, colors + " " + intents)
     return Searches(events, _times_before(users, times)[events], np.where(ambiguous, shared, plain), intents, ambiguous)
+
+
+def query_probabilities(world: World, queries: Sequence[str]) -> np.ndarray:
+    """`[Q, V]` probability of each query where a visit to each world item begins with a search, see `draw_searches`.
+
+    Zeros for a text that nobody asks in this shop, such as none.
+    """
+    config = world.config
+    categories = sorted(set(world.categories))
+    words = dict(zip(categories, ambiguous_words(len(categories)), strict=True))
+    shared = np.array([words[category] for category in world.categories], dtype=object)
+    colors = np.array([title.rpartition(" ")[2] for title in world.titles], dtype=object)
+    texts = np.asarray(queries, dtype=object)[:, None]
+    ambiguous = np.where(shared == None, 0.0, config.ambiguous)  # noqa: E711 - elementwise
+    plain = 0.5 * (texts == world.categories) + 0.5 * (texts == colors + " " + world.categories)
+    return ambiguous * (texts == shared) + (1.0 - ambiguous) * plain
+
+
+def times_after(searches: np.ndarray, last_times: np.ndarray) -> np.ndarray:
+    """Seconds at which what each search leads to takes place, to a second: as far from the search as the event before.
+
+    Args:
+      searches: seconds of the searches.
+      last_times: seconds of the events before.
+    """
+    return searches + np.minimum(searches - last_times, _LONGEST_SECONDS)
 
 
 def _times_before(users: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -94,8 +94,8 @@ def ceiling(dataset: Dataset, config: EvaluationConfig) -> Ranker | None:
         return None
     if dataset.split.config.rule in ("item_holdout", "random_ratio"):
         return None
-    if dataset.sequences.query_ids is not None:  # the filter does not read queries
-        return None
+    if dataset.sequences.query_ids is not None and dataset.split.config.rule == "global_timeline":
+        return None  # a search may come between the cut and what is asked, which the filter would take for none
     # a timeline tells besides that no event came between the history and the cut
     after = dataset.split.cuts.get(f"{config.stage}_start")
     if dataset.split.config.target_behaviors or sum((dataset.cleaning or {}).get("dropped", {}).values()):

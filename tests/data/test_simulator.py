@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from seqrec_jax.data.bayes_filter import BayesFilter, Oracle, tastes_at, visit_probabilities, world_items
+from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.sequences import Sequences
+from seqrec_jax.data.shop_searches import ambiguous_words
 from seqrec_jax.data.shop_world import DAY_SECONDS, START, cumulative_rows, draw_rows
 from seqrec_jax.data.simulator import (
     BEHAVIORS,
@@ -28,6 +30,7 @@ from seqrec_jax.data.simulator import (
     users_due,
     users_on_page,
 )
+from seqrec_jax.data.splits import SplitConfig
 from seqrec_jax.errors import ConfigError, DataError
 
 SMALL = ShopConfig(num_users=600, num_items=120, num_tastes=8, num_categories=8, num_days=40)
@@ -270,28 +273,49 @@ def test_draw_rows_follows_the_table():
         assert (shares[table[row] == 0] == 0).all()
 
 
-def enumerated_visit(world: World, taste: int, epoch: int, memory: list[int], item: int) -> float:
-    """P(item | new visit) by enumerating rotations, slots and the items on each shelf."""
+def enumerated_visit(
+    world: World, taste: int, epoch: int, memory: list[int], item: int, query: str | None = None
+) -> float:
+    """P(item, search | new visit) by enumerating rotations, slots and the items on each shelf.
+
+    A query of None is not looked for, "" is none before the visit.
+    """
     config, organic = world.config, world.organic[epoch, taste]
     slots = config.num_slots
+    by_themselves, repeated = 1.0, 1.0
+    if query is not None:
+        by_themselves = config.search * asked(world, item, query) if query else 1.0 - config.search
+        repeated = 0.0 if query else 1.0
     page = 0.0
     for rotation, slot in itertools.product(range(slots), range(slots)):
         shelf = (slot + rotation) % slots
         for shown in np.flatnonzero(world.shelves == shelf):
             chance = world.examination[slot] / slots * world.shelf_probabilities[epoch, shown]
             attraction = world.attraction[taste, shown]
-            page += chance * (attraction * (shown == item) + (1 - attraction) * organic[item])
-    page += (1 - world.examination.sum()) * organic[item]
-    fresh = config.page * page + (1 - config.page) * organic[item]
+            tempted = attraction * (shown == item) * repeated
+            page += chance * (tempted + (1 - attraction) * organic[item] * by_themselves)
+    page += (1 - world.examination.sum()) * organic[item] * by_themselves
+    fresh = config.page * page + (1 - config.page) * organic[item] * by_themselves
     if not memory:
         return fresh
     weights = [config.memory_decay**age for age in range(len(memory))]
     back = sum(w for w, known in zip(weights, memory, strict=True) if known == item) / sum(weights)
-    return config.repeat * back + (1 - config.repeat) * fresh
+    return config.repeat * back * repeated + (1 - config.repeat) * fresh
 
 
-def enumerated_evidence(world: World, items: list[int], codes: list[int], times: list[int]) -> float:
-    """P(items and behaviours | times), summed over every path of tastes over the sessions."""
+def asked(world: World, item: int, query: str) -> float:
+    """P(query | search for the item) of a shop whose categories all share a word with another."""
+    category, color = world.categories[item], world.titles[item].split()[-1]
+    plain = {category: 0.5, f"{color} {category}": 0.5}
+    places = sorted(set(world.categories))
+    shared = ambiguous_words(len(places))[places.index(category)]
+    return (1 - world.config.ambiguous) * plain.get(query, 0.0) + world.config.ambiguous * (query == shared)
+
+
+def enumerated_evidence(
+    world: World, items: list[int], codes: list[int], times: list[int], queries: list[str] | None = None
+) -> float:
+    """P(items, behaviours and searches | times), summed over every path of tastes over the sessions."""
     sessions = np.concatenate([[0], np.cumsum(np.diff(times) > 1800)])
     total = 0.0
     for path in itertools.product(range(world.config.num_tastes), repeat=int(sessions[-1]) + 1):
@@ -304,7 +328,9 @@ def enumerated_evidence(world: World, items: list[int], codes: list[int], times:
             if n and sessions[n] == sessions[n - 1] and codes[n - 1] < 3:
                 stay = world.continuation[codes[n - 1], taste, items[n - 1]]
             epoch = int((times[n] - START) // (world.config.drop_days * DAY_SECONDS))
-            chance *= stay if code else (1 - stay) * enumerated_visit(world, taste, epoch, memory, item)
+            query = None if queries is None else queries[n]
+            visit = 0.0 if code else enumerated_visit(world, taste, epoch, memory, item, query)
+            chance *= stay * (not query) if code else (1 - stay) * visit
             if code == 1:
                 memory = [item, *memory][: world.config.memory_size]
         total += chance
@@ -354,6 +380,42 @@ def test_filter_equals_enumeration_of_hidden_paths():
                     expected[item + 1] += weight / sum(weights.values()) * joint / evidence
         assert expected.sum() == pytest.approx(1.0)
         np.testing.assert_allclose(probabilities[user], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_filter_with_searches_equals_enumeration_of_hidden_paths():
+    """Half of the histories end with a search, whose visit is the next event; the others with any event."""
+    config = dataclasses.replace(TINY, search=0.6, ambiguous=0.4, num_categories=4)
+    shop = simulate(config, 4)
+    split, vocabulary = SplitConfig(rule="leave_one_out"), list(shop.world.item_ids)
+    dataset = prepare_dataset(shop.events, name="searches", split=split, vocabulary=vocabulary)
+    every, world = dataset.sequences, shop.world
+    flt, done = BayesFilter(world, list(dataset.items["item_id"])), {True: 0, False: 0}
+    for user in range(every.num_users):
+        one = every.select_users(np.array([user]))
+        last = int(np.flatnonzero(one.item_ids > 0)[-1])
+        ends_with_search = bool(last and one.query_ids[last - 1])
+        sessions = np.sum(np.diff(one.timestamps[one.item_ids > 0]) > 1800)
+        if not 3 <= last <= 12 or sessions > 3 or done[ends_with_search] == 5:
+            continue
+        done[ends_with_search] += 1
+        history = one.select_events(np.arange(len(one.item_ids)) < last)
+        visits = np.flatnonzero(history.item_ids > 0)
+        items = (history.item_ids[visits] - 1).tolist()
+        codes = [BEHAVIORS.index(dataset.behaviors[code]) for code in history.behaviors[visits]]
+        past = history.timestamps[visits].tolist()
+        before = [str(every.queries[history.query_ids[n - 1]]) if n else "" for n in visits]
+        evidence = enumerated_evidence(world, items, codes, past, before)
+        assert flt.beliefs(history, behaviors=dataset.behaviors).log_likelihoods[0] == pytest.approx(np.log(evidence))
+        scores = flt.scores(history, behaviors=dataset.behaviors)[0]
+        assert scores.sum() == pytest.approx(1.0, abs=1e-5)
+        if ends_with_search:
+            query, when = str(every.queries[one.query_ids[last - 1]]), int(one.timestamps[last])
+            ways = [
+                enumerated_evidence(world, [*items, item], [*codes, 0], [*past, when], [*before, query])
+                for item in range(config.num_items)
+            ]
+            np.testing.assert_allclose(scores[1:], np.array(ways) / sum(ways), rtol=1e-4, atol=1e-7)
+    assert done == {True: 5, False: 5}
 
 
 def test_first_event_is_predicted_from_the_arrivals():
@@ -455,8 +517,8 @@ def test_histories_that_cannot_be_are_refused():
     flt = BayesFilter(world)
     with pytest.raises(DataError, match="whole histories"):
         flt.scores(histories.select_events(histories.behaviors != 0), behaviors=BEHAVIORS)
-    with pytest.raises(DataError, match="behaviour 'search'"):
-        flt.scores(histories, behaviors=("view", "click", "cart", "search"))
+    with pytest.raises(DataError, match="behaviour 'share'"):
+        flt.scores(histories, behaviors=("view", "click", "cart", "share"))
     empty = dataclasses.replace(histories, item_ids=np.zeros_like(histories.item_ids))
     with pytest.raises(DataError, match="item of every event"):
         flt.scores(empty, behaviors=BEHAVIORS)
