@@ -59,7 +59,14 @@ from seqrec_jax.data.item_texts import item_texts
 from seqrec_jax.data.sequences import Sequences, pad_sequences
 from seqrec_jax.data.splits import TRAIN, EvaluationCases
 from seqrec_jax.encoders.language import encode_texts, load_text_encoder
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge, judge_lists, mean_of_users
+from seqrec_jax.evaluation.protocol import (
+    EvaluationConfig,
+    Judged,
+    judge,
+    judge_lists,
+    mean_of_users,
+    unseen_candidates,
+)
 from seqrec_jax.evaluation.sections import plain
 from seqrec_jax.evaluation.statistics import bootstrap_means, holm_correction, paired_differences
 from seqrec_jax.heads.decoder_fitting import catalogue_codes
@@ -360,7 +367,7 @@ def milliseconds_a_user(system: System, cases: EvaluationCases) -> float:
     """For lists of ten, a batch of users at a time, from histories to item ids; the least of some tries."""
     histories = cases.histories.select_users(np.linspace(0, len(cases.users) - 1, BATCH).astype(np.int64))
     excluded = jnp.asarray(pad_sequences(histories, length=int(histories.lengths.max())))
-    allowed = unseen(cases.candidates, histories)
+    allowed = unseen_candidates(cases.candidates, histories)
     num_items = len(cases.candidates) - 1
     priority, candidates = catalogue_order(num_items, jax.random.key(0)), jnp.asarray(cases.candidates)
 
@@ -383,18 +390,11 @@ def milliseconds_a_user(system: System, cases: EvaluationCases) -> float:
     return 1e3 * min(seconds) / BATCH
 
 
-def unseen(candidates: np.ndarray, histories: Sequences) -> np.ndarray:
-    """`[U, V+1]` what can be listed to each user."""
-    allowed = np.repeat(candidates[None], histories.num_users, axis=0)
-    allowed[np.repeat(np.arange(histories.num_users), histories.lengths), histories.item_ids] = False
-    return allowed
-
-
 def judged_by(system: System, cases: EvaluationCases, protocol: EvaluationConfig) -> Judged:
     """A system under the protocol; a decoder by the lists that it writes."""
     if not isinstance(system, Generated):
         return judge(system, cases, config=protocol)
-    lists = system.lists(cases.histories, unseen(cases.candidates, cases.histories), k=max(protocol.cutoffs))
+    lists = system.lists(cases.histories, unseen_candidates(cases.candidates, cases.histories), k=max(protocol.cutoffs))
     return judge_lists(system.name, lists, cases, config=protocol)
 
 

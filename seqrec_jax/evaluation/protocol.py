@@ -218,7 +218,7 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig, m
             spread(scores),
             spread(cases.padded(cases.target_items, users, width=width)),
             priority,
-            spread(_unseen(cases.candidates, histories)) if unseen else everywhere(cases.candidates[None]),
+            spread(unseen_candidates(cases.candidates, histories)) if unseen else everywhere(cases.candidates[None]),
             k=longest,
             logits=bool(getattr(ranker, "gives_logits", False)),
         )
@@ -351,7 +351,7 @@ def _per_user(
     return per_user
 
 
-def _unseen(candidates: np.ndarray, histories: Sequences) -> np.ndarray:
+def unseen_candidates(candidates: np.ndarray, histories: Sequences) -> np.ndarray:
     """`[U, V+1]` the candidates that are not in a user's history."""
     unseen = np.repeat(candidates[None], histories.num_users, axis=0)
     unseen[np.repeat(np.arange(histories.num_users), histories.lengths), histories.item_ids] = False

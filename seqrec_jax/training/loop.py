@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import resource
 import signal
 import sys
@@ -333,10 +334,18 @@ def _chunk_values(totals: StepTotals, norm: jax.Array, steps: int, *, seconds: f
 
 
 def _memory_bytes() -> int:
-    """Peak memory: of the first device where it says so, else of this process."""
+    """Peak memory: of the first device where it says so, else of this process.
+
+    By the kernel's own mark where there is one, since `ru_maxrss` begins at the peak of the process that started it.
+    """
     stats = jax.local_devices()[0].memory_stats() or {}
-    unit = 1 if sys.platform == "darwin" else 1024
-    return int(stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
+    if "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    status = Path("/proc/self/status")
+    marks = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    if marks is not None:
+        return int(marks[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _check_divergence(values: dict[str, float], progress: Progress, store: CheckpointStore, *, step: int) -> None:
