@@ -323,10 +323,12 @@ def fit_head(words: Sequence[str]) -> int:
     parser.add_argument("--name", default="click", help="of the head (default click)")
     parser.add_argument("--label", default="click", help="its column: 0 and 1, or words for classes (default click)")
     parser.add_argument("--conversion", help="column that tells whether a conversion followed the click: 0 and 1")
+    parser.add_argument("--since-last", action="store_true", help="tell it how long ago the last event was")
     options = parser.parse_args(words)
     from seqrec_jax import pipeline
     from seqrec_jax.data.files import read_file
     from seqrec_jax.evaluation.report.terminal import labelled
+    from seqrec_jax.heads.fitting import HeadTrainingConfig
 
     report = pipeline.fit_run_head(
         options.checkpoint,
@@ -334,6 +336,7 @@ def fit_head(words: Sequence[str]) -> int:
         name=options.name,
         label=options.label,
         conversion=options.conversion,
+        config=HeadTrainingConfig(since_last=options.since_last),
         step=options.step,
     )
     for note in report.notes:

@@ -10,6 +10,8 @@ import pytest
 
 from seqrec_jax import pipeline
 from seqrec_jax.data.dataset import read_dataset
+from seqrec_jax.data.moments import histories_before
+from seqrec_jax.data.outcomes import outcome_rows
 from seqrec_jax.data.simulator import simulate
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError, ShapeError
 from seqrec_jax.heads.fitting import HeadTrainingConfig
@@ -118,6 +120,33 @@ def test_classes_of_users_alone_come_from_words_by_the_verb(run, dataset, call, 
     assert len(head.calibrations) == 1
 
 
+def test_a_head_that_is_told_the_time_since_the_last_event_learns_who_comes_back(tiny_run, run, dataset):
+    moments = dataset.first_timestamp + 43_200 * np.arange(10, 60)
+    rows, _ = outcome_rows(dataset, moments, days=1)
+    config = HeadTrainingConfig(max_epochs=40, batch_size=64, learning_rate=0.02, since_last=True)
+    with jax.numpy_dtype_promotion("standard"):
+        report = pipeline.fit_run_head(run, rows, name="return", config=config)
+    head = pipeline.RunHead.load(run, "return")
+    assert head.since_last and head.config.state_width == report.head.recommender.project(np.eye(8)).shape[1] + 2
+    users = np.arange(dataset.sequences.num_users)
+    last = dataset.sequences.timestamps[dataset.sequences.offsets[1:] - 1]
+    soon, late = (
+        head.probabilities(dataset.sequences.select_users(users), times=last + days * 86_400) for days in (1, 15)
+    )
+    assert (soon > late).mean() > 0.9
+    asked = rows.iloc[[0, len(rows) // 2]].reset_index(drop=True)
+    labelled, states = pipeline.label_examples(head, dataset, asked)
+    places = pd.Index(dataset.sequences.user_ids).get_indexer(asked["user_id"])
+    times = asked["timestamp"].to_numpy()
+    before = histories_before(dataset.sequences, places, times)
+    np.testing.assert_allclose(
+        head.logits(before, times=times)[:, 0], head.row_logits(states, labelled)[:, 0], rtol=1e-3, atol=1e-4
+    )
+    for wrong in (None, times[:1]):
+        with pytest.raises(ShapeError, match=r"takes times \[2\], a second a history"):
+            head.logits(before, times=wrong)
+
+
 def test_rows_that_are_refused(run, impressions):
     cases = [
         ({"click": 2}, "column 'click' of the labelled rows has 2, expected 0 and 1"),
@@ -149,6 +178,8 @@ def test_heads_that_cannot_be_read_or_asked(fitted, run, dataset):
     shutil.copy(fitted[1].path, path)
     head = pipeline.RunHead.load(run, "ads")
     histories = dataset.sequences.select_users(np.arange(2))
+    with pytest.raises(ShapeError, match="takes no times"):
+        head.probabilities(histories, np.array([[1], [2]]), times=np.array([0, 0]))
     with pytest.raises(ShapeError, match="a row a history"):
         head.probabilities(histories, np.array([[1]]))
     with pytest.raises(DataError, match="candidates are from 1 to 999"):

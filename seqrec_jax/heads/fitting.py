@@ -32,9 +32,12 @@ class HeadTrainingConfig(PassesConfig):
 
     Attributes:
       hidden_width: of the layer between inputs and logits; None for a linear head.
+      since_last: the head is told how long ago the user's last event was, which no state of a history knows. For what
+        depends on the time that is asked at, such as whether a user comes back.
     """
 
     hidden_width: int | None = None
+    since_last: bool = False
 
 
 class Examples(NamedTuple):

@@ -30,7 +30,13 @@ from seqrec_jax.heads import (
 )
 from seqrec_jax.heads.fitting import Examples, FittedHead, HeadKind, HeadTrainingConfig, fit_head, head_logits
 from seqrec_jax.pipeline.head_files import check_name, read_beside, recommender_at, write_beside
-from seqrec_jax.pipeline.labelled_rows import item_numbers, labelled_examples, training_and_validation
+from seqrec_jax.pipeline.labelled_rows import (
+    NUM_TIMES,
+    item_numbers,
+    labelled_examples,
+    training_and_validation,
+    with_time_since,
+)
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.run import read_run
 
@@ -63,6 +69,7 @@ class RunHead:
         kind: HeadKind,
         calibrations: Sequence[Calibration],
         classes: Sequence[str] = (),
+        since_last: bool = False,
         name: str = "head",
     ):
         """A head from parts.
@@ -74,12 +81,13 @@ class RunHead:
           kind: yes_no, click_and_conversion or classes.
           calibrations: as `FittedHead` has them.
           classes: names of the K classes.
+          since_last: whether it is told how long ago the last event was.
           name: for messages.
         """
         self.recommender = recommender
         self.params = jax.tree.map(jnp.asarray, params)
         self.config, self.kind, self.name = config, kind, name
-        self.calibrations, self.classes = tuple(calibrations), tuple(classes)
+        self.calibrations, self.classes, self.since_last = tuple(calibrations), tuple(classes), since_last
         self._head = make_classifier_head(config)
 
     @classmethod
@@ -97,6 +105,7 @@ class RunHead:
             kind=facts["kind"],
             calibrations=[Calibration(*pair) for pair in facts["calibrations"]],
             classes=facts["classes"],
+            since_last=facts["fitting"].get("since_last", False),
             name=name,
         )
 
@@ -115,6 +124,7 @@ class RunHead:
         item_ids: Int[np.ndarray, "U K"] | None = None,
         *,
         position: int = 1,
+        times: Int[np.ndarray, " U"] | None = None,
         calibrated: bool = True,
     ) -> np.ndarray:
         """Logits of what may follow each history.
@@ -123,6 +133,7 @@ class RunHead:
           histories: U users, as `Recommender.histories` makes them.
           item_ids: `[U, K]` numbers of candidates, 0 = none; None for a head about users alone.
           position: the place that all candidates are thought to stand in, for a head that was fitted with places.
+          times: `[U]` seconds at which it is asked, for a head that is told how long ago the last event was.
           calibrated: False for what the head says before calibration.
 
         Returns:
@@ -130,13 +141,17 @@ class RunHead:
           click, else the number of classes.
 
         Raises:
-          ShapeError: candidates for a head about users alone, none for another, or not one row a user.
+          ShapeError: candidates for a head about users alone, none for another, or not one row a user; or times
+            likewise.
           DataError: a candidate or position outside those known.
         """
         if (item_ids is None) != (self.config.item_width is None):
             expected = "no candidates" if self.config.item_width is None else "candidates [U, K]"
             raise ShapeError(f"the head {self.name!r} takes {expected}")
         count, shape = histories.num_users, (histories.num_users,)
+        if (times is None) == self.since_last or (times is not None and np.shape(times) != (count,)):
+            expected = f"times [{count}], a second a history" if self.since_last else "no times"
+            raise ShapeError(f"the head {self.name!r} takes {expected}")
         if item_ids is not None:
             item_ids = np.asarray(item_ids)
             if item_ids.ndim != 2 or len(item_ids) != count:
@@ -157,7 +172,10 @@ class RunHead:
             item_ids=None if item_ids is None else item_ids.reshape(-1),
             positions=None if places is None else np.full(len(moments), position),
         )
-        logits = self.row_logits(self.recommender.user_vectors(histories), rows, calibrated=calibrated)
+        states = self.recommender.user_vectors(histories)
+        if times is not None:
+            states = with_time_since(states, histories, times)
+        logits = self.row_logits(states, rows, calibrated=calibrated)
         return logits.reshape(*shape, -1)
 
     def row_logits(
@@ -174,13 +192,18 @@ class RunHead:
         return np.stack([np.asarray(column) for column in columns], axis=1)
 
     def probabilities(
-        self, histories: Sequences, item_ids: Int[np.ndarray, "U K"] | None = None, *, position: int = 1
+        self,
+        histories: Sequences,
+        item_ids: Int[np.ndarray, "U K"] | None = None,
+        *,
+        position: int = 1,
+        times: Int[np.ndarray, " U"] | None = None,
     ) -> np.ndarray:
         """Calibrated probabilities in the shape of `logits`: of classes they sum to 1; others are each of a yes.
 
         The second of click and conversion is given a click.
         """
-        logits = self.logits(histories, item_ids, position=position)
+        logits = self.logits(histories, item_ids, position=position, times=times)
         chances = jax.nn.softmax(logits, axis=-1) if self.kind == "classes" else jax.nn.sigmoid(logits)
         return np.asarray(chances)
 
@@ -191,6 +214,7 @@ class RunHead:
         *,
         values: Float[np.ndarray, " V+1"],
         position: int = 1,
+        times: Int[np.ndarray, " U"] | None = None,
     ) -> ValueRanking:
         """The candidates by p(click) · p(conversion | click) · value, see `rank_by_expected_value`.
 
@@ -203,7 +227,7 @@ class RunHead:
                 f"the head {self.name!r} tells {self.kind}; an expected value needs click and conversion: fit one "
                 "with a column of conversions"
             )
-        logits = jnp.asarray(self.logits(histories, item_ids, position=position))
+        logits = jnp.asarray(self.logits(histories, item_ids, position=position, times=times))
         return rank_by_expected_value(
             jnp.asarray(item_ids, jnp.int32), logits[..., 0], logits[..., 1], values=jnp.asarray(values, jnp.float32)
         )
@@ -253,7 +277,7 @@ def fit_run_head(
         facts = read_run(run)[1]
         dataset = read_dataset(facts["directory"], fingerprint=facts["fingerprint"])
     examples, times, states, classes, notes = labelled_examples(
-        recommender, dataset, rows, label=label, conversion=conversion
+        recommender, dataset, rows, label=label, conversion=conversion, since_last=config.since_last
     )
     kind: HeadKind = "classes" if classes else "yes_no" if conversion is None else "click_and_conversion"
     training, validation, told = training_and_validation(dataset, times)
@@ -273,7 +297,7 @@ def fit_run_head(
         kind=kind,
         training=_selected(examples, training),
         validation=_selected(examples, validation),
-        interaction=None if item_vectors is None else recommender.project(np.eye(states.shape[1], dtype=np.float32)),
+        interaction=None if item_vectors is None else _interaction(recommender, states.shape[1], config.since_last),
         config=config,
     )
     written = {
@@ -294,6 +318,7 @@ def fit_run_head(
         kind=kind,
         calibrations=fitted.calibrations,
         classes=classes,
+        since_last=config.since_last,
         name=name,
     )
     return HeadReport(path, head, fitted, notes)
@@ -312,7 +337,7 @@ def label_examples(
         if width is not None:
             check_columns(list(rows.columns), [column], source="the labelled rows")
     examples, _, states, classes, _ = labelled_examples(
-        head.recommender, dataset, rows, label=label, conversion=conversion
+        head.recommender, dataset, rows, label=label, conversion=conversion, since_last=head.since_last
     )
     places = head.config.num_positions
     if places is None:
@@ -323,6 +348,12 @@ def label_examples(
         numbers = pd.Index(head.classes).get_indexer(pd.Index(classes)).astype(np.int32) + 1
         examples = examples._replace(labels=np.concatenate([[0], numbers])[examples.labels].astype(np.int32))
     return examples, states
+
+
+def _interaction(recommender: Recommender, num_inputs: int, since_last: bool) -> np.ndarray:
+    """`[D, E]` W, with rows of zeros for what is no part of v_x."""
+    width = num_inputs - (NUM_TIMES if since_last else 0)
+    return recommender.project(np.eye(num_inputs, width, dtype=np.float32))
 
 
 def _selected(examples: Examples, rows: np.ndarray) -> Examples:

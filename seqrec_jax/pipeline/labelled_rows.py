@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
 
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.files import as_text, check_columns
 from seqrec_jax.data.moments import histories_before
-from seqrec_jax.data.timestamps import parse_timestamps
+from seqrec_jax.data.sequences import Sequences
+from seqrec_jax.data.timestamps import SECONDS_PER_DAY, parse_timestamps
 from seqrec_jax.errors import DataError
 from seqrec_jax.heads.fitting import Examples
 from seqrec_jax.retrieval import Recommender
 
+NUM_TIMES = 2
+"""Columns that `with_time_since` adds."""
+_LONGEST_DAYS = 90.0
+"""Since the last event; longer is as long, and so is never."""
 _LATEST = 0.2
 """Share of the rows, the latest, that validate where the run's own split is not by time."""
 
 
 def labelled_examples(
-    recommender: Recommender, dataset: Dataset, rows: pd.DataFrame, *, label: str, conversion: str | None
+    recommender: Recommender,
+    dataset: Dataset,
+    rows: pd.DataFrame,
+    *,
+    label: str,
+    conversion: str | None,
+    since_last: bool = False,
 ) -> tuple[Examples, np.ndarray, np.ndarray, list[str], list[str]]:
     """Rows as arrays over the moments at which something was decided.
 
@@ -28,6 +40,7 @@ def labelled_examples(
       rows: `user_id`, `timestamp`, the label, and perhaps `item_id` and `position`.
       label: column of 0 and 1, or of words, which are classes.
       conversion: column of 0 and 1; None where there are no conversions.
+      since_last: states end with what `with_time_since` adds.
 
     Returns:
       The rows, their times `[N]`, the states of their moments `[M, D]`, names of the classes, sentences on the rows.
@@ -61,7 +74,26 @@ def labelled_examples(
         positions=_positions(rows["position"]) if "position" in rows else None,
         conversions=None if conversion is None else _labels(rows[conversion], name=conversion, words=False)[0],
     )
-    return examples, times, recommender.user_vectors(histories), classes, notes
+    states = recommender.user_vectors(histories)
+    if since_last:
+        states = with_time_since(states, histories, moments[:, 1])
+    return examples, times, states, classes, notes
+
+
+def with_time_since(
+    states: Float[np.ndarray, "M D"], histories: Sequences, times: Int[np.ndarray, " M"]
+) -> Float[np.ndarray, "M D+2"]:
+    """States, then the days since the last event of each history, of 90, and their log: log(1 + days).
+
+    >>> log = Sequences(np.array(["u", "v"]), np.array([0, 1, 1]), *np.array([[3], [86400], [0], [0]]))
+    >>> with_time_since(np.zeros((2, 0)), log, np.array([4 * 86400, 0])).round(2)
+    array([[0.03, 1.39],
+           [1.  , 4.51]], dtype=float32)
+    """
+    last = histories.timestamps[np.maximum(histories.offsets[1:] - 1, 0)] if len(histories.timestamps) else 0
+    days = np.where(histories.lengths > 0, (np.asarray(times) - last) / SECONDS_PER_DAY, np.inf)
+    days = np.clip(days, 0, _LONGEST_DAYS)
+    return np.concatenate([states, np.stack([days / _LONGEST_DAYS, np.log1p(days)], axis=1)], axis=1).astype(np.float32)
 
 
 def _labels(column: pd.Series, *, name: str, words: bool) -> tuple[np.ndarray, list[str]]:
