@@ -249,8 +249,8 @@ def make_sequence_model(
         event_vectors = events.event_vectors(params["events"], vectors, batch, key=key)
         if not reads_texts:
             return event_vectors, batch
-        name = config.encoder.text
-        tokens = jnp.where(has_modality(item_table, name)[:, None], item_table.features[name], 0)[batch.item_ids]
+        name, ids = config.encoder.text, batch.item_ids
+        tokens = jnp.where(has_modality(item_table, name)[ids][..., None], item_table.features[name][ids], 0)
         return event_vectors, batch._replace(item_tokens=tokens)
 
     def towards_behaviors(params: Params, states: Array, behaviors: Array | None) -> Array:

@@ -66,46 +66,16 @@ def text_encoder(config: EncoderConfig) -> Encoder:
             None,
             real.reshape(rows),
             config=language,
-            positions=token_positions(real, batch).reshape(rows),
+            positions=_token_positions(real, batch).reshape(rows),
             embeddings=embeddings.reshape(*rows, config.width),
             segment_ids=jnp.where(real, batch.segment_ids[..., None], 0).reshape(rows),
-            where=no_later_block(length, size=size),
+            where=_no_later_block(length, size=size),
             checkpoint_layers=True,
         )
         texts = pool(states.reshape(-1, size, config.width), real.reshape(-1, size), pooling=pooling)
         return texts.reshape(*there.shape, config.width).astype(states.dtype)
 
     return Encoder(init, encode)
-
-
-def token_positions(real: Bool[Array, "B L T"], batch: Batch) -> Int[Array, "B L T"]:
-    """Number of each token in its segment, padding not counted.
-
-    Args:
-      real: True at tokens, which each event has first.
-      batch: its positions say where a segment starts.
-
-    Returns:
-      `[B, L, T]` int32; what it holds where `real` is False is free, but within L * T.
-    """
-    counts = jnp.sum(real, axis=-1, dtype=jnp.int32)
-    before = jnp.cumsum(counts, axis=1) - counts
-    first = jnp.arange(real.shape[1], dtype=jnp.int32)[None] - batch.positions
-    before = before - jnp.take_along_axis(before, jnp.maximum(first, 0), axis=1)
-    return before[..., None] + jnp.arange(real.shape[-1], dtype=jnp.int32)[None, None]
-
-
-def no_later_block(length: int, *, size: int) -> Bool[Array, "1 N N"]:
-    """Which of `length` columns (second axis) may look at which (third), cut in blocks of `size`: none of a later one.
-
-    >>> no_later_block(4, size=2)[0].astype(int)
-    Array([[1, 1, 0, 0],
-           [1, 1, 0, 0],
-           [1, 1, 1, 1],
-           [1, 1, 1, 1]], dtype=int32)
-    """
-    blocks = np.arange(length) // size
-    return jnp.asarray(blocks[:, None] >= blocks[None])[None]
 
 
 def check_texts(config: EncoderConfig, features: Mapping[str, Array]) -> None:
@@ -139,3 +109,33 @@ def check_texts(config: EncoderConfig, features: Mapping[str, Array]) -> None:
             f"the texts of {config.text!r} have a token {largest - 1}, but {config.language_model} knows "
             f"{language.vocab_size}; prepare the dataset with encoder.language_model as data.items.text.model"
         )
+
+
+def _token_positions(real: Bool[Array, "B L T"], batch: Batch) -> Int[Array, "B L T"]:
+    """Number of each token in its segment, padding not counted.
+
+    Args:
+      real: True at tokens, which each event has first.
+      batch: its positions say where a segment starts.
+
+    Returns:
+      `[B, L, T]` int32; what it holds where `real` is False is free, but within L * T.
+    """
+    counts = jnp.sum(real, axis=-1, dtype=jnp.int32)
+    before = jnp.cumsum(counts, axis=1) - counts
+    first = jnp.arange(real.shape[1], dtype=jnp.int32)[None] - batch.positions
+    before = before - jnp.take_along_axis(before, jnp.maximum(first, 0), axis=1)
+    return before[..., None] + jnp.arange(real.shape[-1], dtype=jnp.int32)[None, None]
+
+
+def _no_later_block(length: int, *, size: int) -> Bool[Array, "1 N N"]:
+    """Which of `length` columns (second axis) may look at which (third), cut in blocks of `size`: none of a later one.
+
+    >>> _no_later_block(4, size=2)[0].astype(int)
+    Array([[1, 1, 0, 0],
+           [1, 1, 0, 0],
+           [1, 1, 1, 1],
+           [1, 1, 1, 1]], dtype=int32)
+    """
+    blocks = np.arange(length) // size
+    return jnp.asarray(blocks[:, None] >= blocks[None])[None]
