@@ -83,17 +83,17 @@ def labelled_examples(
 def with_time_since(
     states: Float[np.ndarray, "M D"], histories: Sequences, times: Int[np.ndarray, " M"]
 ) -> Float[np.ndarray, "M D+2"]:
-    """States, then the days since the last event of each history, of 90, and their log: log(1 + days).
+    """States, then the weeks since the last event of each history and log(1 + days), at most those of 90 days.
 
     >>> log = Sequences(np.array(["u", "v"]), np.array([0, 1, 1]), *np.array([[3], [86400], [0], [0]]))
     >>> with_time_since(np.zeros((2, 0)), log, np.array([4 * 86400, 0])).round(2)
-    array([[0.03, 1.39],
-           [1.  , 4.51]], dtype=float32)
+    array([[ 0.43,  1.39],
+           [12.86,  4.51]], dtype=float32)
     """
     last = histories.timestamps[np.maximum(histories.offsets[1:] - 1, 0)] if len(histories.timestamps) else 0
     days = np.where(histories.lengths > 0, (np.asarray(times) - last) / SECONDS_PER_DAY, np.inf)
     days = np.clip(days, 0, _LONGEST_DAYS)
-    return np.concatenate([states, np.stack([days / _LONGEST_DAYS, np.log1p(days)], axis=1)], axis=1).astype(np.float32)
+    return np.concatenate([states, np.stack([days / 7, np.log1p(days)], axis=1)], axis=1).astype(np.float32)
 
 
 def _labels(column: pd.Series, *, name: str, words: bool) -> tuple[np.ndarray, list[str]]:

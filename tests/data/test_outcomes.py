@@ -8,7 +8,7 @@ import pytest
 
 from seqrec_jax.data.attributes import AttributeVocabulary
 from seqrec_jax.data.dataset import Dataset
-from seqrec_jax.data.outcomes import outcome_rows
+from seqrec_jax.data.outcomes import next_value_rows, outcome_rows
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.shop_returns import return_probabilities
 from seqrec_jax.data.shop_world import DAY_SECONDS, START, ShopConfig
@@ -97,6 +97,28 @@ def test_what_is_refused():
         outcome_rows(replace(data, time_kind="order"), [DAY], days=1)
     with pytest.raises(DataError, match="no moment is left"):
         outcome_rows(data, [], days=1)
+
+
+def test_the_value_of_the_next_item_is_what_a_loop_finds():
+    data = dataset(cuts={"validation_start": 14 * DAY, "test_start": 21 * DAY})
+    log = data.sequences
+    ids = np.random.default_rng(2).integers(0, 4, len(log.item_ids)).astype(np.int32)
+    log = replace(log, item_ids=ids)
+    items = pd.DataFrame({"item_id": ["a", "b", "c"], "kind": ["x", None, "y"]})
+    data, moments = replace(data, sequences=log, items=items), np.array([10, 15, 22]) * DAY
+    rows = next_value_rows(data, moments, column="kind", behaviors=["buy"]).rows
+    expected = []
+    for moment, end in zip(moments, (14, 21, 99), strict=True):
+        for user in range(log.num_users):
+            events = range(*log.offsets[user : user + 2])
+            later = [one for one in events if moment <= log.timestamps[one] < end * DAY]
+            later = [one for one in later if log.behaviors[one] == 1 and log.item_ids[one] in (1, 3)]
+            if later and log.timestamps[events[0]] < moment:
+                expected.append((f"u{user}", moment, "x" if log.item_ids[later[0]] == 1 else "y"))
+    assert list(rows.itertuples(index=False, name=None)) == expected and rows["label"].nunique() == 2
+    for column, at, message in (("color", moments, "no column 'color'"), ("kind", [40 * DAY], "no user with a")):
+        with pytest.raises(DataError, match=message):
+            next_value_rows(data, at, column=column)
 
 
 @pytest.mark.parametrize("days", [3, 14])
