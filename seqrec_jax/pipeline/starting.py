@@ -19,6 +19,7 @@ from seqrec_jax.model import ModelConfig, SequenceModel, extend_item_rows, make_
 from seqrec_jax.parallel import init_on_mesh, make_mesh, rows_on_mesh, state_sharding
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.adapters.config import FineTuningConfig
+from seqrec_jax.training.adapters.int8 import dequantize_base
 from seqrec_jax.training.adapters.low_rank import merge_adapters
 from seqrec_jax.training.adapters.partition import describe, partition, trainable_paths
 from seqrec_jax.training.adapters.paths import flat_params, nested_params
@@ -136,7 +137,7 @@ def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int, model
         )
     check_behaviors(dataset, facts, run)
     params = extend_item_rows(
-        merge_adapters(Recommender.load(run).params),
+        _params_as_trained_whole(run),
         old_num_items=len(old),
         new_num_items=rows_on_mesh(dataset.num_items, model_devices=model_devices) - 1,
         key=jax.random.fold_in(jax.random.key(seed), len(old)),
@@ -145,6 +146,11 @@ def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int, model
     if shapes[0] != shapes[1]:
         raise CheckpointError(f"the model of {run} has other parameters than this configuration; use its model section")
     return params
+
+
+def _params_as_trained_whole(run: str) -> Any:
+    """The best parameters of a run with its adapters merged and its base in floating point, as another run has them."""
+    return dequantize_base(merge_adapters(Recommender.load(run).params))
 
 
 def _with_language_models(params: Any, config: ModelConfig) -> tuple[Any, list[str]]:
@@ -189,7 +195,7 @@ def transfer_params(run: str, dataset: Dataset, *, like: Any) -> tuple[Any, list
       CheckpointError: a part that should be taken over has another shape or is missing there.
     """
     _, facts, _ = read_run(run)
-    theirs, ours = flat_params(merge_adapters(Recommender.load(run).params)), flat_params(like)
+    theirs, ours = flat_params(_params_as_trained_whole(run)), flat_params(like)
     same = {
         name
         for values in facts["attributes"].values()

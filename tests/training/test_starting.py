@@ -19,6 +19,8 @@ from seqrec_jax.errors import CheckpointError, ConfigError
 from seqrec_jax.items import ItemTowerConfig
 from seqrec_jax.pipeline.content import make_content
 from seqrec_jax.retrieval import Recommender
+from seqrec_jax.training.adapters.config import FineTuningConfig
+from seqrec_jax.training.adapters.low_rank import low_rank_product
 from seqrec_jax.training.adapters.paths import flat_params
 from seqrec_jax.training.config import LossConfig, parse_config
 
@@ -145,6 +147,11 @@ def test_a_language_model_as_the_encoder_starts_from_its_weights_and_lives_on_wi
     assert not np.array_equal(after[f"{layer}/adapter/b"], before[f"{layer}/adapter/b"])
     assert len(recommender.recommend(["s1", "s2"], k=3).table) == 3
     assert all(np.isfinite(np.asarray(leaf, dtype=np.float32)).all() for leaf in jax.tree.leaves(recommender.params))
+    shutil.copytree(GOLDEN / "qwen3", directory)
+    later = replace(config, training=replace(config.training, warm_start=str(run), fine_tuning=FineTuningConfig()))
+    merged = after[frozen].astype(np.float32) * (after[f"{layer}/kernel_scale"][None] if bits == 8 else 1.0)
+    merged = merged + low_rank_product({name: after[f"{layer}/adapter/{name}"] for name in ("a", "b", "scale")})
+    np.testing.assert_allclose(flat_params(start(later).params)[f"{layer}/kernel"], merged, rtol=1e-5, atol=1e-6)
 
 
 def test_texts_are_read_by_a_language_model_that_is_trained_with_the_rest(tmp_path):

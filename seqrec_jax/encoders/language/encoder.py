@@ -10,7 +10,7 @@ from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
 from seqrec_jax.encoders.language.config import LanguageConfig, read_language_config
 from seqrec_jax.encoders.language.transformer import hidden_states
-from seqrec_jax.encoders.language.weights import init_weights, read_weights
+from seqrec_jax.encoders.language.weights import init_weights, on_host, read_weights
 from seqrec_jax.errors import ConfigError
 
 TOKENS = "embeddings.tokens"  # events take the place of tokens, whose table is left out
@@ -53,11 +53,13 @@ def language_encoder(config: EncoderConfig) -> Encoder:
 def pretrained_blocks(config: EncoderConfig) -> Params:
     """The parameters that the language model's directory holds, in the layout of `language_encoder` or `text_encoder`.
 
+    On the host, so that no device has to hold them all.
+
     Raises:
       ConfigError, DataError, MissingExtraError: as `read_weights`.
     """
     skip = (TOKENS,) if config.kind == "language" else ()
-    return {"language": read_weights(_directory(config), blocks_config(config), skip=skip).params}
+    return {"language": read_weights(_directory(config), blocks_config(config), skip=skip, put=on_host).params}
 
 
 def blocks_config(config: EncoderConfig) -> LanguageConfig:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from seqrec_jax.encoders.config import Params
 from seqrec_jax.encoders.language.config import read_language_config
 from seqrec_jax.encoders.language.pooling import read_pooling, text_vectors
-from seqrec_jax.encoders.language.weights import init_weights, read_weights
+from seqrec_jax.encoders.language.weights import init_weights, on_host, read_weights
 
 TEXTS_AT_ONCE = 256
 """Texts whose hidden states are held at a time; the gradient computes them anew."""
@@ -25,7 +25,7 @@ class TextModel(NamedTuple):
     Attributes:
       width: D, of its vectors.
       init: `init(key) -> params`, drawn afresh.
-      pretrained: `pretrained() -> params`, those of its directory.
+      pretrained: `pretrained() -> params`, those of its directory, on the host.
       vectors: `vectors(params, tokens) -> [*N, D]` for `[*N, T]` int32 token ids + 1, 0 after a text's end.
     """
 
@@ -62,6 +62,6 @@ def make_text_model(directory: str | Path) -> TextModel:
     return TextModel(
         width=config.width,
         init=lambda key: init_weights(config, key),
-        pretrained=lambda: read_weights(directory, config).params,
+        pretrained=lambda: read_weights(directory, config, put=on_host).params,
         vectors=vectors,
     )
