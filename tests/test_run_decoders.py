@@ -136,6 +136,12 @@ class TestADecoderOfTheTinyRun:
         code, _, errors = call("recommend", "--checkpoint", run, *words, "--query", "shoe")
         assert code == 2 and "lists of a --decoder take no --query" in errors
 
+    def test_a_decoder_without_parameters_of_its_own_is_read_back(self, run, dataset):
+        report = fit(run, replace(QUICK, max_epochs=1, decoder=EncoderConfig(kind="mean", width=8)), name="mean")
+        histories = dataset.sequences.select_users(np.arange(5))
+        found, again = (one.lists(histories, 5) for one in (report.decoder, pipeline.RunDecoder.load(run, "mean")))
+        np.testing.assert_array_equal(found.item_ids, again.item_ids)
+
     def test_what_is_refused(self, fitted, run):
         for options, error, message in (
             ({"name": "a/b"}, ConfigError, "a decoder's name must be a plain file name"),

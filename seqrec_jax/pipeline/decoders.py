@@ -106,6 +106,7 @@ class RunDecoder:
         """
         recommender, params, facts = read_beside(run, "decoder", name)
         codes = params.pop("codes_of_items")
+        params.setdefault("decoder", {})  # of mean pooling, which has no parameters
         return cls(recommender, params, codes, parse_config(DecoderTrainingConfig, values=facts["fitting"]), name=name)
 
     def scores(self, histories: Sequences) -> Float[Array, "U V+1"]:

@@ -49,11 +49,12 @@ def write_beside(
     """
     path = Path(run) / f"{kind}s" / f"{name}.npz"
     bound = {"schema_version": SCHEMA_VERSION, "step": step, "fingerprint": fingerprint(recommender.params)}
+    arrays = {key: leaf for key, leaf in flat_params(params).items() if not isinstance(leaf, dict)}
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)
         with temporary.open("wb") as file:
-            np.savez(file, facts=np.array(json.dumps(bound | facts, ensure_ascii=False)), **flat_params(params))
+            np.savez(file, facts=np.array(json.dumps(bound | facts, ensure_ascii=False)), **arrays)
         os.replace(temporary, path)
     except OSError as error:
         raise CheckpointError(f"cannot write the {kind} to {path}: {error.strerror or error}") from error
