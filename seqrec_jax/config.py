@@ -26,8 +26,8 @@ class TextConfig:
       columns: of the item table, joined in this order; none switches it off.
       model: directory of the language model in the Hugging Face layout.
       cache: directory where vectors are kept by the content of texts and model; None keeps none.
-      tokens: so many tokens of each text are kept instead of its vector, for `model.items.texts`, where the language
-        model is trained with all else; 0 keeps vectors.
+      tokens: so many tokens of each text are kept instead of its vector, for `model.items.texts` or an encoder of
+        kind text, where the language model is trained with all else; 0 keeps vectors.
     """
 
     columns: tuple[str, ...] = ()

@@ -180,7 +180,7 @@ def is_item_rows(path: tuple) -> bool:
 
 def _shared_axis(path: tuple) -> int | None:
     """The axis of a language model's array that devices share, None for an array that each has whole."""
-    names = [getattr(entry, "key", None) for entry in path]
+    names = [str(getattr(entry, "key", "")) for entry in path]
     if _LANGUAGE not in names or len(names) < 2:
         return None
     layer, part = names[-2:]

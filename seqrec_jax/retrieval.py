@@ -118,9 +118,7 @@ class Recommender:
             return v_y, jnp.any(v_y != 0, axis=1)
 
         @jax.jit
-        def user_vectors(
-            params: Any, item_table: ItemTable, v_y: Float[Array, "V1 E"], batch: Batch
-        ) -> Float[Array, "U D"]:
+        def user_vectors(params: Any, item_table: ItemTable, v_y: Array, batch: Batch) -> Float[Array, "U D"]:
             there = jnp.any(batch.segment_ids > 0, axis=1)
             return jnp.where(there[:, None], model.encode_last(params, item_table, batch, v_y=v_y), 0)
 

@@ -13,7 +13,6 @@ from seqrec_jax.baselines import baseline_rankers
 from seqrec_jax.data.splits import evaluation_cases
 from seqrec_jax.evaluation.protocol import judge
 
-
 SEARCHED = (
     *("--data.shop.search", "0.6", "--data.cleaning.item_free_behaviors", "[search]"),
     *("--data.cleaning.behaviors", "[view, click, cart, purchase, search]"),

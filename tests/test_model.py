@@ -209,6 +209,22 @@ def encode_without_key(model: SequenceModel, params: dict, batch: Batch) -> jax.
     return jax.jit(model.encode)(params, TABLE, batch)
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_item_vectors_at_hand_are_what_events_read_where_both_sides_share_them(share: bool) -> None:
+    model, params = build(attributes=("brand",), share_item_vectors=share)
+    v_y = model.item_vectors(params, TABLE)
+    expected = model.encode(params, TABLE, BATCH)
+    np.testing.assert_allclose(model.encode(params, TABLE, BATCH, v_y=v_y), expected, rtol=1e-6, atol=1e-7)
+    last = model.encode_last(params, TABLE, BATCH, v_y=v_y)
+    np.testing.assert_allclose(last, last_states(expected, BATCH), rtol=1e-5, atol=1e-6)
+    event = Event(jnp.array([4, 0]), jnp.zeros(2, jnp.int32), jnp.zeros(2, jnp.int32))
+    states, _ = model.append(params, TABLE, model.start(2), event, v_y=v_y)
+    np.testing.assert_allclose(states, model.append(params, TABLE, model.start(2), event)[0], rtol=1e-6, atol=1e-7)
+    # other vectors at hand change what is read exactly where they stand for it
+    other = model.encode(params, TABLE, BATCH, v_y=v_y + 1.0)
+    assert bool(jnp.allclose(other, expected, atol=1e-6)) is not share
+
+
 def test_gradients_are_finite_when_all_is_padding() -> None:
     model, params = build(attributes=("brand",), bilinear="full")
     empty = jax.tree.map(jnp.zeros_like, BATCH)

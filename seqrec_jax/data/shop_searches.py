@@ -111,7 +111,7 @@ def draw_searches(
     return Searches(events, _times_before(users, times)[events], np.where(ambiguous, shared, plain), intents, ambiguous)
 
 
-def query_probabilities(world: World, queries: Sequence[str]) -> np.ndarray:
+def query_probabilities(world: World, queries: Sequence[str] | np.ndarray) -> np.ndarray:
     """`[Q, V]` probability of each query where a visit to each world item begins with a search, see `draw_searches`.
 
     Zeros for a text that nobody asks in this shop, such as none.
