@@ -3,7 +3,8 @@
 Trains configs/simulated_search.yaml, one model for search and recommendation. Of each user the last search of the test
 part that led to an item is asked twice: the query alone, and the query after the history. Half of the queries mean one
 of two categories, and only the user's taste tells which. Beside both stands what the shop itself would say: knowing
-the query alone, and knowing the query and the user's hidden taste, which no history tells for certain. Figures with
+the query alone, after the history (the Bayes filter, above which no model can be), and knowing the user's hidden taste,
+which no history tells for certain. Figures with
 intervals over users and paired differences, for ambiguous queries and others, go to
 benchmarks/results/search_simulated.json.
 """
@@ -20,11 +21,12 @@ from records import circumstances, dataset_of, experiment, train_apart
 
 from seqrec_jax import pipeline
 from seqrec_jax.baselines import Ranker
+from seqrec_jax.data.bayes_filter import BayesFilter
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.query_cases import query_cases, without_history
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.data.shop_searches import ambiguous_words
-from seqrec_jax.data.simulator import SimulatedShop, World, simulate
+from seqrec_jax.data.shop_searches import ambiguous_words, query_probabilities
+from seqrec_jax.data.simulator import SimulatedShop, simulate
 from seqrec_jax.data.splits import TEST, EvaluationCases
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge
 from seqrec_jax.evaluation.sections import plain
@@ -36,21 +38,7 @@ RESULTS = Path("benchmarks/results/search_simulated.json")
 FIGURES = ("ndcg@10", "hit_rate@10")
 ALONE, WITH_HISTORY = "query alone", "history and query"
 SHOP_ALONE, SHOP_TASTE = "the shop's own: query alone", "the shop's own: query and taste"
-
-
-def meant_items(world: World, query: str) -> np.ndarray:
-    """`[V]` bool, world items that may have been meant by a query."""
-    categories = sorted(set(world.categories))
-    words = dict(zip(categories, ambiguous_words(len(categories)), strict=True))
-    if query in words.values():
-        return np.array([words[category] == query for category in world.categories])
-    color, _, category = query.rpartition(" ")
-    return np.array(
-        [
-            found == category and title.endswith(color)
-            for found, title in zip(world.categories, world.titles, strict=True)
-        ]
-    )
+OPTIMUM = "the shop's own: history and query"
 
 
 def shops_own(shop: SimulatedShop, dataset: Dataset, cases: EvaluationCases, *, knows_taste: bool) -> Ranker:
@@ -64,13 +52,15 @@ def shops_own(shop: SimulatedShop, dataset: Dataset, cases: EvaluationCases, *, 
     users = dataset.sequences.user_ids[cases.users]
     tastes = {user: truth[user, time] for user, time in zip(users, times, strict=True)}
     epochs = dict(zip(users, world.epochs(times), strict=True))
+    asked = query_probabilities(world, dataset.sequences.queries)
+    queries = {query: row for row, query in enumerate(dataset.sequences.queries)}
 
     def scores(histories: Sequences) -> np.ndarray:
         table = np.zeros((histories.num_users, dataset.num_items + 1), dtype=np.float32)
         for row, user, query in zip(table, histories.user_ids, histories.last_queries, strict=True):
             of_tastes = world.organic[epochs[user]]
             wanted = of_tastes[tastes[user]] if knows_taste else world.initial_tastes @ of_tastes
-            row[1:] = (wanted * meant_items(world, query))[columns]
+            row[1:] = (wanted * asked[queries[query]])[columns]
         return table
 
     return Ranker(SHOP_TASTE if knows_taste else SHOP_ALONE, scores)
@@ -86,7 +76,7 @@ def figures(judged: list[Judged], members: np.ndarray) -> dict[str, Any]:
             figure: {"mean": interval.mean[i], "low": interval.low[i], "high": interval.high[i]}
             for i, figure in enumerate(FIGURES)
         }
-    for name, first, second in (("model", WITH_HISTORY, ALONE), ("shop", SHOP_TASTE, SHOP_ALONE)):
+    for name, first, second in (("model", WITH_HISTORY, ALONE), ("shop", OPTIMUM, SHOP_ALONE)):
         paired = paired_differences(tables[first], tables[second])
         found["history_adds"][name] = {
             figure: {
@@ -113,10 +103,13 @@ def main() -> None:
     cases = query_cases(dataset.sequences, held_out=dataset.split.parts == TEST, candidates=candidates)
     recommender = Recommender.load(trained.directory)
     shop = simulate(config.data.shop, config.data.shop_seed)
+    bayes = BayesFilter(shop.world, list(dataset.items["item_id"]))
+    optimum = Ranker(OPTIMUM, lambda histories: bayes.scores(histories, behaviors=dataset.behaviors))
     judged = [
         judge(recommender, without_history(cases), config=evaluation)._replace(name=ALONE),
         judge(recommender, cases, config=evaluation)._replace(name=WITH_HISTORY),
         judge(shops_own(shop, dataset, cases, knows_taste=False), cases, config=evaluation),
+        judge(optimum, cases, config=evaluation),
         judge(shops_own(shop, dataset, cases, knows_taste=True), cases, config=evaluation),
     ]
     ambiguous = np.isin(cases.histories.last_queries, [word for word in ambiguous_words(12) if word])

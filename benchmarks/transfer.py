@@ -32,7 +32,7 @@ from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.attributes import AttributeConfig
 from seqrec_jax.data.dataset import Dataset, prepare_dataset, read_dataset, write_dataset
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.data.simulator import ShopConfig, simulate
+from seqrec_jax.data.simulator import ShopConfig, SimulatedShop, simulate
 from seqrec_jax.data.splits import HISTORY, TEST, TRAIN, SplitConfig
 from seqrec_jax.evaluation.protocol import judge
 from seqrec_jax.evaluation.sections import plain
@@ -150,29 +150,37 @@ def purchases(folder: Path) -> Iterator[Row]:
 
 def two_halves(folder: Path, *, num_users: int) -> list[Dataset]:
     """`source` and `target` of one shop, prepared in the folder: other users and items, the same tastes."""
-    config = ShopConfig(num_users=num_users, num_items=400, num_days=60, popularity_exponent=0.0, taste_noise=0.0)
-    log = simulate(config, 0)
-    views = log.events[log.events["behavior"] == "view"]
-    halves = np.random.default_rng(7).permutation(config.num_items) % 2  # not the seed of the shop
-    item_half = dict(zip(log.items["item_id"], halves, strict=True))
-    attributes = AttributeConfig(categorical=("category",), numeric_buckets={"price": 10})
+    shop = halved_shop(num_users)
     found: list[Dataset] = []
     for half, name in enumerate(("source", "target")):
-        users = views["user_id"].isin(log.world.user_ids[half::2])
-        mine = views[users & (views["item_id"].map(item_half) == half)]
+        attributes = found[0].attributes if found else None  # so that the same code means the same
         found.append(
-            prepare_dataset(
-                mine,
-                name=name,
-                split=SplitConfig("leave_one_out"),
-                items=log.items[halves == half].drop(columns="available_from"),
-                attributes=attributes,
-                attribute_vocabulary=found[0].attributes if found else None,  # so that the same code means the same
-            )
+            half_of(shop, half, name=name, users=shop.world.user_ids[half::2], attribute_vocabulary=attributes)
         )
         if not (folder / name).exists():
             write_dataset(found[-1], folder / name)
     return found
+
+
+def halved_shop(num_users: int) -> SimulatedShop:
+    """The shop; another number of users makes others of them and leaves catalogue and tastes as they are."""
+    shop = {"num_items": 400, "num_days": 60, "popularity_exponent": 0.0, "taste_noise": 0.0}
+    return simulate(ShopConfig(num_users=num_users, **shop), 0)
+
+
+def half_of(shop: SimulatedShop, half: int, *, name: str, users: np.ndarray, **options: Any) -> Dataset:
+    """What some users viewed of one half of the items; `options` are those of `prepare_dataset`."""
+    mine = np.random.default_rng(7).permutation(len(shop.items)) % 2 == half  # not the seed of the shop
+    items = shop.items[mine].drop(columns="available_from")
+    views = shop.events[shop.events["behavior"] == "view"]
+    return prepare_dataset(
+        views[views["user_id"].isin(users) & views["item_id"].isin(items["item_id"])],
+        name=name,
+        split=SplitConfig("leave_one_out"),
+        items=items,
+        attributes=AttributeConfig(categorical=("category",), numeric_buckets={"price": 10}),
+        **options,
+    )
 
 
 def transfer_rows(folder: Path, model: Row, **settings: Any) -> Iterator[Row]:

@@ -116,7 +116,7 @@ class TestADecoderOfTheTinyRun:
         assert (len(some.item_ids), all_of_them) == (100, count)
 
     def test_the_verbs(self, run, call):
-        words = ["--max_epochs", "1", "--codes.num_levels", "2", "--codes.codebook_size", "8", "--decoder.width", "8"]
+        words = ["--max_epochs", "1", "--codes.num_levels", "2", "--codes.codebook_size", "8", "--decoder.kind", "gru"]
         with jax.numpy_dtype_promotion("standard"):
             code, lines, errors = call("fit-decoder", "--checkpoint", run, "--name", "small", *words)
         assert (code, errors, lines[-1]) == (0, "", "written    runs/tiny/decoders/small.npz")
@@ -184,7 +184,7 @@ def test_a_law_without_exceptions_is_found(home, call):
         "evaluation": {"cutoffs": [1, 5], "metric": "hit_rate@1", "num_resamples": 200, "parts": []},
     }
     (home / "ring.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    words = ["--codes.num_levels", "2", "--codes.codebook_size", "8", "--decoder.width", "16", "--batch_size", "64"]
+    words = ["--codes.num_levels", "2", "--codes.codebook_size", "8", "--decoder.kind", "gru", "--batch_size", "64"]
     with jax.numpy_dtype_promotion("standard"):
         assert call("prepare", "--config", "ring.yaml")[0] == 0
         assert call("train", "--config", "ring.yaml", "--quiet")[0] == 0
