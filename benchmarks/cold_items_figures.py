@@ -167,8 +167,9 @@ def print_row(row: Row) -> None:
         for name in next(iter(slices.values()))["systems"]:
             print(f"| {name} | " + " | ".join(_cell(figures["systems"][name]) for figures in slices.values()) + " |")
         if "share of the optimum" in next(iter(slices.values())):
-            cells = [_cell(figures["share of the optimum"][FUSED]) for figures in slices.values()]
-            print(f"| {FUSED}, share of the optimum | " + " | ".join(cells) + " |")
+            for name in next(iter(slices.values()))["share of the optimum"]:
+                cells = [_cell(figures["share of the optimum"][name]) for figures in slices.values()]
+                print(f"| {name}, share of the optimum | " + " | ".join(cells) + " |")
             cells = [f"{figures['detectable share of the optimum']:.4f}" for figures in slices.values()]
             print("| detectable share | " + " | ".join(cells) + " |")
         print()
