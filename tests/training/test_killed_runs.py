@@ -33,10 +33,14 @@ PATIENCE_SECONDS = 120.0
 
 
 def environment():
-    """One device, and quick compilation, which is most of what a short process does."""
+    """One device, and quick compilation, which is most of what a short process does.
+
+    Nothing of the tests' cache: what one of two processes compiles is not for the other, and a kill may cut an entry.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     places = [str(Path(seqrec_jax.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    return {**os.environ, **flags, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+    return {**inherited, **flags, "PYTHONPATH": os.pathsep.join(filter(None, places))}
 
 
 @pytest.fixture
