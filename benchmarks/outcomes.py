@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from advertising import sigmoid
 from records import circumstances, dataset_of, experiment, train_apart
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -263,10 +264,6 @@ def drawn_state(world: World, belief: Belief, moment: int, *, days: int, rng: np
         until=moment + days * DAY_SECONDS,
         log=(),
     )
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits.astype(np.float64)))
 
 
 def show(result: dict[str, Any]) -> None:

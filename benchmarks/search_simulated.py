@@ -4,9 +4,8 @@ Trains configs/simulated_search.yaml, one model for search and recommendation. O
 part that led to an item is asked twice: the query alone, and the query after the history. Half of the queries mean one
 of two categories, and only the user's taste tells which. Beside both stands what the shop itself would say: knowing
 the query alone, after the history (the Bayes filter, above which no model can be), and knowing the user's hidden taste,
-which no history tells for certain. Figures with
-intervals over users and paired differences, for ambiguous queries and others, go to
-benchmarks/results/search_simulated.json.
+which no history tells for certain. Figures with intervals over users and paired differences, for ambiguous queries and
+others, go to benchmarks/results/search_simulated.json.
 """
 
 from __future__ import annotations

@@ -407,7 +407,7 @@ class Recommender:
             top = _top_k(self.scores(tile), k=num_candidates, priority=priority, excluded=excluded)
             item_ids, scores = rerank(top.item_ids, top.scores, histories=tile, k=k, now=now)
             count = len(members)
-            tables.append(self._table(tile.user_ids[:count], item_ids[:count], scores[:count]))
+            tables.append(self.lists_table(tile.user_ids[:count], item_ids[:count], scores[:count]))
         return Recommendations(
             table=pd.concat(tables, ignore_index=True),
             unknown_items=unknown,
@@ -449,16 +449,16 @@ class Recommender:
             raise ConfigError(f"behaviour {behavior!r} is unknown to the model; it knows {list(self.behaviors)}")
         return self.behaviors.index(behavior)
 
-    def _table(self, user_ids: np.ndarray, item_ids: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
+    def lists_table(self, user_ids: np.ndarray, item_ids: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
+        """Lists `[U, K]` of item ids (0 = none) and scores as `Recommendations.table`."""
         listed = item_ids > 0
-        return pd.DataFrame(
-            {
-                "user_id": np.repeat(user_ids, listed.sum(axis=1)),
-                "rank": (np.cumsum(listed, axis=1))[listed],
-                "item_id": self.items["item_id"].to_numpy()[item_ids[listed] - 1],
-                "score": scores[listed].astype(np.float32),
-            }
-        )
+        columns = {
+            "user_id": np.repeat(user_ids, listed.sum(axis=1)),
+            "rank": np.cumsum(listed, axis=1)[listed],
+            "item_id": self.items["item_id"].to_numpy()[item_ids[listed] - 1],
+            "score": scores[listed].astype(np.float32),
+        }
+        return pd.DataFrame(columns)
 
 
 def _only(behaviors: Sequence[str]) -> str | None:

@@ -38,11 +38,11 @@ import numpy as np
 import pandas as pd
 
 from seqrec_jax.data.sequences import Sequences
+from seqrec_jax.data.shop_returns import coming_back, going_on, share_of_day
 from seqrec_jax.data.shop_searches import SEARCH, Visited, query_probabilities, times_after, without_searches
 from seqrec_jax.data.shop_world import (
     BEHAVIORS,
     DAY_SECONDS,
-    HOUR_PROBABILITIES,
     SESSION_GAP_SECONDS,
     START,
     World,
@@ -97,6 +97,7 @@ class BayesFilter:
         self.visits = by_themselves + tempted
         self._searched = world.config.search * by_themselves
         self._unsearched = self.visits - self._searched
+        self._table, self._unsearched_table = map(self._of_dataset, (self.visits, self._unsearched))
         self._dataset_ids = np.zeros(len(world.item_ids), dtype=np.int64)
         self._dataset_ids[self.world_items] = np.arange(1, len(self.world_items) + 1)
 
@@ -111,10 +112,11 @@ class BayesFilter:
           DataError: events without item or query, behaviours that the shop does not have, or a history that cannot be
             of this shop, as when it was cut, collapsed or filtered.
         """
-        return self._filtered(without_searches(histories), behaviors=behaviors)
+        visited = without_searches(histories)
+        return self._filtered(visited, query_probabilities(self.world, visited.texts), behaviors=behaviors)
 
-    def _filtered(self, visited: Visited, *, behaviors: tuple[str, ...]) -> Belief:
-        """The belief after the events on items."""
+    def _filtered(self, visited: Visited, asked: np.ndarray, *, behaviors: tuple[str, ...]) -> Belief:
+        """The belief after the events on items; `asked` `[Q, V_world]` is how likely each query is before each."""
         world, config, histories = self.world, self.world.config, visited.histories
         codes = _behavior_codes(behaviors)[histories.behaviors]
         if len(histories.item_ids) and not (
@@ -125,7 +127,9 @@ class BayesFilter:
                 f"expected 1 to {len(self.world_items)}; the filter needs the item of every event"
             )
         items = self.world_items[histories.item_ids - 1]
-        asked = query_probabilities(world, visited.texts)
+        fits = None
+        if visited.queries is not None:
+            fits = np.where(visited.queries > 0, asked[visited.queries, items], -1.0)
         epochs = world.epochs(histories.timestamps)
         count = histories.num_users
         belief = Belief(
@@ -140,10 +144,14 @@ class BayesFilter:
         for position in range(int(lengths.max(initial=0))):
             users = np.flatnonzero(lengths > position)
             events = histories.offsets[users] + position
-            queries = None if visited.queries is None else visited.queries[events]
-            fits = None if queries is None else np.where(queries > 0, asked[queries, items[events]], -1.0)
             self._update(
-                belief, users, items[events], codes[events], histories.timestamps[events], epochs[events], fits=fits
+                belief,
+                users,
+                items[events],
+                codes[events],
+                histories.timestamps[events],
+                epochs[events],
+                fits=None if fits is None else fits[events],
             )
         impossible = np.flatnonzero(np.isneginf(belief.log_likelihoods))
         if len(impossible):
@@ -171,7 +179,8 @@ class BayesFilter:
           DataError: see `beliefs`.
         """
         world, visited = self.world, without_searches(histories)
-        belief = self._filtered(visited, behaviors=behaviors)
+        asked = query_probabilities(world, visited.texts)
+        belief = self._filtered(visited, asked, behaviors=behaviors)
         first = belief.last_items < 0
         same, new = _epoch_masses(world, belief.last_times, first=first, after=after)
         moved = np.where(first[:, None], belief.tastes, belief.tastes @ world.transitions)
@@ -179,17 +188,23 @@ class BayesFilter:
         funnel = np.sum(belief.tastes * stay, axis=1) * same.sum(axis=1)
         weights = same[:, :, None] * (belief.tastes * (1.0 - stay))[:, None] + new[:, :, None] * moved[:, None]
         if visited.queries is None:
-            return self._mixture(belief, funnel, weights, table=self.visits)
+            return self._mixture(belief, funnel, weights, table=self._table)
         _, returning = self._returns(belief.memory)
         followed = funnel + returning * weights.sum(axis=(1, 2))
         followed += (1.0 - returning) * np.einsum("ues,es->u", weights, self._unsearched.sum(axis=2))
-        scores = self._mixture(belief, funnel, weights, table=self._unsearched) / followed[:, None]
+        scores = self._mixture(belief, funnel, weights, table=self._unsearched_table) / followed[:, None]
         searching = np.flatnonzero(visited.last_queries)
-        scores[searching, 1:] = self._after_search(belief, visited, searching, stay, moved)
+        scores[searching, 1:] = self._after_search(belief, visited, asked, searching, stay, moved)
         return scores.astype(np.float32)
 
     def _after_search(
-        self, belief: Belief, visited: Visited, users: np.ndarray, stay: np.ndarray, moved: np.ndarray
+        self,
+        belief: Belief,
+        visited: Visited,
+        asked: np.ndarray,
+        users: np.ndarray,
+        stay: np.ndarray,
+        moved: np.ndarray,
     ) -> np.ndarray:
         """`[n, V]` of the visit that follows the search with which the histories of `users` `[n]` end."""
         last_times, searched = belief.last_times[users], visited.last_times[users]
@@ -197,7 +212,7 @@ class BayesFilter:
         new = first | (searched - last_times > SESSION_GAP_SECONDS)
         tastes = np.where(new[:, None], moved[users], belief.tastes[users] * (1.0 - stay[users]))
         epochs = self.world.epochs(times_after(searched, np.where(first, 0, last_times)))
-        fits = query_probabilities(self.world, visited.texts)[visited.last_queries[users]]
+        fits = asked[visited.last_queries[users]]
         visits = np.einsum("us,usv->uv", tastes, self._searched[epochs]) * fits
         total = visits.sum(axis=1, keepdims=True)
         if not total.all():
@@ -262,12 +277,15 @@ class BayesFilter:
         filled = memory[:, 0] >= 0
         return shares / np.maximum(shares.sum(axis=1), 1e-300)[:, None], config.repeat * filled
 
+    def _of_dataset(self, visits: np.ndarray) -> np.ndarray:
+        """`[E·S, V]` the columns of the dataset's items of a table `[E, S, V_world]`."""
+        return visits[:, :, self.world_items].reshape(-1, len(self.world_items))
+
     def _mixture(self, belief: Belief, funnel: np.ndarray, weights: np.ndarray, *, table: np.ndarray) -> np.ndarray:
         """`[U, V+1]` from the probabilities of the funnel `[U]`, of new visits `[U, E, S]` and of their items."""
         shares, returning = self._returns(belief.memory)
         count = len(funnel)
         scores = np.zeros((count, len(self.world_items) + 1))
-        table = table[:, :, self.world_items].reshape(-1, len(self.world_items))
         np.matmul((weights * (1.0 - returning)[:, None, None]).reshape(count, -1), table, out=scores[:, 1:])
         returned = (returning * weights.sum(axis=(1, 2)))[:, None] * shares
         rows = np.arange(count)[:, None]
@@ -322,7 +340,7 @@ class Oracle:
         funnel = np.where(new, 0.0, self.filter._continuation(belief)[users, tastes])
         weights = np.zeros((len(tastes), world.num_epochs, world.config.num_tastes))
         weights[users, world.epochs(times), tastes] = 1.0 - funnel
-        return self.filter._mixture(belief, funnel, weights, table=self.filter.visits)
+        return self.filter._mixture(belief, funnel, weights, table=self.filter._table)
 
 
 def visit_probabilities(world: World, *, exposure: np.ndarray | None = None) -> np.ndarray:
@@ -403,21 +421,12 @@ def _epoch_masses(
     bounds = np.append(world.epoch_starts, world.end)
     if after is not None:
         bounds = np.maximum(bounds, after)
-    waits = np.maximum(bounds - last_times[:, None] - 1, 0)  # a gap of at most this ends before the bound
-    cut = np.minimum(waits, SESSION_GAP_SECONDS)
-    within = np.expm1(-cut / config.gap_seconds) / np.expm1(-SESSION_GAP_SECONDS / config.gap_seconds)
     day, second = np.divmod(bounds - START, DAY_SECONDS)
-    share = np.interp(
-        second / 3600, np.arange(25), np.append(0.0, np.cumsum(HOUR_PROBABILITIES))
-    )  # of the day's sessions
-    days = day - (last_times[:, None] - START) // DAY_SECONDS
-    away = (1.0 - config.return_per_day) ** (np.maximum(days, 1) - 1)
-    between = 1.0 - away * (1.0 - config.return_per_day * share * (days >= 1))
     arrived = np.append(0.0, np.cumsum(world.arrival_days))
-    arrivals = arrived[day] + share * (np.append(arrived, arrived[-1])[day + 1] - arrived[day])
+    arrivals = arrived[day] + share_of_day(second) * (np.append(arrived, arrived[-1])[day + 1] - arrived[day])
 
-    same = np.diff(within, axis=1) * (1.0 - config.session_end)
-    new = np.diff(between, axis=1) * config.session_end * (1.0 - config.churn)
+    same = np.diff(going_on(config, last_times[:, None], bounds), axis=1) * (1.0 - config.session_end)
+    new = np.diff(coming_back(config, last_times[:, None], bounds), axis=1) * config.session_end * (1.0 - config.churn)
     same = np.where(first[:, None], 0.0, same)
     new = np.where(first[:, None], np.diff(arrivals), new)
     total = same.sum(axis=1, keepdims=True) + new.sum(axis=1, keepdims=True)

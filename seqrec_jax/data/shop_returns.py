@@ -36,22 +36,26 @@ def return_probabilities(config: ShopConfig, last_times: np.ndarray, times: np.n
     """
     last_times, times = np.asarray(last_times, dtype=np.int64), np.asarray(times, dtype=np.int64)
     ends, churns, later = config.session_end, config.churn, times + int(days * DAY_SECONDS)
-    same = [(1 - ends) * value for value in (_in_session(config, last_times, at) for at in (times, later))]
-    new = [ends * (1 - churns) * value for value in (_back(config, last_times, at) for at in (times, later))]
+    same = [(1 - ends) * value for value in (going_on(config, last_times, at) for at in (times, later))]
+    new = [ends * (1 - churns) * value for value in (coming_back(config, last_times, at) for at in (times, later))]
     before = same[0] + new[0]
     return (same[1] + new[1] - before) / (1 - before)
 
 
-def _in_session(config: ShopConfig, last_times: np.ndarray, at: np.ndarray) -> np.ndarray:
+def going_on(config: ShopConfig, last_times: np.ndarray, at: np.ndarray) -> np.ndarray:
     """P(the next event comes before `at` | the session goes on): gaps are whole seconds, exponential, cut."""
     gaps = np.clip(at - last_times - 1, 0, SESSION_GAP_SECONDS)
     return np.expm1(-gaps / config.gap_seconds) / np.expm1(-SESSION_GAP_SECONDS / config.gap_seconds)
 
 
-def _back(config: ShopConfig, last_times: np.ndarray, at: np.ndarray) -> np.ndarray:
+def coming_back(config: ShopConfig, last_times: np.ndarray, at: np.ndarray) -> np.ndarray:
     """P(the next session begins before `at` | the user comes back)."""
     day, second = np.divmod(at - START, DAY_SECONDS)
-    share = np.interp(second / 3600, np.arange(25), np.append(0.0, np.cumsum(HOUR_PROBABILITIES)))
     whole = day - (last_times - START) // DAY_SECONDS - 1  # days after that of the last event that are over
     away = (1 - config.return_per_day) ** np.maximum(whole, 0)
-    return np.where(whole < 0, 0.0, 1 - away * (1 - config.return_per_day * share))
+    return np.where(whole < 0, 0.0, 1 - away * (1 - config.return_per_day * share_of_day(second)))
+
+
+def share_of_day(second: np.ndarray) -> np.ndarray:
+    """Share of a day's sessions that begin before a second of it."""
+    return np.interp(second / 3600, np.arange(25), np.append(0.0, np.cumsum(HOUR_PROBABILITIES)))

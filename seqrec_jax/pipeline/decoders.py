@@ -23,7 +23,7 @@ from seqrec_jax.data.moments import histories_before_events
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge_lists
+from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge_lists, unseen_candidates
 from seqrec_jax.heads import GenerativeHead, GenerativeHeadConfig, make_generative_head
 from seqrec_jax.heads.decoder_fitting import DecoderTrainingConfig, FittedDecoder, Targets, catalogue_codes, fit_decoder
 from seqrec_jax.items.semantic_ids import SemanticIdReport, semantic_id_report
@@ -146,9 +146,9 @@ class RunDecoder:
         for start in range(0, histories.num_users, _USERS):
             users = np.minimum(np.arange(start, start + min(_USERS, histories.num_users)), histories.num_users - 1)
             tile = histories.select_users(users)
-            allowed = np.tile(self.codes[:, 0] > 0 if candidates is None else candidates, (len(users), 1))
-            if seen_items == "excluded":
-                allowed[tile.users_of_events, tile.item_ids] = False
+            listable = self.codes[:, 0] > 0 if candidates is None else candidates
+            excluded = seen_items == "excluded"
+            allowed = unseen_candidates(listable, tile) if excluded else np.tile(listable, (len(users), 1))
             found = self._generate(self.params, jnp.asarray(states[users]), k=k, num_beams=num_beams, allowed=allowed)
             item_ids, scores = (np.array(column) for column in found)
             for row in np.flatnonzero(tile.lengths == 0):
@@ -175,15 +175,7 @@ class RunDecoder:
         if not users.num_users:
             raise DataError("there is no user to recommend to")
         found = self.lists(users, min(k, int((self.codes[:, 0] > 0).sum())), seen_items=seen_items)
-        listed = found.item_ids > 0
-        table = pd.DataFrame(
-            {
-                "user_id": np.repeat(users.user_ids, listed.sum(axis=1)),
-                "rank": np.cumsum(listed, axis=1)[listed],
-                "item_id": self.recommender.items["item_id"].to_numpy()[found.item_ids[listed] - 1],
-                "score": found.scores[listed],
-            }
-        )
+        table = self.recommender.lists_table(users.user_ids, *map(np.asarray, found))
         return Recommendations(table, unknown, list(users.user_ids[users.lengths == 0]))
 
     def _of_items(self, raw: Sequence[str]) -> tuple[Sequences, list[str]]:
