@@ -33,7 +33,8 @@ from seqrec_jax import losses, pipeline
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.encoders import EncoderConfig
 from seqrec_jax.encoders.layers import attend, causal_mask
-from seqrec_jax.training.config import TrainingConfig, parse_config
+from seqrec_jax.settings import parse_config
+from seqrec_jax.training.config import TrainingConfig
 
 RESULTS = Path("benchmarks/results/accelerator.json")
 KEYS = ("model", "configuration", "figure")

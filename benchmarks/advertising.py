@@ -21,15 +21,15 @@ import pandas as pd
 from records import circumstances, dataset_of, experiment, train_apart
 
 from seqrec_jax import pipeline
-from seqrec_jax.data.bayes_filter import BayesFilter, tastes_at, world_items
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.moments import histories_before
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.data.shop_world import BEHAVIORS, SESSION_GAP_SECONDS, World
-from seqrec_jax.data.simulator import SimulatedShop, simulate
+from seqrec_jax.data.shop.bayes_filter import BayesFilter, tastes_at, world_items
+from seqrec_jax.data.shop.simulator import SimulatedShop, simulate
+from seqrec_jax.data.shop.world import BEHAVIORS, SESSION_GAP_SECONDS, World
 from seqrec_jax.evaluation.forecasts import judge_forecasts
-from seqrec_jax.evaluation.sections import plain
-from seqrec_jax.evaluation.statistics import bootstrap_means, paired_differences
+from seqrec_jax.reporting.sections import plain
+from seqrec_jax.statistics import bootstrap_means, paired_differences
 
 CONFIGURATION = "configs/advertising.yaml"
 RESULTS = Path("benchmarks/results/advertising.json")

@@ -31,10 +31,10 @@ from records import Row, circumstances, experiment, read_rows, train_apart, writ
 from seqrec_jax import pipeline
 from seqrec_jax.baselines import Ranker, most_popular, recently_popular
 from seqrec_jax.config import ExperimentConfig
-from seqrec_jax.data.bayes_filter import BayesFilter
 from seqrec_jax.data.dataset import Dataset, read_dataset, write_dataset
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.data.simulator import init_shop
+from seqrec_jax.data.shop.bayes_filter import BayesFilter
+from seqrec_jax.data.shop.simulator import init_shop
 from seqrec_jax.data.splits import HISTORY, TEST, TRAIN, VALIDATION, EvaluationCases
 from seqrec_jax.errors import SeqrecError
 from seqrec_jax.evaluation.protocol import judge

@@ -13,8 +13,8 @@ import numpy as np
 
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
-from seqrec_jax.evaluation.sections import plain
-from seqrec_jax.evaluation.statistics import (
+from seqrec_jax.reporting.sections import plain
+from seqrec_jax.statistics import (
     bootstrap_means,
     equivalence,
     holm_correction,

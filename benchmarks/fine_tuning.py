@@ -38,14 +38,14 @@ from seqrec_jax import pipeline
 from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
 from seqrec_jax.encoders.language import TextEncoder, encode_texts, load_text_encoder
 from seqrec_jax.evaluation import protocol
-from seqrec_jax.evaluation.statistics import bootstrap_means, paired_differences
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.search import dense
 from seqrec_jax.search.text_tuning import TextTuningConfig, tune_text_encoder
+from seqrec_jax.settings import parse_config
+from seqrec_jax.statistics import bootstrap_means, paired_differences
 from seqrec_jax.training.adapters.config import FineTuningConfig
 from seqrec_jax.training.adapters.partition import FineTuningSummary, describe, partition, trainable_paths
 from seqrec_jax.training.adapters.wiring import trained_part_optimizer
-from seqrec_jax.training.config import parse_config
 
 RESULTS = Path("benchmarks/results/fine_tuning.json")
 KEYS = ("part", "method")

@@ -67,12 +67,12 @@ from seqrec_jax.evaluation.protocol import (
     mean_of_users,
     unseen_candidates,
 )
-from seqrec_jax.evaluation.sections import plain
-from seqrec_jax.evaluation.statistics import bootstrap_means, holm_correction, paired_differences
 from seqrec_jax.heads.decoder_fitting import catalogue_codes
 from seqrec_jax.items.semantic_ids import semantic_id_report
+from seqrec_jax.reporting.sections import plain
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.scoring import TopK, catalogue_order, top_k_in_scores
+from seqrec_jax.statistics import bootstrap_means, holm_correction, paired_differences
 from seqrec_jax.training.adapters.paths import flat_params, nested_params
 
 RESULTS = Path("benchmarks/results/large_models.json")

@@ -3,7 +3,7 @@
 Trains configs/outcomes.yaml, makes rows of users at weekly moments (seqrec_jax.data.outcomes), fits heads to those of
 the training's time and judges them on those of the test's: AUC, log loss and calibration with intervals over users,
 beside one rate for all, a logistic regression of recency and frequency, and the optimum. Whether a user comes back
-follows from the shop's own law exactly (seqrec_jax.data.shop_returns). Whether one buys does not in closed form: there
+follows from the shop's own law exactly (seqrec_jax.data.shop.returns). Whether one buys does not in closed form: there
 the optimum is the share of FUTURES in which the user does, drawn from the shop from all that the exact filter of the
 history knows. Asked are users who were there in the last two weeks. Which category comes next is asked of all for whom
 an event follows, beside the filter's exact probabilities. Figures go to benchmarks/results/outcomes.json.
@@ -27,13 +27,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from seqrec_jax import pipeline
-from seqrec_jax.data.bayes_filter import BayesFilter, Belief
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.moments import histories_before
 from seqrec_jax.data.outcomes import next_value_rows, outcome_rows
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.data.shop_returns import return_probabilities
-from seqrec_jax.data.shop_steps import (
+from seqrec_jax.data.shop.bayes_filter import BayesFilter, Belief
+from seqrec_jax.data.shop.returns import return_probabilities
+from seqrec_jax.data.shop.steps import (
     FUNNEL,
     NEVER,
     ORGANIC,
@@ -45,7 +45,7 @@ from seqrec_jax.data.shop_steps import (
     step,
     users_due,
 )
-from seqrec_jax.data.shop_world import (
+from seqrec_jax.data.shop.world import (
     BEHAVIORS,
     DAY_SECONDS,
     HOUR_PROBABILITIES,
@@ -56,9 +56,9 @@ from seqrec_jax.data.shop_world import (
     draw_rows,
 )
 from seqrec_jax.evaluation.forecasts import judge_forecasts
-from seqrec_jax.evaluation.sections import plain
-from seqrec_jax.evaluation.statistics import bootstrap_means, paired_differences
 from seqrec_jax.heads.fitting import HeadTrainingConfig
+from seqrec_jax.reporting.sections import plain
+from seqrec_jax.statistics import bootstrap_means, paired_differences
 
 CONFIGURATION = "configs/outcomes.yaml"
 RESULTS = Path("benchmarks/results/outcomes.json")

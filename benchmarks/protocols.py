@@ -40,11 +40,11 @@ from seqrec_jax.evaluation.beyond.lists import beyond_accuracy
 from seqrec_jax.evaluation.comparison import compare_systems
 from seqrec_jax.evaluation.fingerprint import fingerprint, protocol_card
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker, SeenItems, judge, reachable_mean
-from seqrec_jax.evaluation.sections import plain
-from seqrec_jax.evaluation.statistics import bootstrap_means, holm_correction, paired_differences
+from seqrec_jax.reporting.sections import plain
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.training.config import parse_config
-from seqrec_jax.training.run import read_log
+from seqrec_jax.settings import parse_config
+from seqrec_jax.statistics import bootstrap_means, holm_correction, paired_differences
+from seqrec_jax.training.log import read_log
 
 RUNS, RESULTS = Path("runs/protocols"), Path("benchmarks/results/protocols.json")
 LOGS = ("online_retail", "amazon_grocery", "movielens_100k")

@@ -22,8 +22,8 @@ import pandas as pd
 from records import Row, circumstances, write_rows
 
 from seqrec_jax.config import ExperimentConfig
-from seqrec_jax.evaluation.statistics import two_level_intervals
-from seqrec_jax.training.config import parse_config
+from seqrec_jax.settings import parse_config
+from seqrec_jax.statistics import two_level_intervals
 
 CONFIGS = ("configs/amazon_beauty.yaml", "configs/movielens_1m.yaml", "configs/online_retail.yaml")
 RESULTS = Path("benchmarks/results/quality.json")

@@ -19,8 +19,8 @@ from seqrec_jax import pipeline
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import Dataset, read_dataset
 from seqrec_jax.errors import ConfigError
-from seqrec_jax.training.config import parse_config
-from seqrec_jax.training.run import read_log
+from seqrec_jax.settings import parse_config
+from seqrec_jax.training.log import read_log
 
 Row = dict[str, Any]
 

@@ -16,7 +16,7 @@ import yaml
 from records import Row, circumstances, dataset_of, described, experiment, read_rows, train_apart, write_rows
 
 from seqrec_jax.errors import ConfigError, DivergenceError, SeqrecError
-from seqrec_jax.training.config import config_dict
+from seqrec_jax.settings import config_dict
 
 RESULTS = Path("benchmarks/results/search.json")
 RUNS = Path("runs/search")

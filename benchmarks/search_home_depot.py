@@ -27,7 +27,7 @@ from records import circumstances
 from seqrec_jax.baselines import Ranker
 from seqrec_jax.data.judgments import Judgments, encode_judgments
 from seqrec_jax.data.queries import query_parts, words_of
-from seqrec_jax.data.readers_judgments import read_home_depot_judgments
+from seqrec_jax.data.readers.judgments import read_home_depot_judgments
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
 from seqrec_jax.encoders.language import encode_texts, load_text_encoder

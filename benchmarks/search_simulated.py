@@ -20,17 +20,17 @@ from records import circumstances, dataset_of, experiment, train_apart
 
 from seqrec_jax import pipeline
 from seqrec_jax.baselines import Ranker
-from seqrec_jax.data.bayes_filter import BayesFilter
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.query_cases import query_cases, without_history
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.data.shop_searches import ambiguous_words, query_probabilities
-from seqrec_jax.data.simulator import SimulatedShop, simulate
+from seqrec_jax.data.shop.bayes_filter import BayesFilter
+from seqrec_jax.data.shop.searches import ambiguous_words, query_probabilities
+from seqrec_jax.data.shop.simulator import SimulatedShop, simulate
 from seqrec_jax.data.splits import TEST, EvaluationCases
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge
-from seqrec_jax.evaluation.sections import plain
-from seqrec_jax.evaluation.statistics import bootstrap_means, paired_differences
+from seqrec_jax.reporting.sections import plain
 from seqrec_jax.retrieval import Recommender
+from seqrec_jax.statistics import bootstrap_means, paired_differences
 
 CONFIGURATION = "configs/simulated_search.yaml"
 RESULTS = Path("benchmarks/results/search_simulated.json")

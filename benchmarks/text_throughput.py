@@ -28,7 +28,7 @@ from peers.environments import python_of
 from peers.protocol import Contender
 from records import Row, circumstances, write_rows
 
-from seqrec_jax.data.readers_judgments import read_home_depot_judgments
+from seqrec_jax.data.readers.judgments import read_home_depot_judgments
 
 RESULTS = Path("benchmarks/results/text_throughput.json")
 KEYS = ("data", "model", "configuration", "figure")

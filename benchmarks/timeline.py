@@ -30,9 +30,9 @@ from seqrec_jax.encoders import ENCODERS
 from seqrec_jax.encoders.config import LANGUAGE_KINDS
 from seqrec_jax.errors import ConfigError, DivergenceError, SeqrecError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker, judge
-from seqrec_jax.evaluation.statistics import bootstrap_means, holm_correction, paired_differences
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.training.config import field_names
+from seqrec_jax.settings import field_names
+from seqrec_jax.statistics import bootstrap_means, holm_correction, paired_differences
 
 RESULTS = Path("benchmarks/results/timeline.json")
 RUNS = Path("runs/timeline")

@@ -32,15 +32,15 @@ from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.attributes import AttributeConfig
 from seqrec_jax.data.dataset import Dataset, prepare_dataset, read_dataset, write_dataset
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.data.simulator import ShopConfig, SimulatedShop, simulate
+from seqrec_jax.data.shop.simulator import ShopConfig, SimulatedShop, simulate
 from seqrec_jax.data.splits import HISTORY, TEST, TRAIN, SplitConfig
 from seqrec_jax.evaluation.protocol import judge
-from seqrec_jax.evaluation.sections import plain
-from seqrec_jax.evaluation.statistics import bootstrap_means, paired_differences
 from seqrec_jax.pipeline.joining import join_datasets
+from seqrec_jax.reporting.sections import plain
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.training.config import parse_config
-from seqrec_jax.training.run import read_log
+from seqrec_jax.settings import parse_config
+from seqrec_jax.statistics import bootstrap_means, paired_differences
+from seqrec_jax.training.log import read_log
 
 RESULTS = Path("benchmarks/results/transfer.json")
 KEYS = ("case", "share", "method")

@@ -31,12 +31,12 @@ from seqrec_jax.data.readers import READERS
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.evaluation.protocol import Judged, judge
-from seqrec_jax.evaluation.sections import plain
-from seqrec_jax.evaluation.statistics import bootstrap_means, paired_differences
 from seqrec_jax.pipeline.cases import case_options, known_events
 from seqrec_jax.pipeline.joining import join
+from seqrec_jax.reporting.sections import plain
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.training.config import parse_config
+from seqrec_jax.settings import parse_config
+from seqrec_jax.statistics import bootstrap_means, paired_differences
 
 CONFIGURATION = "configs/two_domains.yaml"
 RESULTS = Path("benchmarks/results/two_domains.json")

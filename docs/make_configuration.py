@@ -10,6 +10,7 @@ from pathlib import Path
 
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.reranking import RerankConfig, load_rules
+from seqrec_jax.settings import Interval
 
 HEADER = """# Configuration
 
@@ -52,10 +53,16 @@ def _table(cls: type) -> str:
         if is_dataclass(default):
             rows.append(f"| {entry.name} | section | | {texts[entry.name]} |")
             continue
-        kind = str(entry.type).replace("|", "or").replace("Literal", "one of ")
+        kind = re.sub(r"Annotated\[(\w+), Interval\(['\"](.*?)['\"]\)\]", _ranged, str(entry.type))
+        kind = kind.replace("|", "or").replace("Literal", "one of ")
         shown = "none" if default is None else f"`{default}`"
         rows.append(f"| {entry.name} | {kind} | {shown} | {texts[entry.name]} |")
     return "\n".join(rows) + "\n"
+
+
+def _ranged(annotated: re.Match[str]) -> str:
+    """A number's type and range in words, such as "int at least 1"."""
+    return f"{annotated[1]} {Interval(annotated[2])}"
 
 
 def _attribute_texts(cls: type) -> dict[str, str]:

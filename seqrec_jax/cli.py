@@ -115,7 +115,7 @@ def train(words: Sequence[str]) -> int:
     if options.processes or any(value is not None for value in addresses.values()):
         join_processes(**addresses)
     from seqrec_jax import pipeline
-    from seqrec_jax.training.run import read_log
+    from seqrec_jax.training.log import read_log
 
     config = _experiment(options, overrides)
     with errors_end_the_process():
@@ -246,7 +246,7 @@ def recommend(words: Sequence[str]) -> int:
     from seqrec_jax.evaluation.report.terminal import recommendation_table
     from seqrec_jax.reranking import RerankConfig
     from seqrec_jax.retrieval import Recommender
-    from seqrec_jax.training.config import parse_config
+    from seqrec_jax.settings import parse_config
 
     reranking = parse_config(RerankConfig, overrides=[_without_section(word) for word in overrides])
     decoder = None if options.decoder is None else pipeline.RunDecoder.load(options.checkpoint, options.decoder)
@@ -357,7 +357,7 @@ def fit_decoder(words: Sequence[str]) -> int:
     from seqrec_jax import pipeline
     from seqrec_jax.evaluation.report.terminal import labelled
     from seqrec_jax.heads.decoder_fitting import DecoderTrainingConfig
-    from seqrec_jax.training.config import parse_config
+    from seqrec_jax.settings import parse_config
 
     config = parse_config(DecoderTrainingConfig, overrides=overrides)
     given = {"name": options.name, "feature": options.feature, "step": options.step}
@@ -463,8 +463,8 @@ def _named(pairs: Sequence[str], *, what: str) -> dict[str, str]:
 def _protocol(run: str, overrides: Sequence[str]) -> EvaluationConfig:
     """The protocol that a run was made under, with changes from the command line."""
     from seqrec_jax.evaluation.protocol import EvaluationConfig
-    from seqrec_jax.training.config import parse_config
-    from seqrec_jax.training.run import read_run
+    from seqrec_jax.runs.run import read_run
+    from seqrec_jax.settings import parse_config
 
     saved = read_run(run)[0].get("evaluation", {})
     return parse_config(EvaluationConfig, values=saved, overrides=[_without_section(word) for word in overrides])
@@ -482,7 +482,7 @@ def _print_evaluation(result: dict[str, Any], folder: Path, reason: str | None, 
 
 def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> ExperimentConfig:
     from seqrec_jax.config import ExperimentConfig
-    from seqrec_jax.training.config import parse_config
+    from seqrec_jax.settings import parse_config
 
     return parse_config(ExperimentConfig, path=options.config, overrides=overrides)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from seqrec_jax.config import ExperimentConfig
-from seqrec_jax.training.config import parse_config
+from seqrec_jax.settings import parse_config
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENARIOS = ("advertising", "news_sessions", "quickstart", "simulated_search", "two_domains")

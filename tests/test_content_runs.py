@@ -19,7 +19,7 @@ from seqrec_jax import cli, pipeline
 from seqrec_jax.config import DataConfig, ExperimentConfig, ItemsConfig, TextConfig
 from seqrec_jax.data.growing import NewItems
 from seqrec_jax.data.item_content import FeatureFile
-from seqrec_jax.data.simulator import simulate
+from seqrec_jax.data.shop.simulator import simulate
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError
 from seqrec_jax.evaluation.parts import report_parts
 from seqrec_jax.evaluation.protocol import judge

@@ -16,8 +16,8 @@ from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.users.attributes import user_table
 from seqrec_jax.evaluation.users.slices import user_bins
 from seqrec_jax.pipeline.joining import join_datasets
+from seqrec_jax.settings import parse_config
 from seqrec_jax.training.adapters.paths import flat_params
-from seqrec_jax.training.config import parse_config
 
 LEAVE_ONE_OUT = SplitConfig("leave_one_out")
 

@@ -18,13 +18,13 @@ from tiny import VALUES, TinyRun, tiny_config
 from seqrec_jax import pipeline
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import read_dataset
-from seqrec_jax.data.simulator import simulate
+from seqrec_jax.data.shop.simulator import simulate
 from seqrec_jax.data.splits import TRAIN, VALIDATION, evaluation_cases
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.training.config import parse_config
-from seqrec_jax.training.run import read_log
+from seqrec_jax.settings import parse_config
+from seqrec_jax.training.log import read_log
 
 COLUMNS = {"user_id": "customer", "item_id": "sku", "timestamp": "when", "behavior": "what"}
 

@@ -19,7 +19,7 @@ from seqrec_jax.data.queries import ask
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.model import Event
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.training.config import parse_config
+from seqrec_jax.settings import parse_config
 
 OVERRIDES = {
     "name": "searched",

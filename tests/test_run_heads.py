@@ -12,7 +12,7 @@ from seqrec_jax import pipeline
 from seqrec_jax.data.dataset import read_dataset
 from seqrec_jax.data.moments import histories_before
 from seqrec_jax.data.outcomes import outcome_rows
-from seqrec_jax.data.simulator import simulate
+from seqrec_jax.data.shop.simulator import simulate
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError, ShapeError
 from seqrec_jax.heads.fitting import HeadTrainingConfig
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from seqrec_jax.config import ExperimentConfig
-from seqrec_jax.training.config import config_yaml, parse_config
+from seqrec_jax.settings import config_yaml, parse_config
 
 VALUES: dict[str, Any] = {
     "name": "tiny",

@@ -28,7 +28,7 @@ from seqrec_jax.evaluation.protocol import EvaluationConfig, judge, mean_of_user
 from seqrec_jax.model import SequenceModel
 from seqrec_jax.parallel import make_mesh, replicate
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.training.config import parse_config
+from seqrec_jax.settings import parse_config
 from seqrec_jax.training.loop import TrainingData, train
 from seqrec_jax.training.objective import Objective, make_objective
 from seqrec_jax.training.state import TrainState, init_state, make_optimizer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import gzip
 import json
+import os
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -212,3 +213,10 @@ def _cell_text(cell: Any, name: str) -> str:
     if isinstance(cell, list | dict | np.ndarray):
         raise DataError(f"column {name!r} holds {type(cell).__name__}s such as {cell!r}; expected one id or word a row")
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -12,8 +12,9 @@ from scipy.special import ndtri
 
 from seqrec_jax.errors import DataError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
-from seqrec_jax.evaluation.sections import plain
-from seqrec_jax.evaluation.statistics import (
+from seqrec_jax.reporting.sections import plain
+from seqrec_jax.reporting.wording import format_count, format_figure
+from seqrec_jax.statistics import (
     benjamini_hochberg_correction,
     equivalence,
     holm_correction,
@@ -21,7 +22,6 @@ from seqrec_jax.evaluation.statistics import (
     paired_differences,
     users_needed,
 )
-from seqrec_jax.evaluation.wording import format_count, format_figure
 
 Row = dict[str, Any]
 

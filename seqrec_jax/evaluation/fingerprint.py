@@ -14,7 +14,7 @@ import pandas as pd
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.evaluation.protocol import EvaluationConfig
-from seqrec_jax.evaluation.sections import plain
+from seqrec_jax.reporting.sections import plain
 
 PROTOCOL_SCHEMA_VERSION = 1
 """Version of the card's keys and of the rules behind them; it changes when the same card would give other figures."""

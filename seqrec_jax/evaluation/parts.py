@@ -22,11 +22,11 @@ from seqrec_jax.evaluation.representation.similarity import sensitivity, similar
 from seqrec_jax.evaluation.robustness import perturbations
 from seqrec_jax.evaluation.robustness.curves import default_changes, robustness, robustness_section
 from seqrec_jax.evaluation.robustness.list_changes import promotion, spread_cases, stability, taste_change
-from seqrec_jax.evaluation.sections import Section, section, table
 from seqrec_jax.evaluation.users.questions import cutoff, question_sections
 from seqrec_jax.evaluation.users.segments import segments_section
 from seqrec_jax.items.table import without_modality
 from seqrec_jax.metrics import RANKING_METRICS
+from seqrec_jax.reporting.sections import Section, section, table
 
 SAMPLED_NEGATIVES = 100
 _ROBUSTNESS_USERS, _ROBUSTNESS_RATES = 1000, (0.0, 0.1, 0.2, 0.4)

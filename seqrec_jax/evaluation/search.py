@@ -25,10 +25,10 @@ from seqrec_jax.errors import DataError, ShapeError
 from seqrec_jax.evaluation.comparison import compare_systems
 from seqrec_jax.evaluation.measures import measure_scores
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker, mean_of_users
-from seqrec_jax.evaluation.sections import plain
-from seqrec_jax.evaluation.statistics import bootstrap_means
 from seqrec_jax.evaluation.users.slices import figure, slice_by
+from seqrec_jax.reporting.sections import plain
 from seqrec_jax.scoring import UNREACHABLE, Ranks, TopK, catalogue_order
+from seqrec_jax.statistics import bootstrap_means
 
 SEARCH = EvaluationConfig(metric="graded_ndcg@10", cutoffs=(10, 100), gains={"judged": 1.0})
 """The protocol by default: graded NDCG in the first ten decides."""

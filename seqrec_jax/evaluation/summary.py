@@ -27,11 +27,11 @@ from seqrec_jax.evaluation.protocol import (
     reachable_targets,
 )
 from seqrec_jax.evaluation.representation.section import LEAST_USERS
-from seqrec_jax.evaluation.sections import plain
-from seqrec_jax.evaluation.statistics import bootstrap_means
 from seqrec_jax.evaluation.users.attributes import user_table
 from seqrec_jax.evaluation.users.slices import FEWEST_USERS, figure, paired_slices, paired_slices_section, user_slices
 from seqrec_jax.metrics import expected_calibration_error
+from seqrec_jax.reporting.sections import plain
+from seqrec_jax.statistics import bootstrap_means
 
 SCHEMA_VERSION = 2
 """Of `metrics.json`."""

@@ -19,11 +19,11 @@ from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.evaluation.protocol import Ranker
 from seqrec_jax.evaluation.robustness.backtest import backtest, freshness_section, rolling_origins
-from seqrec_jax.evaluation.sections import Section
 from seqrec_jax.pipeline.cases import case_options
 from seqrec_jax.pipeline.starting import start_model
 from seqrec_jax.pipeline.training import training_data
 from seqrec_jax.pipeline.writing import cannot_write, make_folder
+from seqrec_jax.reporting.sections import Section
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.training.checkpoints import load_params
 from seqrec_jax.training.loop import train

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 
 from seqrec_jax.baselines import Ranker, baseline_rankers
-from seqrec_jax.data.bayes_filter import BayesFilter
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.data.shop_world import ShopConfig
-from seqrec_jax.data.simulator import init_shop
+from seqrec_jax.data.shop.bayes_filter import BayesFilter
+from seqrec_jax.data.shop.simulator import init_shop
+from seqrec_jax.data.shop.world import ShopConfig
 from seqrec_jax.data.splits import TRAIN, VALIDATION, EvaluationCases, evaluation_cases
 from seqrec_jax.data.timestamps import parse_timestamps
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.summary import Contender
-from seqrec_jax.training.config import parse_config
+from seqrec_jax.settings import parse_config
 
 
 def cases_of(dataset: Dataset, config: EvaluationConfig) -> EvaluationCases:

@@ -23,7 +23,7 @@ from seqrec_jax.data.item_texts import item_texts
 from seqrec_jax.encoders.language.text import TextReport, encode_texts, load_text_encoder
 from seqrec_jax.encoders.language.tokenizer import load_tokenizer, pad_tokens, tokenize
 from seqrec_jax.errors import DataError
-from seqrec_jax.evaluation.wording import format_percent
+from seqrec_jax.reporting.wording import format_percent
 
 EncodeTexts: TypeAlias = Callable[[Sequence[str]], tuple[Float[np.ndarray, "N D"], str]]
 """Texts to vectors, and a sentence on what was counted."""

@@ -31,9 +31,9 @@ from seqrec_jax.pipeline.cases import cases_of
 from seqrec_jax.pipeline.head_files import check_name, read_beside, recommender_at, write_beside
 from seqrec_jax.pipeline.training import behavior_weights
 from seqrec_jax.retrieval import Recommendations, Recommender, SeenItems
+from seqrec_jax.runs.run import read_run
 from seqrec_jax.scoring import TopK
-from seqrec_jax.training.config import parse_config
-from seqrec_jax.training.run import read_run
+from seqrec_jax.settings import parse_config
 
 MAX_SCORED_ITEMS = 5_000
 """Largest catalogue of which an evaluation scores every item; of a larger one it judges the lists."""

@@ -15,8 +15,8 @@ from seqrec_jax.errors import DataError
 from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.pipeline.cases import cases_of
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.training.config import parse_config
-from seqrec_jax.training.run import read_run
+from seqrec_jax.runs.run import read_run
+from seqrec_jax.settings import parse_config
 
 
 def embed_run(run: str | Path, output: str | Path, *, step: int | None = None) -> tuple[Path, Path, Path]:

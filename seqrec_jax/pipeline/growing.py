@@ -23,9 +23,9 @@ from seqrec_jax.errors import CheckpointError
 from seqrec_jax.model import extend_item_rows
 from seqrec_jax.pipeline.content import TEXT, EncodeTexts, text_feature, with_paths
 from seqrec_jax.retrieval import Recommender
+from seqrec_jax.runs.run import read_run
+from seqrec_jax.settings import parse_config
 from seqrec_jax.training.checkpoints import CheckpointStore
-from seqrec_jax.training.config import parse_config
-from seqrec_jax.training.run import read_run
 from seqrec_jax.training.state import TrainState
 
 

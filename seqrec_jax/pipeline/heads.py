@@ -38,7 +38,7 @@ from seqrec_jax.pipeline.labelled_rows import (
     with_time_since,
 )
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.training.run import read_run
+from seqrec_jax.runs.run import read_run
 
 
 class HeadReport(NamedTuple):

@@ -25,8 +25,9 @@ from seqrec_jax.pipeline.starting import check_behaviors
 from seqrec_jax.pipeline.training import median_speed
 from seqrec_jax.pipeline.writing import make_folder, write_evaluation
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.training.config import config_dict
-from seqrec_jax.training.run import read_log, read_run
+from seqrec_jax.runs.run import read_run
+from seqrec_jax.settings import config_dict
+from seqrec_jax.training.log import read_log
 
 
 def evaluate_run(

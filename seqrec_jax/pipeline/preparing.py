@@ -23,13 +23,13 @@ from seqrec_jax.data.events import Columns, RawEvents, read_events
 from seqrec_jax.data.files import read_item_table
 from seqrec_jax.data.item_content import read_content
 from seqrec_jax.data.readers import READERS
-from seqrec_jax.data.simulator import simulate
+from seqrec_jax.data.shop.simulator import simulate
 from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.report.terminal import labelled
 from seqrec_jax.pipeline.cases import available_from
 from seqrec_jax.pipeline.content import make_content, with_paths
-from seqrec_jax.training.config import config_dict
+from seqrec_jax.settings import config_dict
 
 
 def prepare(config: ExperimentConfig, *, strict: bool = False, overwrite: bool = False) -> Dataset:

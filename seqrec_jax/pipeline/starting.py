@@ -18,6 +18,7 @@ from seqrec_jax.items.table import ItemTable, make_item_table
 from seqrec_jax.model import ModelConfig, SequenceModel, extend_item_rows, make_sequence_model
 from seqrec_jax.parallel import init_on_mesh, make_mesh, rows_on_mesh, state_sharding
 from seqrec_jax.retrieval import Recommender
+from seqrec_jax.runs.run import read_run
 from seqrec_jax.training.adapters.config import FineTuningConfig
 from seqrec_jax.training.adapters.int8 import dequantize_base
 from seqrec_jax.training.adapters.low_rank import merge_adapters
@@ -25,7 +26,6 @@ from seqrec_jax.training.adapters.partition import describe, partition, trainabl
 from seqrec_jax.training.adapters.paths import flat_params, nested_params
 from seqrec_jax.training.adapters.wiring import add_adapters, trained_part_optimizer, with_adapters
 from seqrec_jax.training.config import TrainingConfig
-from seqrec_jax.training.run import read_run
 from seqrec_jax.training.state import make_optimizer
 
 _CATALOGUE = ("ids", "attributes")

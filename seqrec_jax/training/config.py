@@ -1,34 +1,18 @@
-"""What a training run can be told, and how typed configurations are read from YAML and the command line."""
+"""The configuration of a training run."""
 
 from __future__ import annotations
 
-import difflib
-import math
-import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
-
-import jsonargparse
-import yaml
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Literal
 
 from seqrec_jax.errors import ConfigError
+from seqrec_jax.settings import Interval, check_fields
 from seqrec_jax.training.adapters.config import FineTuningConfig
 from seqrec_jax.training.views import ContrastiveConfig
 
-Config = TypeVar("Config")
 LossKind = Literal[
     "softmax", "sampled_softmax", "binary_cross_entropy", "generalized_binary_cross_entropy", "bpr", "bpr_max"
 ]
-
-# the parser's words in the language of a configuration file
-_PLAIN_WORDS = (
-    (r"<class '(\w+)'>", r"\1"),
-    (r"\ba typing\.Literal\[([^]]*)\]", r"one of \1"),
-    (r"\ba int\b", "an int"),
-    ("Parser key", "key"),
-)
 
 
 @dataclass(frozen=True)
@@ -52,25 +36,18 @@ class LossConfig:
     """
 
     kind: LossKind = "softmax"
-    num_negatives: int = 256
+    num_negatives: Annotated[int, Interval("[1, inf)")] = 256
     negatives: Literal["uniform", "popularity", "in_batch", "mixed"] = "uniform"
     negatives_per: Literal["batch", "row", "target"] | None = None
-    popularity_power: float = 0.75
-    temperature: float = 1.0
-    label_smoothing: float = 0.0
-    calibration: float = 0.75
-    score_penalty: float = 1.0
-    propensity_power: float = 0.0
+    popularity_power: Annotated[float, Interval("[0, inf)")] = 0.75
+    temperature: Annotated[float, Interval("(0, inf)")] = 1.0
+    label_smoothing: Annotated[float, Interval("[0, 1)")] = 0.0
+    calibration: Annotated[float, Interval("[0, 1]")] = 0.75
+    score_penalty: Annotated[float, Interval("[0, inf)")] = 1.0
+    propensity_power: Annotated[float, Interval("[0, inf)")] = 0.0
 
     def __post_init__(self) -> None:
-        require_positive("training.loss", num_negatives=self.num_negatives, temperature=self.temperature)
-        for name in ("popularity_power", "score_penalty", "propensity_power"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"training.loss.{name} must not be negative, got {getattr(self, name)}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(f"training.loss.label_smoothing must be from 0 to below 1, got {self.label_smoothing}")
-        if not 0 <= self.calibration <= 1:
-            raise ConfigError(f"training.loss.calibration must be from 0 to 1, got {self.calibration}")
+        check_fields(self, "training.loss")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -130,30 +107,21 @@ class OptimizerConfig:
     """
 
     name: Literal["adamw", "adam", "sgd", "adagrad", "lion"] = "adamw"
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Interval("(0, inf)")] = 1e-3
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
-    b1: float = 0.9
-    b2: float = 0.999
+    warmup_steps: Annotated[int, Interval("[0, inf)")] = 0
+    weight_decay: Annotated[float, Interval("[0, inf)")] = 0.0
+    clip_norm: Annotated[float, Interval("(0, inf)")] | None = None
+    b1: Annotated[float, Interval("[0, 1)")] = 0.9
+    b2: Annotated[float, Interval("[0, 1)")] = 0.999
     rows: Literal["all", "read"] = "all"
 
     def __post_init__(self) -> None:
-        require_positive("training.optimizer", learning_rate=self.learning_rate, clip_norm=self.clip_norm)
-        if self.warmup_steps < 0 or not self.weight_decay >= 0:
-            raise ConfigError(
-                "training.optimizer.warmup_steps and weight_decay must not be negative, got "
-                f"{self.warmup_steps} and {self.weight_decay}"
-            )
+        check_fields(self, "training.optimizer")
         if self.weight_decay and self.name not in ("adamw", "lion"):
             raise ConfigError(
                 f"training.optimizer.weight_decay is {self.weight_decay}, but {self.name} has none; choose adamw or "
                 "lion, or leave it 0"
-            )
-        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
-            raise ConfigError(
-                f"training.optimizer.b1 and b2 must be at least 0 and less than 1, got {self.b1} and {self.b2}"
             )
 
 
@@ -193,46 +161,28 @@ class TrainingConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    batch_size: int = 128
-    max_epochs: int = 20
+    batch_size: Annotated[int, Interval("[1, inf)")] = 128
+    max_epochs: Annotated[int, Interval("[1, inf)")] = 20
     packing: bool = True
-    stride: int | None = None
-    mask_rate: float = 0.3
-    mask_last_share: float = 0.2
-    behavior_weights: dict[str, float] = field(default_factory=dict)
+    stride: Annotated[int, Interval("[1, inf)")] | None = None
+    mask_rate: Annotated[float, Interval("(0, 1)")] = 0.3
+    mask_last_share: Annotated[float, Interval("[0, 1]")] = 0.2
+    behavior_weights: dict[str, Annotated[float, Interval("[0, inf)")]] = field(default_factory=dict)
     precision: Literal["float32", "bfloat16"] = "float32"
-    ema_decay: float | None = None
-    validate_every: int = 1
-    patience: int | None = 5
-    checkpoint_seconds: float = 60.0
-    stream_batches: int | None = None
-    num_devices: int | None = None
-    model_devices: int = 1
+    ema_decay: Annotated[float, Interval("(0, 1)")] | None = None
+    validate_every: Annotated[int, Interval("[1, inf)")] = 1
+    patience: Annotated[int, Interval("[1, inf)")] | None = 5
+    checkpoint_seconds: Annotated[float, Interval("(0, inf)")] = 60.0
+    stream_batches: Annotated[int, Interval("[1, inf)")] | None = None
+    num_devices: Annotated[int, Interval("[1, inf)")] | None = None
+    model_devices: Annotated[int, Interval("[1, inf)")] = 1
     fine_tuning: FineTuningConfig = field(default_factory=FineTuningConfig)
     warm_start: str | None = None
     transfer_from: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_positive(
-            "training",
-            batch_size=self.batch_size,
-            max_epochs=self.max_epochs,
-            stride=self.stride,
-            validate_every=self.validate_every,
-            patience=self.patience,
-            checkpoint_seconds=self.checkpoint_seconds,
-            stream_batches=self.stream_batches,
-            num_devices=self.num_devices,
-            model_devices=self.model_devices,
-        )
-        if not (0 < self.mask_rate < 1 and 0 <= self.mask_last_share <= 1):
-            raise ConfigError(
-                "training.mask_rate must be between 0 and 1 and training.mask_last_share from 0 to 1, got "
-                f"{self.mask_rate} and {self.mask_last_share}"
-            )
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ConfigError(f"training.ema_decay must be between 0 and 1, got {self.ema_decay}")
+        check_fields(self, "training")
         if self.optimizer.rows == "read" and (self.loss.kind == "softmax" or self.ema_decay is not None):
             raise ConfigError(
                 "training.optimizer.rows is read, but a softmax over all items and a running average (ema_decay) read "
@@ -240,158 +190,10 @@ class TrainingConfig:
             )
         if self.fine_tuning.base_bits == 8 and self.ema_decay is not None:
             raise ConfigError(
-                "training.fine_tuning.base_bits is 8, whole numbers of which there is no running average; leave out "
-                "training.ema_decay"
+                "an int8 base (training.fine_tuning.base_bits: 8) cannot be combined with training.ema_decay; "
+                "remove one of the two"
             )
         if self.warm_start is not None and self.transfer_from is not None:
             raise ConfigError(
                 "training.warm_start goes on with a run and training.transfer_from begins another one from it; set one"
             )
-        negative = {name: weight for name, weight in self.behavior_weights.items() if not weight >= 0}
-        if negative:
-            raise ConfigError(f"training.behavior_weights must not be negative, got {negative}")
-
-
-def require_positive(section: str, **values: float | None) -> None:
-    """Raise a ConfigError that names a field of a section unless its value is None or finite and positive."""
-    for name, value in values.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"{section}.{name} must be greater than 0, got {value}")
-
-
-def parse_config(
-    cls: type[Config], *, path: str | Path | None = None, overrides: Sequence[str] = (), values: Any = None
-) -> Config:
-    """A typed configuration from a YAML file or nested values, and `--section.field value` overrides.
-
-    Args:
-      cls: a frozen dataclass.
-      path: YAML file.
-      overrides: command-line words, which win.
-      values: nested dictionary instead of a file, for example one that `config_dict` made.
-
-    Returns:
-      The configuration.
-
-    Raises:
-      ConfigError: no such file, not YAML, an unknown or doubled key (with the nearest valid one), a value of the
-        wrong type or out of range.
-    """
-    where = "the configuration" if path is None else str(path)
-    values = (values or {}) if path is None else _read_yaml(Path(path))
-    _check_keys(cls, values, where=where)
-    parser = jsonargparse.ArgumentParser(exit_on_error=False, prog="", allow_abbrev=False)
-    parser.add_class_arguments(cls)
-    place = where
-    try:
-        namespace = parser.parse_object(values)
-        place = "the command line" if overrides else where
-        namespace = parser.parse_args(list(overrides), namespace=namespace)
-        return _build(cls, namespace)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        text = " ".join(str(error).split())
-        if unknown := re.search(r"unrecognized arguments: --([\w.-]+)", text):
-            raise ConfigError(_unknown_key(unknown[1], cls, place)) from error
-        for pattern, plain in _PLAIN_WORDS:
-            text = re.sub(pattern, plain, text)
-        raise ConfigError(f"{place}: {text}") from error
-
-
-def config_dict(config: Any) -> dict[str, Any]:
-    """A configuration as nested dictionaries and lists, for YAML or JSON."""
-    return yaml.safe_load(config_yaml(config))
-
-
-def config_yaml(config: Any) -> str:
-    """A configuration as YAML text, every field written out."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-    return yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True)
-
-
-def field_names(cls: type, prefix: str = "") -> list[str]:
-    """Dotted names of every field of a nested configuration."""
-    names = []
-    for entry in fields(cls):
-        names.append(prefix + entry.name)
-        if (section := _section(entry)) is not None:
-            names += field_names(section, f"{prefix}{entry.name}.")
-    return names
-
-
-def _build(cls: Any, namespace: Any, prefix: str = "") -> Any:
-    """Nested dataclasses out of parsed values; their own checks run here."""
-    values, hints = {}, get_type_hints(cls)
-    for entry in fields(cls):
-        value, section = namespace[entry.name], _section(entry)
-        if section is not None and not is_dataclass(value):
-            value = _build(section, value, f"{prefix}{entry.name}.")
-        if value is None and type(None) not in get_args(hints[entry.name]):  # the parser lets every null pass
-            raise ConfigError(f"{prefix}{entry.name} must have a value, got null; leave it out for its default")
-        values[entry.name] = value
-    return cls(**values)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without doubled keys, of which all but the last would be lost."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        if doubled := {key for key in keys if keys.count(key) > 1}:
-            raise yaml.constructor.ConstructorError(
-                problem=f"the key {min(doubled)} occurs twice", problem_mark=node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"there is no configuration file {path}")
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold sections and fields, found {type(values).__name__}")
-    return values
-
-
-def _check_keys(cls: type, values: Any, *, where: str, prefix: str = "", root: type | None = None) -> None:
-    """Raise a ConfigError for a key that no field has, or a plain value where a section belongs."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: {prefix.rstrip('.')} is a section with fields of its own, got {values!r}")
-    sections = {entry.name: _section(entry) for entry in fields(cls)}
-    for key, value in values.items():
-        if key not in sections:
-            raise ConfigError(_unknown_key(f"{prefix}{key}", root or cls, where))
-        section = sections[key]
-        if section is not None:
-            _check_keys(section, value, where=where, prefix=f"{prefix}{key}.", root=root or cls)
-
-
-def _section(entry: Any) -> type | None:
-    """The dataclass of a nested section, None for a plain field."""
-    default = entry.default_factory() if callable(entry.default_factory) else entry.default
-    return type(default) if is_dataclass(default) else None
-
-
-def _unknown_key(key: str, cls: type, where: str) -> str:
-    """The text for an unknown key: near names in its section, else the same or a near name elsewhere."""
-    names = field_names(cls)
-    section, _, last = key.rpartition(".")
-    siblings = [name for name in names if name.rpartition(".")[0] == section]
-
-    def near(candidates: list[str], cutoff: float) -> list[str]:
-        lasts = [name.rpartition(".")[2] for name in candidates]
-        found = difflib.get_close_matches(last, lasts, n=1, cutoff=cutoff)
-        return [name for name, end in zip(candidates, lasts, strict=True) if end in found]
-
-    nearest = near(siblings, 0.6) or near(names, 1.0) or near(names, 0.6)
-    hint = f"did you mean {' or '.join(nearest[:3])}?" if nearest else f"the fields are {siblings}"
-    return f"{where}: unknown key {key}; {hint}"

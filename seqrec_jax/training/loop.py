@@ -41,8 +41,8 @@ from seqrec_jax.training.adapters.wiring import fine_tuning_optimizer
 from seqrec_jax.training.checkpoints import CheckpointStore
 from seqrec_jax.training.config import TrainingConfig
 from seqrec_jax.training.feed import EpochPlan, resident_feed, streamed_feed
+from seqrec_jax.training.log import RunLog
 from seqrec_jax.training.objective import Objective, make_objective
-from seqrec_jax.training.run import RunLog
 from seqrec_jax.training.state import (
     Params,
     TrainState,

@@ -10,9 +10,9 @@ from seqrec_jax.data.attributes import AttributeVocabulary
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.outcomes import next_value_rows, outcome_rows
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.data.shop_returns import return_probabilities
-from seqrec_jax.data.shop_world import DAY_SECONDS, START, ShopConfig
-from seqrec_jax.data.simulator import simulate
+from seqrec_jax.data.shop.returns import return_probabilities
+from seqrec_jax.data.shop.simulator import simulate
+from seqrec_jax.data.shop.world import DAY_SECONDS, START, ShopConfig
 from seqrec_jax.data.splits import Split, SplitConfig
 from seqrec_jax.errors import ConfigError, DataError
 

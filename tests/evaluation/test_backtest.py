@@ -13,8 +13,8 @@ from scipy import stats
 from seqrec_jax.baselines import Ranker, item_to_item, most_popular
 from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.data.shop_world import DAY_SECONDS
-from seqrec_jax.data.simulator import ShopConfig, simulate
+from seqrec_jax.data.shop.simulator import ShopConfig, simulate
+from seqrec_jax.data.shop.world import DAY_SECONDS
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, judge

@@ -10,8 +10,8 @@ import pytest
 from test_report import Page, make_examples, make_result, render
 
 from seqrec_jax.errors import ConfigError
-from seqrec_jax.evaluation.report.charts import Interval, grouped_chart, interval_chart, line_chart, training_curve
-from seqrec_jax.evaluation.wording import format_figure, format_interval
+from seqrec_jax.reporting.charts import Interval, grouped_chart, interval_chart, line_chart, training_curve
+from seqrec_jax.reporting.wording import format_figure, format_interval
 
 
 def test_strange_names_reach_the_charts_unharmed():

@@ -19,9 +19,9 @@ from seqrec_jax import pipeline
 from seqrec_jax.data.dataset import read_dataset
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError
 from seqrec_jax.evaluation.report.verdict import verdict
-from seqrec_jax.evaluation.statistics import paired_differences
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.training.run import read_run
+from seqrec_jax.runs.run import read_run
+from seqrec_jax.statistics import paired_differences
 
 FAMILY = ["ndcg@10", "hit_rate@10", "mrr@10"]
 

@@ -16,7 +16,7 @@ import pytest
 from seqrec_jax.errors import DataError, MissingExtraError
 from seqrec_jax.evaluation.report.page import render_report
 from seqrec_jax.evaluation.report.verdict import verdict
-from seqrec_jax.evaluation.sections import bars, curve, points, section, table
+from seqrec_jax.reporting.sections import bars, curve, points, section, table
 
 EVIL = '</td><script>alert("x")</script><img src=https://evil.example/x.png onerror=alert(1)>'
 VOID = {"meta", "br", "img", "link", "input", "hr"}

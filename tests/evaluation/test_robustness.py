@@ -12,7 +12,7 @@ from builders import make_sequences
 
 from seqrec_jax.baselines import Ranker, item_to_item, last_item, most_popular
 from seqrec_jax.data.dataset import prepare_dataset
-from seqrec_jax.data.simulator import ShopConfig, simulate
+from seqrec_jax.data.shop.simulator import ShopConfig, simulate
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
@@ -34,7 +34,7 @@ from seqrec_jax.evaluation.robustness.list_changes import (
     stability,
     taste_change,
 )
-from seqrec_jax.evaluation.statistics import bootstrap_means
+from seqrec_jax.statistics import bootstrap_means
 
 CONFIG = EvaluationConfig(cutoffs=(5, 10), num_resamples=200)
 RATES = (0.0, 0.1, 0.4)

@@ -8,12 +8,6 @@ import pytest
 
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
-from seqrec_jax.evaluation.statistics import (
-    benjamini_hochberg_correction,
-    bootstrap_means,
-    holm_correction,
-    paired_differences,
-)
 from seqrec_jax.evaluation.users.slices import (
     FEWEST_USERS,
     bins_of,
@@ -23,6 +17,12 @@ from seqrec_jax.evaluation.users.slices import (
     slice_by,
     user_bins,
     user_slices,
+)
+from seqrec_jax.statistics import (
+    benjamini_hochberg_correction,
+    bootstrap_means,
+    holm_correction,
+    paired_differences,
 )
 
 CONFIG = EvaluationConfig(num_resamples=200)

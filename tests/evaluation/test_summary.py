@@ -19,9 +19,9 @@ from seqrec_jax.errors import ConfigError
 from seqrec_jax.evaluation.fingerprint import fingerprint
 from seqrec_jax.evaluation.protocol import EvaluationConfig, judge_lists, metric_names
 from seqrec_jax.evaluation.report.examples import example_users
-from seqrec_jax.evaluation.statistics import bootstrap_means, holm_correction, paired_differences
 from seqrec_jax.evaluation.summary import Contender, compare, evaluate
 from seqrec_jax.scoring import UNREACHABLE
+from seqrec_jax.statistics import bootstrap_means, holm_correction, paired_differences
 
 NUM_ITEMS = 12
 CONFIG = EvaluationConfig(cutoffs=(3, 10), num_resamples=200, parts=("audit",))

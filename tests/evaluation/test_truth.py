@@ -11,10 +11,10 @@ from seqrec_jax.baselines import Ranker, baseline_rankers
 from seqrec_jax.data.splits import evaluation_cases
 from seqrec_jax.evaluation.audit.audit import audit
 from seqrec_jax.evaluation.protocol import Judged, judge
-from seqrec_jax.evaluation.statistics import bootstrap_means, paired_differences
 from seqrec_jax.evaluation.users.attributes import user_table
 from seqrec_jax.evaluation.users.segments import distinct_segments, segments_section, worst_segments
 from seqrec_jax.evaluation.users.slices import user_bins
+from seqrec_jax.statistics import bootstrap_means, paired_differences
 
 REPETITIONS = 2000
 

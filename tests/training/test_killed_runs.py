@@ -23,9 +23,9 @@ from seqrec_jax.data.dataset import prepare_dataset, write_dataset
 from seqrec_jax.data.splits import SplitConfig
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.retrieval import Recommender
+from seqrec_jax.settings import config_yaml, parse_config
 from seqrec_jax.training.checkpoints import CheckpointStore
-from seqrec_jax.training.config import config_yaml, parse_config
-from seqrec_jax.training.run import read_log
+from seqrec_jax.training.log import read_log
 from seqrec_jax.training.state import init_state, make_optimizer
 
 SCRIPT = Path(__file__).with_name("train_in_process.py")

@@ -19,10 +19,11 @@ from seqrec_jax.errors import CheckpointError, ConfigError
 from seqrec_jax.items import ItemTowerConfig
 from seqrec_jax.pipeline.content import make_content
 from seqrec_jax.retrieval import Recommender
+from seqrec_jax.settings import parse_config
 from seqrec_jax.training.adapters.config import FineTuningConfig
 from seqrec_jax.training.adapters.low_rank import low_rank_product
 from seqrec_jax.training.adapters.paths import flat_params
-from seqrec_jax.training.config import LossConfig, parse_config
+from seqrec_jax.training.config import LossConfig
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "language"
 SASREC = {"kind": "sasrec", "width": 16, "num_layers": 1, "max_length": 6, "dropout": 0.0}

@@ -5,15 +5,8 @@ import yaml
 
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.errors import ConfigError
-from seqrec_jax.training.config import (
-    LossConfig,
-    OptimizerConfig,
-    TrainingConfig,
-    config_dict,
-    config_yaml,
-    field_names,
-    parse_config,
-)
+from seqrec_jax.settings import config_dict, config_yaml, field_names, parse_config
+from seqrec_jax.training.config import LossConfig, OptimizerConfig, TrainingConfig
 
 
 def read(tmp_path, text, *overrides):
@@ -37,9 +30,9 @@ def read(tmp_path, text, *overrides):
         ("training: {batch_size: 2.5}", 'key "training.batch_size": Expected an int. Got value: 2.5'),
         ("training: {batch_size: true}", 'key "training.batch_size": Expected an int. Got value: True'),
         ("training: {batch_size: null}", "training.batch_size must have a value, got null"),
-        ("training: {batch_size: -3}", "training.batch_size must be greater than 0, got -3"),
-        ("training: {max_epochs: 0}", "training.max_epochs must be greater than 0, got 0"),
-        ("training: {stride: -1}", "training.stride must be greater than 0, got -1"),
+        ("training: {batch_size: -3}", "training.batch_size must be at least 1, got -3"),
+        ("training: {max_epochs: 0}", "training.max_epochs must be at least 1, got 0"),
+        ("training: {stride: -1}", "training.stride must be at least 1, got -1"),
         ("training: {checkpoint_seconds: .inf}", "training.checkpoint_seconds must be greater than 0, got inf"),
         ("training: {packing: 3}", 'key "training.packing": Expected a bool. Got value: 3'),
         (
@@ -50,12 +43,12 @@ def read(tmp_path, text, *overrides):
         ("training: {loss: {temperature: 0}}", "training.loss.temperature must be greater than 0, got 0"),
         ("training: {optimizer: {learning_rate: .nan}}", "learning_rate must be greater than 0, got nan"),
         ("training: {optimizer: {clip_norm: -1}}", "training.optimizer.clip_norm must be greater than 0"),
-        ("training: {optimizer: {warmup_steps: -1}}", "warmup_steps and weight_decay must not be negative, got -1"),
+        ("training: {optimizer: {warmup_steps: -1}}", "training.optimizer.warmup_steps must be at least 0, got -1"),
         ("training: {optimizer: {name: sgd, weight_decay: 0.1}}", "weight_decay is 0.1, but sgd has none"),
-        ("training: {optimizer: {b1: 1.0}}", "b1 and b2 must be at least 0 and less than 1, got 1.0"),
+        ("training: {optimizer: {b1: 1.0}}", "training.optimizer.b1 must be at least 0 and less than 1, got 1.0"),
         ("training: {optimizer: {rows: read}}", "training.optimizer.rows is read, but a softmax over all items"),
-        ("training: {ema_decay: 1}", "training.ema_decay must be between 0 and 1, got 1.0"),
-        ("training: {behavior_weights: {view: -1}}", "behavior_weights must not be negative, got {'view': -1.0}"),
+        ("training: {ema_decay: 1}", "training.ema_decay must be greater than 0 and less than 1, got 1.0"),
+        ("training: {behavior_weights: {view: -1}}", "training.behavior_weights.view must be at least 0, got -1.0"),
         ("training: {behavior_weights: 3}", 'key "training.behavior_weights": Expected a dict. Got value: 3'),
         ("training: 3", "training is a section with fields of its own, got 3"),
         ("training:", "training is a section with fields of its own, got None"),
@@ -93,7 +86,7 @@ def test_what_is_wrong_on_the_command_line(tmp_path, words, message):
 
 
 def test_a_value_out_of_range_on_the_command_line(tmp_path):
-    with pytest.raises(ConfigError, match=r"training\.batch_size must be greater than 0, got -1"):
+    with pytest.raises(ConfigError, match=r"training\.batch_size must be at least 1, got -1"):
         read(tmp_path, "name: trial", "--training.batch_size", "-1")
     with pytest.raises(ConfigError, match=r"\"training\.batch_size\": Expected an int\. Got value: None"):
         read(tmp_path, "name: trial", "--training.batch_size", "null")

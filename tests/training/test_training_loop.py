@@ -29,8 +29,8 @@ from seqrec_jax.training.adapters.paths import flat_params
 from seqrec_jax.training.adapters.wiring import add_adapters, with_adapters
 from seqrec_jax.training.checkpoints import CheckpointStore
 from seqrec_jax.training.config import OptimizerConfig
+from seqrec_jax.training.log import read_log
 from seqrec_jax.training.loop import train
-from seqrec_jax.training.run import read_log
 from seqrec_jax.training.state import init_state, make_optimizer
 
 TOTAL_STEPS = CONFIG.max_epochs * STEPS_PER_EPOCH

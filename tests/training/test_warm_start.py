@@ -15,8 +15,8 @@ from seqrec_jax.errors import CheckpointError
 from seqrec_jax.model import last_states
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.retrieval import Recommender
+from seqrec_jax.settings import parse_config
 from seqrec_jax.training.checkpoints import CheckpointStore
-from seqrec_jax.training.config import parse_config
 
 LENGTH = 6
 

@@ -19,7 +19,7 @@ from seqrec_jax import metrics
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
-from seqrec_jax.evaluation.sections import Section, section, table
+from seqrec_jax.reporting.sections import Section, section, table
 from seqrec_jax.scoring import UNREACHABLE
 
 _BLOCK_ELEMENTS = 2**21

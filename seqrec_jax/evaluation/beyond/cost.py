@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.evaluation.protocol import Ranker
-from seqrec_jax.evaluation.sections import Block, Section, points, section, table
-from seqrec_jax.evaluation.wording import format_figure, join_names
+from seqrec_jax.reporting.sections import Block, Section, points, section, table
+from seqrec_jax.reporting.wording import format_figure, join_names
 
 COUNTERS = Path("/sys/class/powercap")
 """Where Linux shows the processors' energy counters."""

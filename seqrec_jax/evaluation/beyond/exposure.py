@@ -20,10 +20,10 @@ from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
-from seqrec_jax.evaluation.sections import Section, section, table
-from seqrec_jax.evaluation.statistics import bootstrap_means
 from seqrec_jax.evaluation.users.attributes import training_counts
-from seqrec_jax.evaluation.wording import format_count, format_figure
+from seqrec_jax.reporting.sections import Section, section, table
+from seqrec_jax.reporting.wording import format_count, format_figure
+from seqrec_jax.statistics import bootstrap_means
 
 OBSERVED = "as logged"
 

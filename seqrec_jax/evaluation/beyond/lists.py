@@ -19,11 +19,11 @@ from seqrec_jax.data.sequences import Sequences, pad_sequences
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, ShapeError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
-from seqrec_jax.evaluation.sections import Block, Section, curve, section, table
-from seqrec_jax.evaluation.statistics import bootstrap_means
 from seqrec_jax.evaluation.users.attributes import TAIL_SHARE, categorical_codes, tail_items, training_counts
 from seqrec_jax.evaluation.users.questions import POPULAR, known_items
-from seqrec_jax.evaluation.wording import format_figure, format_percent
+from seqrec_jax.reporting.sections import Block, Section, curve, section, table
+from seqrec_jax.reporting.wording import format_figure, format_percent
+from seqrec_jax.statistics import bootstrap_means
 
 _TILE_ELEMENTS = 2**22  # pairs of a list's and a history's places that a tile of users compares at once
 _MOST_USERS = 1024

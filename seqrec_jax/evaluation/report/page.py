@@ -17,16 +17,6 @@ from types import ModuleType
 from typing import Any, Literal
 
 from seqrec_jax.errors import DataError
-from seqrec_jax.evaluation.report.blocks import MAX_ROWS, Numbers, check_block, draw_block, tabulate
-from seqrec_jax.evaluation.report.charts import (
-    Curve,
-    Interval,
-    grouped_chart,
-    interval_chart,
-    line_chart,
-    training_curve,
-)
-from seqrec_jax.evaluation.report.svg import SERIES_SIGNS, load_extra
 from seqrec_jax.evaluation.report.verdict import (
     LEVEL,
     first_model,
@@ -37,7 +27,17 @@ from seqrec_jax.evaluation.report.verdict import (
     verdict,
 )
 from seqrec_jax.evaluation.summary import SCHEMA_VERSION
-from seqrec_jax.evaluation.wording import (
+from seqrec_jax.reporting.blocks import MAX_ROWS, Numbers, check_block, draw_block, tabulate
+from seqrec_jax.reporting.charts import (
+    Curve,
+    Interval,
+    grouped_chart,
+    interval_chart,
+    line_chart,
+    training_curve,
+)
+from seqrec_jax.reporting.svg import SERIES_SIGNS, load_extra
+from seqrec_jax.reporting.wording import (
     format_count,
     format_figure,
     format_interval,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-from seqrec_jax.evaluation.wording import (
+from seqrec_jax.reporting.wording import (
     format_count,
     format_figure,
     format_interval,

@@ -10,9 +10,9 @@ from jaxtyping import Bool
 
 from seqrec_jax.errors import ShapeError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, mean_of_users
-from seqrec_jax.evaluation.sections import Section, section, table
-from seqrec_jax.evaluation.statistics import paired_differences
-from seqrec_jax.evaluation.wording import format_figure, is_finite
+from seqrec_jax.reporting.sections import Section, section, table
+from seqrec_jax.reporting.wording import format_figure, is_finite
+from seqrec_jax.statistics import paired_differences
 
 
 def modality_ablation(

@@ -17,9 +17,9 @@ from seqrec_jax.evaluation.representation import vectors as representation
 from seqrec_jax.evaluation.representation.probe_tasks import ProbeTasks, item_categories, probe_tasks
 from seqrec_jax.evaluation.representation.probes import probe_table
 from seqrec_jax.evaluation.representation.similarity import evenly
-from seqrec_jax.evaluation.sections import Block, Section, bars, curve, points, section, table
-from seqrec_jax.evaluation.statistics import bootstrap_means
-from seqrec_jax.evaluation.wording import format_count, format_percent
+from seqrec_jax.reporting.sections import Block, Section, bars, curve, points, section, table
+from seqrec_jax.reporting.wording import format_count, format_percent
+from seqrec_jax.statistics import bootstrap_means
 
 LEAST_USERS = 50
 _SHOWN_POINTS = 500

@@ -22,9 +22,9 @@ from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Ranker, judge
 from seqrec_jax.evaluation.robustness.list_changes import ratio_values, spread_cases
-from seqrec_jax.evaluation.sections import Section, curve, section, table
-from seqrec_jax.evaluation.statistics import bootstrap_means
-from seqrec_jax.evaluation.wording import format_figure, format_percent
+from seqrec_jax.reporting.sections import Section, curve, section, table
+from seqrec_jax.reporting.wording import format_figure, format_percent
+from seqrec_jax.statistics import bootstrap_means
 
 _MOST_SERIES = 5  # curves of one chart
 

@@ -20,8 +20,8 @@ from seqrec_jax.errors import ConfigError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker, judge
 from seqrec_jax.evaluation.robustness import perturbations
 from seqrec_jax.evaluation.robustness.list_changes import interval_columns, list_overlaps, ratio_values, spread_cases
-from seqrec_jax.evaluation.sections import Section, bars, curve, section, table
-from seqrec_jax.evaluation.wording import format_percent
+from seqrec_jax.reporting.sections import Section, bars, curve, section, table
+from seqrec_jax.reporting.wording import format_percent
 
 RATES = (0.0, 0.05, 0.1, 0.2, 0.4)
 _WORDS_AT = 0.1  # the rate that the summary talks about

@@ -24,7 +24,7 @@ from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Ranker, judge
 from seqrec_jax.evaluation.robustness import perturbations
-from seqrec_jax.evaluation.statistics import bootstrap_means
+from seqrec_jax.statistics import bootstrap_means
 
 _DRAWS = 16  # tries to find each user a donor, or an item that they have not seen
 

@@ -14,11 +14,11 @@ from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
-from seqrec_jax.evaluation.sections import Block, Section, bars, curve, section, table
-from seqrec_jax.evaluation.statistics import bootstrap_means
 from seqrec_jax.evaluation.users.attributes import TAIL_SHARE, check_users, tail_items, target_table, training_counts
 from seqrec_jax.evaluation.users.slices import Bins, bins_of, duration, figure, first_and_last, slice_figures
-from seqrec_jax.evaluation.wording import format_count, format_figure, format_percent
+from seqrec_jax.reporting.sections import Block, Section, bars, curve, section, table
+from seqrec_jax.reporting.wording import format_count, format_figure, format_percent
+from seqrec_jax.statistics import bootstrap_means
 
 _LENGTHS = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)
 _COUNTS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)

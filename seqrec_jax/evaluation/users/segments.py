@@ -19,11 +19,11 @@ from scipy import sparse
 
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
-from seqrec_jax.evaluation.sections import Block, Section, section, table
-from seqrec_jax.evaluation.statistics import bootstrap_means
 from seqrec_jax.evaluation.users.attributes import check_users
 from seqrec_jax.evaluation.users.slices import Bins, user_bins
-from seqrec_jax.evaluation.wording import format_count, format_figure, format_p
+from seqrec_jax.reporting.sections import Block, Section, section, table
+from seqrec_jax.reporting.wording import format_count, format_figure, format_p
+from seqrec_jax.statistics import bootstrap_means
 
 FEWEST_USERS = 50
 """Of a segment, and of the others that it is compared with."""

@@ -10,16 +10,16 @@ import pandas as pd
 
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
-from seqrec_jax.evaluation.sections import Section, plain, section, table
-from seqrec_jax.evaluation.statistics import (
+from seqrec_jax.evaluation.users.attributes import check_users
+from seqrec_jax.reporting.sections import Section, plain, section, table
+from seqrec_jax.reporting.wording import format_count, format_figure, format_p, join_names
+from seqrec_jax.statistics import (
     Interval,
     benjamini_hochberg_correction,
     bootstrap_means,
     holm_correction,
     paired_differences,
 )
-from seqrec_jax.evaluation.users.attributes import check_users
-from seqrec_jax.evaluation.wording import format_count, format_figure, format_p, join_names
 
 FEWEST_USERS = 30
 """Percentile intervals of fewer users are too short, so that a bin of fewer joins a neighbour."""

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqrec_jax.errors import CheckpointError, ConfigError, MissingExtraError, ShapeError
+from seqrec_jax.settings import parse_config
 from seqrec_jax.training.adapters.config import FineTuningConfig
 from seqrec_jax.training.adapters.low_rank import attach_adapters, detach_adapters
 from seqrec_jax.training.adapters.paths import flat_params, nested_params
-from seqrec_jax.training.config import parse_config
 
 Params = dict[str, Any]
 SCHEMA_VERSION = 1

@@ -3,8 +3,8 @@
 import pytest
 
 from seqrec_jax.errors import ConfigError
+from seqrec_jax.settings import config_dict, parse_config
 from seqrec_jax.training.adapters.config import AdaLoraConfig, FineTuningConfig
-from seqrec_jax.training.config import config_dict, parse_config
 
 
 def test_it_is_read_from_yaml_and_overrides(tmp_path):

@@ -1,0 +1,100 @@
+"""The log of a training run: a line of JSON and TensorBoard scalars for each event."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+from seqrec_jax.data.files import write_whole
+from seqrec_jax.errors import CheckpointError
+
+
+class RunLog:
+    """Appends what happens to `log.jsonl` and TensorBoard, at once, so that a kill loses nothing.
+
+    TensorBoard's file is written by its synchronous writer: the usual one has a thread, which hangs on a full disk.
+    """
+
+    def __init__(self, directory: Path, *, resume_step: int, active: bool = True):
+        """Open the log, without the lines after the step that training continues from.
+
+        Args:
+          directory: of the run.
+          resume_step: the step that training continues from.
+          active: False writes nothing, for all but one of the processes that share the run.
+
+        Raises:
+          CheckpointError: the directory cannot be written.
+        """
+        self._path, self._active = directory / "log.jsonl", active
+        if not active:
+            return
+        kept = [row for row in read_log(directory) if row["step"] <= resume_step]
+        try:
+            write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+            (directory / "tensorboard").mkdir(exist_ok=True)
+            # a name of its own, also for a run continued within the same second
+            suffix = f".{os.getpid()}.{resume_step}"
+            self._events = EventsWriter(str(directory / "tensorboard" / "events"), filename_suffix=suffix)
+            # TensorBoard leaves out what an earlier process wrote from this step on
+            self._write_event(resume_step + 1, session_log=SessionLog(status=SessionLog.START))
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """One event: a JSON line, null for numbers that are not finite, and a scalar for each number in it.
+
+        Raises:
+          CheckpointError: the disk is full or the file cannot be written.
+        """
+        if not self._active:
+            return
+        row = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        scalars = [
+            Summary.Value(tag=f"{kind}/{name}", simple_value=value)
+            for name, value in values.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+        ]
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"kind": kind, "step": step, **row}, allow_nan=False) + "\n")
+            self._write_event(step, summary=Summary(value=scalars))
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def close(self) -> None:
+        """Release the files."""
+        if self._active:
+            self._events.close()
+
+    def _write_event(self, step: int, **content: Any) -> None:
+        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+        self._events.flush()
+
+    def _cannot_write(self, error: OSError) -> CheckpointError:
+        return CheckpointError(f"cannot write the log of the run to {self._path.parent}: {error.strerror or error}")
+
+
+def read_log(directory: Path) -> list[dict[str, Any]]:
+    """The lines of `log.jsonl`; a last line cut short by a kill is left out."""
+    path = directory / "log.jsonl"
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
