@@ -29,7 +29,7 @@ from cold_items_figures import FUSED, IDS, OPTIMUM, Ranking, describe, print_row
 from records import Row, circumstances, experiment, read_rows, train_apart, write_rows
 
 from seqrec_jax import pipeline
-from seqrec_jax.baselines import Ranker, most_popular, recently_popular
+from seqrec_jax.baselines import FunctionRanker, most_popular, recently_popular
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import Dataset, read_dataset, write_dataset
 from seqrec_jax.data.sequences import Sequences
@@ -217,11 +217,11 @@ def second_events(dataset: Dataset) -> Dataset:
     return replace(dataset, split=replace(dataset.split, parts=parts))
 
 
-def bayes_filter(config: ExperimentConfig, dataset: Dataset) -> Ranker:
+def bayes_filter(config: ExperimentConfig, dataset: Dataset) -> FunctionRanker:
     """The simulated shop's own probabilities of the next event's item."""
     world, _ = init_shop(config.data.shop, config.data.shop_seed)
     exact = BayesFilter(world, list(dataset.items["item_id"]))
-    return Ranker(OPTIMUM, lambda histories: exact.scores(histories, behaviors=dataset.behaviors))
+    return FunctionRanker(OPTIMUM, lambda histories: exact.scores(histories, behaviors=dataset.behaviors))
 
 
 def without_training(dataset: Dataset) -> Dataset:
@@ -249,7 +249,7 @@ def of_known_histories(cases: EvaluationCases, known: np.ndarray) -> EvaluationC
     )
 
 
-def baselines(dataset: Dataset) -> list[Ranker]:
+def baselines(dataset: Dataset) -> list[FunctionRanker]:
     """Chance, and popularity in training; on a timeline in all before the test, also what only validated the models."""
     rng = np.random.default_rng(SEED)
 
@@ -259,10 +259,13 @@ def baselines(dataset: Dataset) -> list[Ranker]:
     start = dataset.split.cuts.get("test_start")
     before = dataset.split.parts == TRAIN if start is None else dataset.sequences.timestamps < start
     known = dataset.sequences.select_events(before)
-    rankers = [Ranker("chance", drawn), Ranker("popularity", most_popular(known, num_items=dataset.num_items).scores)]
+    rankers = [
+        FunctionRanker("chance", drawn),
+        FunctionRanker("popularity", most_popular(known, num_items=dataset.num_items).scores),
+    ]
     if start is not None:
         recent = recently_popular(known, num_items=dataset.num_items)
-        rankers.append(Ranker("popularity, last 7 days", recent.scores))
+        rankers.append(FunctionRanker("popularity, last 7 days", recent.scores))
     return rankers
 
 

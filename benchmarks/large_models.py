@@ -52,7 +52,7 @@ from large_models_training import (
 from records import Row, Trained, circumstances, experiment, train_apart, write_rows
 
 from seqrec_jax import pipeline
-from seqrec_jax.baselines import Ranker, item_to_item, most_popular
+from seqrec_jax.baselines import FunctionRanker, item_to_item, most_popular
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import Dataset, read_dataset, write_dataset
 from seqrec_jax.data.item_texts import item_texts
@@ -116,7 +116,7 @@ class Generated(NamedTuple):
         return np.concatenate([np.asarray(top.item_ids) for top in found])[: len(states)]
 
 
-System = Ranker | Recommender | Generated
+System = FunctionRanker | Recommender | Generated
 
 
 def main() -> None:

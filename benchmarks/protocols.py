@@ -32,6 +32,7 @@ from seqrec_jax import pipeline
 from seqrec_jax.baselines import baseline_rankers
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import Dataset, read_dataset
+from seqrec_jax.data.rankers import Ranker, SeenItems
 from seqrec_jax.data.splits import EvaluationCases, SplitConfig, split_events
 from seqrec_jax.evaluation.audit.audit import audit
 from seqrec_jax.evaluation.audit.sampled import ranking_changes
@@ -39,7 +40,7 @@ from seqrec_jax.evaluation.beyond.cost import measure_cost
 from seqrec_jax.evaluation.beyond.lists import beyond_accuracy
 from seqrec_jax.evaluation.comparison import compare_systems
 from seqrec_jax.evaluation.fingerprint import fingerprint, protocol_card
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker, SeenItems, judge, reachable_mean
+from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge, reachable_mean
 from seqrec_jax.reporting.sections import plain
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.settings import parse_config

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from records import circumstances
 
-from seqrec_jax.baselines import Ranker
+from seqrec_jax.baselines import FunctionRanker
 from seqrec_jax.data.judgments import Judgments, encode_judgments
 from seqrec_jax.data.queries import query_parts, words_of
 from seqrec_jax.data.readers.judgments import read_home_depot_judgments
@@ -34,7 +34,7 @@ from seqrec_jax.encoders.language import encode_texts, load_text_encoder
 from seqrec_jax.evaluation.search import SEARCH, JudgedSearch, Slice, judge_search, search_report
 from seqrec_jax.search import (
     DenseConfig,
-    EncodeTexts,
+    TextVectors,
     bm25,
     convex_combination,
     dense,
@@ -95,8 +95,8 @@ def query_slices(test: Judgments, titles: list[str]) -> dict[str, Slice]:
 
 
 def make_rankers(
-    shop: Shop, text_vectors: EncodeTexts, tuned_vectors: EncodeTexts | None
-) -> tuple[list[Ranker], dict[str, float]]:
+    shop: Shop, text_vectors: TextVectors, tuned_vectors: TextVectors | None
+) -> tuple[list[FunctionRanker], dict[str, float]]:
     """The systems, the one to be beaten first, and what was chosen on validation queries."""
     nothing = np.zeros(len(shop.titles), dtype=np.float32)
     titles = text_vectors(shop.titles)
@@ -116,11 +116,11 @@ def make_rankers(
         chosen[f"share of vectors in {name}"] = share
         mixed.append(fused(name, [lexical, vectors], partial(convex_combination, weights=[1 - share, share])))
     places = fused(f"BM25 + {trained.name}, places", [lexical, trained], reciprocal_rank_fusion)
-    chance = Ranker("chance", lambda histories: np.tile(nothing, (histories.num_users, 1)))
+    chance = FunctionRanker("chance", lambda histories: np.tile(nothing, (histories.num_users, 1)))
     return [lexical, chance, *by_vectors, *mixed, places], chosen
 
 
-def best_share(lexical: Ranker, vectors: Ranker, shop: Shop) -> float:
+def best_share(lexical: FunctionRanker, vectors: FunctionRanker, shop: Shop) -> float:
     """The share of the vectors' scores in a fusion that does best on the validation queries, over all titles."""
     validation = shop.part(VALIDATION)
     kept = [keeping_scores(ranker) for ranker in (lexical, vectors)]
@@ -133,7 +133,7 @@ def best_share(lexical: Ranker, vectors: Ranker, shop: Shop) -> float:
     return max(SHARES, key=figure)
 
 
-def keeping_scores(ranker: Ranker) -> Ranker:
+def keeping_scores(ranker: FunctionRanker) -> FunctionRanker:
     """The same ranker, which keeps each query's scores in memory."""
     known: dict[str, np.ndarray] = {}
 
@@ -143,10 +143,10 @@ def keeping_scores(ranker: Ranker) -> Ranker:
             known.update(zip(queries, ranker.scores(histories), strict=True))
         return np.stack([known[query] for query in queries])
 
-    return Ranker(ranker.name, scores)
+    return FunctionRanker(ranker.name, scores)
 
 
-def judge(ranker: Ranker, judgments: Judgments, shop: Shop) -> JudgedSearch:
+def judge(ranker: FunctionRanker, judgments: Judgments, shop: Shop) -> JudgedSearch:
     """With a title for relevant from partly relevant on."""
     return judge_search(ranker, judgments, num_items=len(shop.titles) - 1, relevant_from=RELEVANT - WORTHLESS)
 
@@ -195,7 +195,7 @@ def main() -> None:
     RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def remembered(text_vectors: EncodeTexts) -> EncodeTexts:
+def remembered(text_vectors: TextVectors) -> TextVectors:
     """The same function, which keeps each text's vector in memory."""
     known: dict[str, np.ndarray] = {}
 

@@ -19,7 +19,7 @@ import numpy as np
 from records import circumstances, dataset_of, experiment, train_apart
 
 from seqrec_jax import pipeline
-from seqrec_jax.baselines import Ranker
+from seqrec_jax.baselines import FunctionRanker
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.query_cases import query_cases, without_history
 from seqrec_jax.data.sequences import Sequences
@@ -40,7 +40,7 @@ SHOP_ALONE, SHOP_TASTE = "the shop's own: query alone", "the shop's own: query a
 OPTIMUM = "the shop's own: history and query"
 
 
-def shops_own(shop: SimulatedShop, dataset: Dataset, cases: EvaluationCases, *, knows_taste: bool) -> Ranker:
+def shops_own(shop: SimulatedShop, dataset: Dataset, cases: EvaluationCases, *, knows_taste: bool) -> FunctionRanker:
     """P(item | query), or P(item | query, taste), from the tables that the shop was drawn from."""
     world = shop.world
     place = {item: number for number, item in enumerate(world.item_ids)}
@@ -62,7 +62,7 @@ def shops_own(shop: SimulatedShop, dataset: Dataset, cases: EvaluationCases, *, 
             row[1:] = (wanted * asked[queries[query]])[columns]
         return table
 
-    return Ranker(SHOP_TASTE if knows_taste else SHOP_ALONE, scores)
+    return FunctionRanker(SHOP_TASTE if knows_taste else SHOP_ALONE, scores)
 
 
 def figures(judged: list[Judged], members: np.ndarray) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def main() -> None:
     recommender = Recommender.load(trained.directory)
     shop = simulate(config.data.shop, config.data.shop_seed)
     bayes = BayesFilter(shop.world, list(dataset.items["item_id"]))
-    optimum = Ranker(OPTIMUM, lambda histories: bayes.scores(histories, behaviors=dataset.behaviors))
+    optimum = FunctionRanker(OPTIMUM, lambda histories: bayes.scores(histories, behaviors=dataset.behaviors))
     judged = [
         judge(recommender, without_history(cases), config=evaluation)._replace(name=ALONE),
         judge(recommender, cases, config=evaluation)._replace(name=WITH_HISTORY),

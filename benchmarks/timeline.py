@@ -25,11 +25,12 @@ from seqrec_jax import pipeline
 from seqrec_jax.baselines import baseline_rankers
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import Dataset, read_dataset, write_dataset
+from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.data.splits import HISTORY, TRAIN, EvaluationCases, evaluation_cases
 from seqrec_jax.encoders import ENCODERS
 from seqrec_jax.encoders.config import LANGUAGE_KINDS
 from seqrec_jax.errors import ConfigError, DivergenceError, SeqrecError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker, judge
+from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.settings import field_names
 from seqrec_jax.statistics import bootstrap_means, holm_correction, paired_differences

@@ -27,7 +27,7 @@ import pandas as pd
 from records import Row, circumstances, interval, write_rows
 
 from seqrec_jax import pipeline
-from seqrec_jax.baselines import Ranker, baseline_rankers
+from seqrec_jax.baselines import FunctionRanker, baseline_rankers
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.attributes import AttributeConfig
 from seqrec_jax.data.dataset import Dataset, prepare_dataset, read_dataset, write_dataset
@@ -231,7 +231,10 @@ def joined_rows(folder: Path, model: Row, **settings: Any) -> Iterator[Row]:
     def scores(histories: Sequences) -> np.ndarray:
         return np.asarray(recommender.scores(replace(histories, item_ids=ids[histories.item_ids])))[:, ids]
 
-    systems = {NOTHING: (Recommender.load(folder / "target_100_0"), {}), TOGETHER: (Ranker(TOGETHER, scores), facts)}
+    systems = {
+        NOTHING: (Recommender.load(folder / "target_100_0"), {}),
+        TOGETHER: (FunctionRanker(TOGETHER, scores), facts),
+    }
     about = {name: describe(one) for name, one in domains.items()}
     users = joined.sequences.num_users
     config = experiment("judged", folder / "target", model, epochs=1, **settings)

@@ -22,7 +22,7 @@ import numpy as np
 from records import Row, circumstances, experiment, interval, train_apart
 
 from seqrec_jax import pipeline
-from seqrec_jax.baselines import Ranker, baseline_rankers
+from seqrec_jax.baselines import FunctionRanker, baseline_rankers
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.attributes import AttributeConfig
 from seqrec_jax.data.cleaning import CleaningConfig, clean_events
@@ -120,7 +120,7 @@ def compared(
     def own(histories: Sequences) -> Sequences:
         return histories.select_events(here[histories.item_ids])
 
-    def of_domain(ranker: Any, label: str) -> Ranker:
+    def of_domain(ranker: Any, label: str) -> FunctionRanker:
         """A ranker over the domain's own numbers, over those of both."""
 
         def scores(histories: Sequences) -> np.ndarray:
@@ -129,15 +129,15 @@ def compared(
             table[:, ids] = np.asarray(ranker.scores(replace(mine, item_ids=numbers[mine.item_ids])))
             return table
 
-        return Ranker(label, scores)
+        return FunctionRanker(label, scores)
 
     simple = baseline_rankers(
         known_events(domain, evaluation.stage), num_items=domain.num_items, time_kind=domain.time_kind
     )
     rankers = [
         of_domain(alone, ALONE),
-        Ranker(TOGETHER, lambda histories: np.asarray(both.scores(own(histories)))),
-        Ranker(SHARED, lambda histories: np.asarray(both.scores(histories))),
+        FunctionRanker(TOGETHER, lambda histories: np.asarray(both.scores(own(histories)))),
+        FunctionRanker(SHARED, lambda histories: np.asarray(both.scores(histories))),
         *(of_domain(one, one.name) for one in simple),
     ]
     judged = [judge(ranker, cases, config=evaluation) for ranker in rankers]

@@ -21,8 +21,8 @@ MAX_EASE_ITEMS = 15_000
 """Largest catalogue that EASE's dense weights are made for by default: 0.9 GB, a minute or two on two CPU cores."""
 
 
-class Ranker(NamedTuple):
-    """A named way to score the whole catalogue for some users.
+class FunctionRanker(NamedTuple):
+    """A `Ranker` made of a name and a function that scores the whole catalogue for some users.
 
     Attributes:
       name: the row's label in tables.
@@ -33,7 +33,7 @@ class Ranker(NamedTuple):
     scores: Callable[[Sequences], np.ndarray]
 
 
-def most_popular(train: Sequences, *, num_items: int, behavior_weights: np.ndarray | None = None) -> Ranker:
+def most_popular(train: Sequences, *, num_items: int, behavior_weights: np.ndarray | None = None) -> FunctionRanker:
     """Items by how many training events they have, the same list for everybody.
 
     Args:
@@ -74,7 +74,7 @@ def recently_popular(
     days: float = 7.0,
     until: int | None = None,
     num_events: int | None = None,
-) -> Ranker:
+) -> FunctionRanker:
     """Items by how many events they have in the last days, the same list for everybody.
 
     Args:
@@ -106,7 +106,7 @@ def recently_popular(
     return _same_for_all(name, _popularity(train.item_ids[recent], num_items))
 
 
-def last_item(*, num_items: int) -> Ranker:
+def last_item(*, num_items: int) -> FunctionRanker:
     """The user's own items again: the last one first, then the earlier ones by how recently they came.
 
     An item scores 1 / (1 + a), where a is the number of the user's events since it last came; others score 0.
@@ -131,7 +131,7 @@ def last_item(*, num_items: int) -> Ranker:
         table[:, 0] = 0.0
         return table
 
-    return Ranker("last item again", scores)
+    return FunctionRanker("last item again", scores)
 
 
 def item_to_item(
@@ -142,7 +142,7 @@ def item_to_item(
     normalization: Literal["cosine", "conditional"] = "conditional",
     num_recent: int = 10,
     decay: float = 0.5,
-) -> Ranker:
+) -> FunctionRanker:
     """Items that occur near the user's last items in other users' sequences.
 
     c(i, j) counts pairs of events on i and j of one user that are at most `window` events apart, in either
@@ -208,7 +208,7 @@ def item_to_item(
         table = (weights @ similarity).toarray()
         return np.where(table > 0, table, fallback)
 
-    return Ranker("item to item", scores)
+    return FunctionRanker("item to item", scores)
 
 
 def ease(
@@ -217,7 +217,7 @@ def ease(
     num_items: int,
     regularization: float = 100.0,
     max_items: int = MAX_EASE_ITEMS,
-) -> Ranker:
+) -> FunctionRanker:
     """The linear item-item model that rebuilds best, of every user, each item from the user's other items.
 
     With X `[U, V]`, 1 where the user has an event on the item, B minimises `|X - XB|² + λ|B|²` with a diagonal of
@@ -263,10 +263,10 @@ def ease(
         table[~known] = fallback
         return table
 
-    return Ranker("EASE", scores)
+    return FunctionRanker("EASE", scores)
 
 
-def baseline_rankers(train: Sequences, *, num_items: int, time_kind: str) -> list[Ranker]:
+def baseline_rankers(train: Sequences, *, num_items: int, time_kind: str) -> list[FunctionRanker]:
     """The rankers that any honest report shows, with their default settings.
 
     EASE is one of them for catalogues of up to `MAX_EASE_ITEMS` items, since its memory grows with V² and its time
@@ -341,13 +341,13 @@ def _popularity(item_ids: np.ndarray, num_items: int, *, weights: np.ndarray | N
     return counts
 
 
-def _same_for_all(name: str, item_scores: np.ndarray) -> Ranker:
+def _same_for_all(name: str, item_scores: np.ndarray) -> FunctionRanker:
     row = item_scores.astype(np.float32)
 
     def scores(histories: Sequences) -> np.ndarray:
         return np.tile(row, (histories.num_users, 1))
 
-    return Ranker(name, scores)
+    return FunctionRanker(name, scores)
 
 
 def _pair_counts(train: Sequences, num_items: int, window: int | None) -> tuple[sparse.csr_array, np.ndarray]:

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.files import as_text, check_columns, read_file
+from seqrec_jax.data.rankers import SeenItems
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation.protocol import Judged, SeenItems
+from seqrec_jax.evaluation.protocol import Judged
 from seqrec_jax.scoring import catalogue_order
 
 ListFormat = Literal["table", "trec"]

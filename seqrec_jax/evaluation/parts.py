@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from seqrec_jax.data.dataset import Dataset
+from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.evaluation.audit.sampled import candidates_of_users, ranking_changes, sampled_section
 from seqrec_jax.evaluation.beyond.cost import cost_section, measure_cost
 from seqrec_jax.evaluation.beyond.exposure import exposure_correction, exposure_correction_section
 from seqrec_jax.evaluation.beyond.lists import beyond_accuracy, beyond_accuracy_section
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Ranker, judge, mean_of_users
+from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge, mean_of_users
 from seqrec_jax.evaluation.representation.modalities import modality_ablation, modality_section
 from seqrec_jax.evaluation.representation.section import representation_section
 from seqrec_jax.evaluation.representation.similarity import sensitivity, similarity_table

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NamedTuple, Protocol, TypeVar, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
+from seqrec_jax.data.rankers import Ranker, SeenItems
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases, Stage, num_next_targets
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
@@ -32,7 +33,6 @@ from seqrec_jax.evaluation.measures import (
 from seqrec_jax.parallel import over_rows, replicated
 from seqrec_jax.scoring import UNREACHABLE, Ranks, catalogue_order
 
-SeenItems = Literal["kept", "excluded"]
 Part = Literal[
     "audit",
     "questions",
@@ -114,21 +114,6 @@ class EvaluationConfig:
         ):
             if (value := getattr(self, name)) < least:
                 raise ConfigError(f"evaluation.{name} must be at least {least}, got {value}")
-
-
-class Ranker(Protocol):
-    """What can be judged: a name, and scores `[U, V+1]` of all items for the histories of U users.
-
-    Higher is better, column 0 is ignored, and -inf says that the ranker cannot rank an item. Where the softmax of its
-    scores is meant as a probability, it says so with an attribute `gives_logits` that is true.
-    """
-
-    @property
-    def name(self) -> str:
-        """The row's label in tables."""
-
-    def scores(self, histories: Sequences, /) -> jax.Array | np.ndarray:
-        """`[U, V+1]` scores."""
 
 
 class Judged(NamedTuple):

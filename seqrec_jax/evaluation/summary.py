@@ -12,20 +12,14 @@ import pandas as pd
 from jax.sharding import Mesh
 
 from seqrec_jax.data.dataset import Dataset
+from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.audit.audit import audit
 from seqrec_jax.evaluation.comparison import compare_systems
 from seqrec_jax.evaluation.fingerprint import fingerprint, protocol_card
 from seqrec_jax.evaluation.parts import report_parts, similarity_section
-from seqrec_jax.evaluation.protocol import (
-    EvaluationConfig,
-    Judged,
-    Ranker,
-    judge,
-    reachable_mean,
-    reachable_targets,
-)
+from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge, reachable_mean, reachable_targets
 from seqrec_jax.evaluation.representation.section import LEAST_USERS
 from seqrec_jax.evaluation.users.attributes import user_table
 from seqrec_jax.evaluation.users.slices import FEWEST_USERS, figure, paired_slices, paired_slices_section, user_slices

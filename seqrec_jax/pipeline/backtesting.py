@@ -14,10 +14,10 @@ import pandas as pd
 from seqrec_jax.baselines import baseline_rankers
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import Dataset, read_dataset
+from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import ConfigError
-from seqrec_jax.evaluation.protocol import Ranker
 from seqrec_jax.evaluation.robustness.backtest import backtest, freshness_section, rolling_origins
 from seqrec_jax.pipeline.cases import case_options
 from seqrec_jax.pipeline.starting import start_model

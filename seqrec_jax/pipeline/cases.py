@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from seqrec_jax.baselines import Ranker, baseline_rankers
+from seqrec_jax.baselines import FunctionRanker, baseline_rankers
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.shop.bayes_filter import BayesFilter
@@ -88,7 +88,7 @@ def references(dataset: Dataset, config: EvaluationConfig) -> list[Contender]:
     ]
 
 
-def ceiling(dataset: Dataset, config: EvaluationConfig) -> Ranker | None:
+def ceiling(dataset: Dataset, config: EvaluationConfig) -> FunctionRanker | None:
     """The simulated shop's own optimum, where it is exact: the next event of any behaviour, from all before it."""
     if dataset.source.get("reader") != "simulator" or config.targets != "next":
         return None
@@ -102,6 +102,6 @@ def ceiling(dataset: Dataset, config: EvaluationConfig) -> Ranker | None:
         return None
     world, _ = init_shop(parse_config(ShopConfig, values=dataset.source["shop"]), dataset.source["seed"])
     bayes = BayesFilter(world, list(dataset.items["item_id"]))
-    return Ranker(
+    return FunctionRanker(
         "Bayes filter (optimum)", lambda histories: bayes.scores(histories, behaviors=dataset.behaviors, after=after)
     )

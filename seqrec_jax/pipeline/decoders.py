@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import Dataset, read_dataset
 from seqrec_jax.data.moments import histories_before_events
+from seqrec_jax.data.rankers import SeenItems
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError
@@ -30,7 +31,7 @@ from seqrec_jax.items.semantic_ids import SemanticIdReport, semantic_id_report
 from seqrec_jax.pipeline.cases import cases_of
 from seqrec_jax.pipeline.head_files import check_name, read_beside, recommender_at, write_beside
 from seqrec_jax.pipeline.training import behavior_weights
-from seqrec_jax.retrieval import Recommendations, Recommender, SeenItems
+from seqrec_jax.retrieval import Recommendations, Recommender
 from seqrec_jax.runs.run import read_run
 from seqrec_jax.scoring import TopK
 from seqrec_jax.settings import parse_config

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.files import as_text
 from seqrec_jax.data.item_content import read_content
 from seqrec_jax.data.queries import ask, number_queries
+from seqrec_jax.data.rankers import SeenItems
 from seqrec_jax.data.sequences import Sequences, pad_sequences
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.items import ItemTable
@@ -42,7 +43,6 @@ USERS_PER_TILE = 256
 CPU_EVENTS_PER_TILE = 8192
 """Most positions that a CPU encodes at once; what a block makes of many more does not stay in its cache."""
 CANDIDATES = 200
-SeenItems = Literal["kept", "excluded"]
 
 
 class Recommendations(NamedTuple):

@@ -6,13 +6,13 @@ history's last event; a query that stands alone is a history of one event (`data
 
 from __future__ import annotations
 
-from seqrec_jax.search.dense import DenseConfig, EncodeTexts, dense, fit_bilinear
+from seqrec_jax.search.dense import DenseConfig, TextVectors, dense, fit_bilinear
 from seqrec_jax.search.fusion import convex_combination, fused, reciprocal_rank_fusion
 from seqrec_jax.search.lexical import bm25
 
 __all__ = [
     "DenseConfig",
-    "EncodeTexts",
+    "TextVectors",
     "bm25",
     "convex_combination",
     "dense",

@@ -13,14 +13,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from seqrec_jax.baselines import Ranker
+from seqrec_jax.baselines import FunctionRanker
 from seqrec_jax.data.judgments import Judgments
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.losses import sampled_softmax_loss, weighted_mean
 from seqrec_jax.scoring import BilinearWeight, bilinear_scores, project
 
-EncodeTexts = Callable[[Sequence[str]], np.ndarray]
+TextVectors = Callable[[Sequence[str]], np.ndarray]
 """Texts to vectors `[N, D]`."""
 
 
@@ -64,8 +64,8 @@ class DenseConfig:
 
 
 def dense(
-    name: str, text_vectors: EncodeTexts, item_vectors: Float[np.ndarray, "V+1 E"], *, weight: BilinearWeight = None
-) -> Ranker:
+    name: str, text_vectors: TextVectors, item_vectors: Float[np.ndarray, "V+1 E"], *, weight: BilinearWeight = None
+) -> FunctionRanker:
     """Items by v_xᵀ W v_y, where v_x is the vector of the last event's query.
 
     Args:
@@ -86,7 +86,7 @@ def dense(
         asked = np.array([bool(query) for query in queries])
         return np.asarray(score(jnp.asarray(np.where(asked[:, None], vectors, 0.0)), weight, table))
 
-    return Ranker(name, scores)
+    return FunctionRanker(name, scores)
 
 
 def fit_bilinear(

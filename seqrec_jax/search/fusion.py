@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-from seqrec_jax.baselines import Ranker
+from seqrec_jax.baselines import FunctionRanker
+from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, ShapeError
 
 Scores = Float[np.ndarray, "U V+1"]
-Fusion = Callable[[Sequence[np.ndarray]], np.ndarray]
+ScoreFusion = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
 def reciprocal_rank_fusion(scores: Sequence[Scores], *, k: float = 60.0) -> Scores:
@@ -87,7 +88,7 @@ def convex_combination(scores: Sequence[Scores], *, weights: Sequence[float]) ->
     return _where_ranked(total, tables)
 
 
-def fused(name: str, rankers: Sequence[Ranker], fusion: Fusion) -> Ranker:
+def fused(name: str, rankers: Sequence[Ranker], fusion: ScoreFusion) -> FunctionRanker:
     """A ranker that asks others and fuses their scores.
 
     Args:
@@ -99,7 +100,7 @@ def fused(name: str, rankers: Sequence[Ranker], fusion: Fusion) -> Ranker:
     def scores(histories: Sequences) -> np.ndarray:
         return fusion([np.asarray(ranker.scores(histories)) for ranker in rankers])
 
-    return Ranker(name, scores)
+    return FunctionRanker(name, scores)
 
 
 def _checked(scores: Sequence[Scores]) -> list[np.ndarray]:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from seqrec_jax.baselines import Ranker
+from seqrec_jax.baselines import FunctionRanker
 from seqrec_jax.data.queries import words_of
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError, MissingExtraError
 
 
-def bm25(texts: Sequence[str], *, k1: float = 1.5, b: float = 0.75) -> Ranker:
+def bm25(texts: Sequence[str], *, k1: float = 1.5, b: float = 0.75) -> FunctionRanker:
     """Items by BM25 of the last event's query and each item's text.
 
     `Σ idf(w) · tf / (tf + k1 · (1 - b + b · length / mean length))` over the query's words w, each as often as it is
@@ -63,4 +63,4 @@ def bm25(texts: Sequence[str], *, k1: float = 1.5, b: float = 0.75) -> Ranker:
                 row[1:] = index.get_scores_from_ids(asked)
         return table
 
-    return Ranker("BM25", scores)
+    return FunctionRanker("BM25", scores)

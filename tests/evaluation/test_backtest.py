@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from seqrec_jax.baselines import Ranker, item_to_item, most_popular
+from seqrec_jax.baselines import FunctionRanker, item_to_item, most_popular
 from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.shop.simulator import ShopConfig, simulate
@@ -26,7 +26,7 @@ NEXT = EvaluationConfig(cutoffs=(5, 10), num_resamples=200, targets="next")
 
 
 def make_fit(num_items: int, *, calls: list[Sequences] | None = None):
-    def fit(known: Sequences) -> list[Ranker]:
+    def fit(known: Sequences) -> list[FunctionRanker]:
         if calls is not None:
             calls.append(known)
         return [most_popular(known, num_items=num_items), item_to_item(known, num_items=num_items)]
@@ -67,7 +67,7 @@ def drifting():
     return prepare_dataset(log, name="drifting", split=SplitConfig())
 
 
-def recent(known: Sequences, *, num_items: int) -> Ranker:
+def recent(known: Sequences, *, num_items: int) -> FunctionRanker:
     last = known.select_events(known.timestamps >= known.timestamps.max() - 3 * DAY_SECONDS)
     return most_popular(last, num_items=num_items)
 
@@ -168,7 +168,7 @@ def test_models_are_kept_for_as_long_as_asked_and_users_are_spread(shop, cuts):
 def test_age_costs_where_taste_moves_and_the_retrained_model_is_better(drifting):
     cuts = rolling_origins(drifting.sequences, num_origins=4, window_seconds=7 * DAY_SECONDS)
 
-    def fit(known: Sequences) -> list[Ranker]:
+    def fit(known: Sequences) -> list[FunctionRanker]:
         return [recent(known, num_items=drifting.num_items)]
 
     frame = backtest(drifting, cuts=cuts, fit=fit, config=NEXT, max_age=None)

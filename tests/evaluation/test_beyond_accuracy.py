@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from seqrec_jax import metrics
-from seqrec_jax.baselines import Ranker, last_item, most_popular
+from seqrec_jax.baselines import FunctionRanker, last_item, most_popular
 from seqrec_jax.data.attributes import AttributeConfig
 from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.splits import TRAIN, SplitConfig, evaluation_cases
@@ -48,7 +48,7 @@ def shop():
         return np.stack([np.random.default_rng(int(user[1:])).random(size + 1) for user in histories.user_ids])
 
     rankers = [
-        Ranker("random", lambda histories: scores(histories).astype(np.float32)),
+        FunctionRanker("random", lambda histories: scores(histories).astype(np.float32)),
         most_popular(train, num_items=size),
         last_item(num_items=size),
     ]

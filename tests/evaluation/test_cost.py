@@ -11,7 +11,7 @@ from builders import make_sequences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqrec_jax.baselines import Ranker
+from seqrec_jax.baselines import FunctionRanker
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.evaluation.beyond.cost import cost_section, joules_between, measure_cost, pareto_front, read_counters
 
@@ -45,7 +45,7 @@ def test_first_calls_do_not_count_and_parameters_are_those_of_the_tree(tmp_path)
     clock = Clock()
     params = {"w": jnp.zeros((3, 4), dtype=jnp.float32), "b": [np.zeros(5, dtype=np.float16), 1.0]}
     cost = measure_cost(
-        Ranker("gru", clock.scores), HISTORIES, params=params, training_seconds=7.0, calls=10, batch_size=8,
+        FunctionRanker("gru", clock.scores), HISTORIES, params=params, training_seconds=7.0, calls=10, batch_size=8,
         counters=tmp_path, clock=clock,
     )  # fmt: skip
     assert clock.calls == [1] * 3 + [1] * 10 + [8] * 4
@@ -53,7 +53,7 @@ def test_first_calls_do_not_count_and_parameters_are_those_of_the_tree(tmp_path)
     assert (cost["latency_ms"], cost["latency_p95_ms"]) == pytest.approx((1.0, 1.0))
     assert cost["users_per_second"] == pytest.approx(1000)
     assert cost["joules_per_user"] is None
-    assert measure_cost(Ranker("pop", clock.scores), HISTORIES, clock=clock, counters=tmp_path)["bytes"] is None
+    assert measure_cost(FunctionRanker("pop", clock.scores), HISTORIES, clock=clock, counters=tmp_path)["bytes"] is None
 
 
 def test_energy_is_that_of_the_packages_and_a_counter_may_start_again(tmp_path):
@@ -75,7 +75,7 @@ def test_energy_is_that_of_the_packages_and_a_counter_may_start_again(tmp_path):
         write_counter(tmp_path, "intel-rapl:1", 1_000 * next(count))
         return np.zeros((histories.num_users, 4))
 
-    cost = measure_cost(Ranker("x", scores), HISTORIES, calls=2, batch_size=5, counters=tmp_path)
+    cost = measure_cost(FunctionRanker("x", scores), HISTORIES, calls=2, batch_size=5, counters=tmp_path)
     assert cost["joules_per_user"] == pytest.approx(3 * 1e-3 / 15)
 
 
@@ -121,7 +121,7 @@ def test_the_section_names_who_is_on_the_front():
 
 
 def test_wrong_input_is_refused():
-    ranker = Ranker("x", lambda histories: np.zeros((histories.num_users, 4)))
+    ranker = FunctionRanker("x", lambda histories: np.zeros((histories.num_users, 4)))
     with pytest.raises(DataError, match="there are no histories to time x with"):
         measure_cost(ranker, make_sequences([]))
     for options in ({"calls": 0}, {"batch_size": 0}):

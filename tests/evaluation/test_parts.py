@@ -13,7 +13,7 @@ import pytest
 from tiny import tiny_config
 
 from seqrec_jax import pipeline
-from seqrec_jax.baselines import Ranker, baseline_rankers
+from seqrec_jax.baselines import FunctionRanker, baseline_rankers
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.evaluation.parts import SAMPLED_NEGATIVES, report_parts, similarity_section
@@ -42,7 +42,7 @@ class Shop(NamedTuple):
     cases: EvaluationCases
     users: pd.DataFrame
     model: Recommender
-    popular: Ranker
+    popular: FunctionRanker
     judged: list[Judged]
     config: EvaluationConfig
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seqrec_jax.baselines import Ranker, last_item, most_popular
+from seqrec_jax.baselines import FunctionRanker, last_item, most_popular
 from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, ShapeError
@@ -52,7 +52,7 @@ def shop():
         rolled = [np.roll(random, int(user[1:])) for user in histories.user_ids]
         return np.stack(rolled)
 
-    rankers = [last_item(num_items=size), most_popular(train, num_items=size), Ranker("random", scores)]
+    rankers = [last_item(num_items=size), most_popular(train, num_items=size), FunctionRanker("random", scores)]
     return dataset, cases, [judge(ranker, cases, config=CONFIG) for ranker in rankers]
 
 

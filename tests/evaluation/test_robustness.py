@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from builders import make_sequences
 
-from seqrec_jax.baselines import Ranker, item_to_item, last_item, most_popular
+from seqrec_jax.baselines import FunctionRanker, item_to_item, last_item, most_popular
 from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.shop.simulator import ShopConfig, simulate
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
@@ -142,7 +142,7 @@ def test_a_metric_of_zero_has_no_share_to_lose(shop):
         return scores
 
     changes = [Change("noise", "{} noise", perturbations.inject_noise)]
-    result = robustness(Ranker("worst", worst), cases, config=CONFIG, changes=changes, rates=(0, 0.3))
+    result = robustness(FunctionRanker("worst", worst), cases, config=CONFIG, changes=changes, rates=(0, 0.3))
     assert result.curves["loss_share"].isna().all()
     assert result.areas["area"].isna().all()
     section = robustness_section([result])
@@ -195,7 +195,7 @@ def test_donors_have_another_category():
         seen.append(histories)
         return np.tile(np.arange(9, dtype=np.float32), (histories.num_users, 1))
 
-    table = taste_change(Ranker("x", scores), cases, config=CONFIG, counts=(3,), item_groups=groups)
+    table = taste_change(FunctionRanker("x", scores), cases, config=CONFIG, counts=(3,), item_groups=groups)
     assert (table["users"] == 20).all()
     longest = next(history for history in seen if history.lengths.max() == 6)
     for start in longest.offsets[:20]:
@@ -203,9 +203,9 @@ def test_donors_have_another_category():
         own, donor = (np.bincount(groups[part], minlength=3)[1:].argmax() for part in (events[:3], events[3:]))
         assert own != donor
     with pytest.raises(DataError, match="none of 20 users has another with a different taste"):
-        taste_change(Ranker("x", scores), cases, config=CONFIG, counts=(3,), item_groups=np.ones(9, dtype=int))
+        taste_change(FunctionRanker("x", scores), cases, config=CONFIG, counts=(3,), item_groups=np.ones(9, dtype=int))
     with pytest.raises(ConfigError, match="counts must rise"):
-        taste_change(Ranker("x", scores), cases, config=CONFIG, counts=(0, 1))
+        taste_change(FunctionRanker("x", scores), cases, config=CONFIG, counts=(0, 1))
 
 
 def make_cases(lists, *, num_items):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from seqrec_jax.baselines import Ranker
+from seqrec_jax.baselines import FunctionRanker
 from seqrec_jax.data.judgments import Judgments
 from seqrec_jax.errors import DataError, ShapeError
 from seqrec_jax.evaluation.protocol import EvaluationConfig
@@ -22,7 +22,9 @@ SCORES = {"tea": [0, 0.1, 0.9, 0.5, 0.3, 0.8], "cup": [0, 0.1, 0.2, 0.3, 0.4, 0.
 
 
 def by_text(name="by hand", scores=SCORES):
-    return Ranker(name, lambda histories: np.array([scores[query] for query in histories.last_queries], np.float32))
+    return FunctionRanker(
+        name, lambda histories: np.array([scores[query] for query in histories.last_queries], np.float32)
+    )
 
 
 def test_figures_are_those_worked_by_hand():
@@ -56,7 +58,7 @@ def test_the_last_tile_is_filled_up():
 
 
 def test_report_compares_every_pair():
-    constant = Ranker("constant", lambda histories: np.zeros((histories.num_users, 6), np.float32))
+    constant = FunctionRanker("constant", lambda histories: np.zeros((histories.num_users, 6), np.float32))
     judged = [judge_search(one, JUDGMENTS, num_items=5, config=CONFIG) for one in (constant, by_text(), by_text("b"))]
     cuts = {"words": Slice(np.array([1, 1]), (1, 2))}
     report = search_report(judged, columns=["graded_ndcg@2", "recall@2"], slices=cuts, config=CONFIG)

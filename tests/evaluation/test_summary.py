@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seqrec_jax.baselines import Ranker
+from seqrec_jax.baselines import FunctionRanker
 from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError
@@ -52,7 +52,7 @@ def cases_of(dataset, **options):
     return evaluation_cases(dataset.sequences, dataset.split, stage="test", num_items=dataset.num_items, **options)
 
 
-def random_ranker(name: str, seed: int, *, unreachable=()) -> Ranker:
+def random_ranker(name: str, seed: int, *, unreachable=()) -> FunctionRanker:
     """Scores that depend on the user's id alone; rounded, so that some tie."""
 
     def scores(histories):
@@ -61,7 +61,7 @@ def random_ranker(name: str, seed: int, *, unreachable=()) -> Ranker:
         table[:, list(unreachable)] = -np.inf
         return table
 
-    return Ranker(name, scores)
+    return FunctionRanker(name, scores)
 
 
 CONTENDERS = [

@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_config
 
 from seqrec_jax import pipeline
-from seqrec_jax.baselines import Ranker, baseline_rankers
+from seqrec_jax.baselines import FunctionRanker, baseline_rankers
 from seqrec_jax.data.splits import evaluation_cases
 from seqrec_jax.evaluation.audit.audit import audit
 from seqrec_jax.evaluation.protocol import Judged, judge
@@ -30,7 +30,7 @@ def shop(tmp_path_factory):
     return dataset, cases, pipeline.ceiling(dataset, config.evaluation), config.evaluation
 
 
-def systems(dataset, ceiling) -> list[Ranker]:
+def systems(dataset, ceiling) -> list[FunctionRanker]:
     """Five systems of very different worth, and the optimum."""
     known = pipeline.known_events(dataset, "test")
     baselines = {
@@ -43,7 +43,7 @@ def systems(dataset, ceiling) -> list[Ranker]:
         return np.log(truth + 1e-9).astype(np.float32) + 0.8 * noise.astype(np.float32)
 
     chosen = [baselines[name] for name in ("most popular", "last item again", "item to item", "EASE")]
-    return [ceiling, *chosen, Ranker("half blind", half_blind)]
+    return [ceiling, *chosen, FunctionRanker("half blind", half_blind)]
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_a_planted_cold_start_weakness_is_found_as_the_worst_segment(shop, judge
         noise = np.random.default_rng(histories.num_users).random(scores.shape, dtype=np.float32)
         return np.where((histories.lengths < SHORT)[:, None], noise, scores)
 
-    planted = judge(Ranker("forgetful", forgetful), cases, config=config)
+    planted = judge(FunctionRanker("forgetful", forgetful), cases, config=config)
     figures, optimum = (one.per_user["ndcg@10"].to_numpy(dtype=np.float64) for one in (planted, judged[0]))
     users = user_table(dataset, cases)
     short = (users["history_length"] < SHORT).to_numpy()

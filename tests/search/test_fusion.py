@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from seqrec_jax.baselines import Ranker
+from seqrec_jax.baselines import FunctionRanker
 from seqrec_jax.data.queries import query_sequences
 from seqrec_jax.errors import ConfigError, ShapeError
 from seqrec_jax.search import convex_combination, fused, reciprocal_rank_fusion
@@ -41,7 +41,7 @@ def test_neither_the_scale_of_scores_nor_the_place_of_an_item_matters():
 
 
 def test_fused_ranker_asks_the_others():
-    rankers = [Ranker("first", lambda _: FIRST), Ranker("second", lambda _: SECOND)]
+    rankers = [FunctionRanker("first", lambda _: FIRST), FunctionRanker("second", lambda _: SECOND)]
     ranker = fused("both", rankers, reciprocal_rank_fusion)
     np.testing.assert_array_equal(ranker.scores(query_sequences(["a", "b"])), reciprocal_rank_fusion([FIRST, SECOND]))
 

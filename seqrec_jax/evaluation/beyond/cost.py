@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool
 from numpy.typing import ArrayLike
 
+from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.protocol import Ranker
 from seqrec_jax.reporting.sections import Block, Section, points, section, table
 from seqrec_jax.reporting.wording import format_figure, join_names
 

@@ -16,11 +16,12 @@ import pandas as pd
 from scipy import stats
 
 from seqrec_jax.data.dataset import Dataset
+from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import HISTORY, TEST, TRAIN, EvaluationCases, Split, SplitConfig, evaluation_cases
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Ranker, judge
+from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
 from seqrec_jax.evaluation.robustness.list_changes import ratio_values, spread_cases
 from seqrec_jax.reporting.sections import Section, curve, section, table
 from seqrec_jax.reporting.wording import format_figure, format_percent

@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Ranker, judge
+from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
 from seqrec_jax.evaluation.robustness import perturbations
 from seqrec_jax.statistics import bootstrap_means
 
