@@ -16,8 +16,8 @@ from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.splits import SplitConfig
 from seqrec_jax.errors import CheckpointError
-from seqrec_jax.settings import config_dict, parse_config
 from seqrec_jax.runs.run import open_run, read_run
+from seqrec_jax.settings import config_dict, parse_config
 from seqrec_jax.training.log import RunLog, read_log
 
 CONFIG = config_dict(ExperimentConfig(name="trial"))
