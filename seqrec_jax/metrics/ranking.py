@@ -9,12 +9,12 @@ last are empty, so precision still divides by k.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from seqrec_jax.metrics.inputs import (
     MISSING_RANK,
@@ -27,9 +27,12 @@ from seqrec_jax.metrics.inputs import (
     share,
     static_integer,
 )
+from seqrec_jax.types import ArrayLike, MetricFunction
 
 
-def num_relevant(ranks: Int[Array, "*B P"], *, where: Bool[Array, "*B P"] | None = None) -> Int[Array, "*B"]:
+def num_relevant(
+    ranks: Integer[ArrayLike, "*B P"], *, where: Bool[ArrayLike, "*B P"] | None = None
+) -> Int[Array, "*B"]:
     """Number of relevant items of each user, whether they could be ranked or not.
 
     Args:
@@ -49,7 +52,9 @@ def num_relevant(ranks: Int[Array, "*B P"], *, where: Bool[Array, "*B P"] | None
     return count_true(where)
 
 
-def accuracy_at_1(ranks: Int[Array, "*B P"], *, where: Bool[Array, "*B P"] | None = None) -> Float[Array, "*B"]:
+def accuracy_at_1(
+    ranks: Integer[ArrayLike, "*B P"], *, where: Bool[ArrayLike, "*B P"] | None = None
+) -> Float[Array, "*B"]:
     """Whether the first place holds a relevant item.
 
     Args:
@@ -68,7 +73,9 @@ def accuracy_at_1(ranks: Int[Array, "*B P"], *, where: Bool[Array, "*B P"] | Non
     return hit_rate_at_k(ranks, k=1, where=where)
 
 
-def hit_rate_at_k(ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None) -> Float[Array, "*B"]:
+def hit_rate_at_k(
+    ranks: Integer[ArrayLike, "*B P"], *, k: int, where: Bool[ArrayLike, "*B P"] | None = None
+) -> Float[Array, "*B"]:
     """Whether any relevant item is in the first k places.
 
     Args:
@@ -90,7 +97,7 @@ def hit_rate_at_k(ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P
 
 
 def precision_at_k(
-    ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None
+    ranks: Integer[ArrayLike, "*B P"], *, k: int, where: Bool[ArrayLike, "*B P"] | None = None
 ) -> Float[Array, "*B"]:
     """Share of the first k places that hold a relevant item: hits / k.
 
@@ -116,7 +123,9 @@ def precision_at_k(
     return defined(hits.astype(jnp.float32) / float(k), count_true(where) > 0)
 
 
-def recall_at_k(ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None) -> Float[Array, "*B"]:
+def recall_at_k(
+    ranks: Integer[ArrayLike, "*B P"], *, k: int, where: Bool[ArrayLike, "*B P"] | None = None
+) -> Float[Array, "*B"]:
     """Share of a user's P relevant items found in the first k places: hits / P.
 
     Args:
@@ -137,7 +146,9 @@ def recall_at_k(ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"]
     return share(count_true(_hits(ranks, where, k)), count_true(where))
 
 
-def f1_at_k(ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None) -> Float[Array, "*B"]:
+def f1_at_k(
+    ranks: Integer[ArrayLike, "*B P"], *, k: int, where: Bool[ArrayLike, "*B P"] | None = None
+) -> Float[Array, "*B"]:
     """Harmonic mean of precision and recall at k: 2 hits / (k + P).
 
     Args:
@@ -160,7 +171,9 @@ def f1_at_k(ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | N
     return defined(2 * hits.astype(jnp.float32) / (count.astype(jnp.float32) + float(k)), count > 0)
 
 
-def ndcg_at_k(ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None) -> Float[Array, "*B"]:
+def ndcg_at_k(
+    ranks: Integer[ArrayLike, "*B P"], *, k: int, where: Bool[ArrayLike, "*B P"] | None = None
+) -> Float[Array, "*B"]:
     """Discounted gain of the first k places, over the best that min(P, k) relevant items can reach.
 
     `sum over hits of 1 / log2(1 + rank)`, divided by `sum for i = 1…min(P, k) of 1 / log2(1 + i)`.
@@ -193,12 +206,12 @@ def ndcg_at_k(ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] |
 
 
 def graded_ndcg_at_k(
-    ranks: Int[Array, "*B P"],
-    gains: Float[Array, "*B P"],
+    ranks: Integer[ArrayLike, "*B P"],
+    gains: Float[ArrayLike, "*B P"],
     *,
     k: int,
     exponential: bool = False,
-    where: Bool[Array, "*B P"] | None = None,
+    where: Bool[ArrayLike, "*B P"] | None = None,
 ) -> Float[Array, "*B"]:
     """NDCG where relevant items are worth differently, such as a purchase more than a view.
 
@@ -241,7 +254,7 @@ def graded_ndcg_at_k(
 
 
 def mrr_at_k(
-    ranks: Int[Array, "*B P"], *, k: int | None = None, where: Bool[Array, "*B P"] | None = None
+    ranks: Integer[ArrayLike, "*B P"], *, k: int | None = None, where: Bool[ArrayLike, "*B P"] | None = None
 ) -> Float[Array, "*B"]:
     """Reciprocal rank of the first relevant item, 0 if it is not in the first k places.
 
@@ -269,7 +282,9 @@ def mrr_at_k(
     return defined(reciprocal, count_true(where) > 0)
 
 
-def map_at_k(ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | None = None) -> Float[Array, "*B"]:
+def map_at_k(
+    ranks: Integer[ArrayLike, "*B P"], *, k: int, where: Bool[ArrayLike, "*B P"] | None = None
+) -> Float[Array, "*B"]:
     """Average precision: precision at the place of each hit, summed and divided by min(P, k).
 
     The mean over users is what is called MAP.
@@ -301,7 +316,7 @@ def map_at_k(ranks: Int[Array, "*B P"], *, k: int, where: Bool[Array, "*B P"] | 
     return defined(jnp.minimum(jnp.sum(precisions, axis=-1) / best_hits.astype(jnp.float32), 1.0), count > 0)
 
 
-RANKING_METRICS: Mapping[str, Callable[..., Array]] = MappingProxyType(
+RANKING_METRICS: Mapping[str, MetricFunction] = MappingProxyType(
     {
         "hit_rate": hit_rate_at_k,
         "precision": precision_at_k,
