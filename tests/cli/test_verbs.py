@@ -214,7 +214,7 @@ def test_wrong_options_exit_with_2_and_say_which(call, words, message):
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_the_scripts_are_the_verbs(verb):
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
 
     def script(*words: str) -> subprocess.CompletedProcess:
         command = [sys.executable, str(root / "scripts" / f"{verb.replace('-', '_')}.py"), *words]
