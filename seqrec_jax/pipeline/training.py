@@ -17,7 +17,7 @@ from seqrec_jax.parallel import is_first_process, wait_for_processes
 from seqrec_jax.pipeline.cases import cases_of
 from seqrec_jax.pipeline.starting import start_model
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.runs.run import open_run
+from seqrec_jax.runs import open_run
 from seqrec_jax.training.language_files import keep_language_models
 from seqrec_jax.training.loop import Progress, TrainingData, train
 

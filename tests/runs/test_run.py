@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import struct
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import yaml
 from tensorboardX.proto.event_pb2 import Event
 
 from seqrec_jax.config import ExperimentConfig
-from seqrec_jax.data.dataset import prepare_dataset
+from seqrec_jax.data.dataset import prepare_dataset, write_dataset
 from seqrec_jax.data.splits import SplitConfig
-from seqrec_jax.errors import CheckpointError
-from seqrec_jax.runs.run import open_run, read_run
+from seqrec_jax.errors import CheckpointError, DataError
+from seqrec_jax.runs import DatasetFacts, Run, open_run
 from seqrec_jax.settings import config_dict, parse_config
+from seqrec_jax.training.config import LossConfig, TrainingConfig
 from seqrec_jax.training.log import RunLog, read_log
 
 CONFIG = config_dict(ExperimentConfig(name="trial"))
@@ -46,11 +48,26 @@ def changed(**sections):
 def test_a_run_holds_config_facts_and_items(tmp_path):
     dataset = small_dataset()
     open_trial(tmp_path / "runs" / "trial")
-    config, facts, items = read_run(tmp_path / "runs" / "trial")
-    assert parse_config(ExperimentConfig, values=config) == ExperimentConfig(name="trial")
-    assert facts["fingerprint"] == dataset.fingerprint
-    assert facts["directory"] == str(Path("data/small").absolute())
-    assert list(items["item_id"]) == list(dataset.items["item_id"])
+    run = Run.open(tmp_path / "runs" / "trial")
+    assert Run.open(run) is run and (run.name, str(run)) == ("trial", str(tmp_path / "runs" / "trial"))
+    assert run.section("", ExperimentConfig) == ExperimentConfig(name="trial")
+    assert run.section("training.loss", LossConfig) == LossConfig()
+    assert run.settings(evaluation=1) == {**CONFIG, "evaluation": 1}
+    assert run.facts == DatasetFacts(
+        name="small",
+        fingerprint=dataset.fingerprint,
+        counts={"users": 4, "items": 4, "events": 16, "train": 8, "validation": 4, "test": 4, "history": 0},
+        behaviors=("event",),
+        query_behavior=None,
+        attributes=dataset.attributes,
+        time_kind="seconds",
+        first_timestamp=0,
+        split=SplitConfig(rule="leave_one_out"),
+        cuts={},
+        directory=Path("data/small").absolute(),
+    )
+    assert list(run.items["item_id"]) == list(dataset.items["item_id"])
+    assert run.log() == []
     assert not [path for path in (tmp_path / "runs" / "trial").iterdir() if path.name.endswith(".tmp")]
 
 
@@ -62,7 +79,7 @@ def test_the_same_run_is_continued(tmp_path):
     free = changed(training={"checkpoint_seconds": 1.0}, evaluation={"stage": "validation", "num_resamples": 100})
     open_trial(tmp_path, free)
     assert (tmp_path / "log.jsonl").exists()
-    assert read_run(tmp_path)[0] == CONFIG
+    assert Run.open(tmp_path).settings() == CONFIG
 
 
 def test_a_run_of_before_a_field_existed_is_continued(tmp_path):
@@ -92,7 +109,7 @@ def test_another_configuration_is_refused_and_named(tmp_path, config, message):
     assert f"{tmp_path} is a run with another configuration (" in str(error.value)
     assert message in str(error.value)
     assert "choose another --name, or --overwrite" in str(error.value)
-    assert read_run(tmp_path)[0] == CONFIG
+    assert Run.open(tmp_path).settings() == CONFIG
 
 
 def test_another_dataset_is_refused(tmp_path):
@@ -108,7 +125,7 @@ def test_overwriting_starts_over_and_spares_what_is_no_run(tmp_path):
     open_trial(tmp_path / "run")
     (tmp_path / "run" / "checkpoints").mkdir()
     open_trial(tmp_path / "run", changed(training={"seed": 1}), overwrite=True)
-    assert read_run(tmp_path / "run")[0]["training"]["seed"] == 1
+    assert Run.open(tmp_path / "run").section("training", TrainingConfig).seed == 1
     assert not (tmp_path / "run" / "checkpoints").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
@@ -118,18 +135,18 @@ def test_overwriting_starts_over_and_spares_what_is_no_run(tmp_path):
 
 def test_checkpoints_without_a_configuration_are_not_adopted(tmp_path):
     (tmp_path / "checkpoints" / "12").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"has checkpoints but no config\.yaml, so it cannot be told"):
+    with pytest.raises(CheckpointError, match=r"has checkpoints but no config\.yaml, so their configuration is unknown"):
         open_trial(tmp_path)
 
 
 def test_directories_that_are_no_run(tmp_path):
     with pytest.raises(CheckpointError, match=r"absent is not a run: it does not exist; give the directory"):
-        read_run(tmp_path / "absent")
+        Run.open(tmp_path / "absent")
     with pytest.raises(CheckpointError, match=r"is not a run: it is empty or something else"):
-        read_run(tmp_path)
+        Run.open(tmp_path)
     (tmp_path / "config.yaml").write_text("a: [")
     with pytest.raises(CheckpointError, match=r"config\.yaml is damaged"):
-        read_run(tmp_path)
+        Run.open(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"cannot write the run to .*file"):
         open_trial(tmp_path / "file" / "trial")
@@ -144,9 +161,9 @@ def test_a_kill_while_the_run_is_made_leaves_none(tmp_path, monkeypatch):
         open_trial(tmp_path)
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="is not a run"):
-        read_run(tmp_path)
+        Run.open(tmp_path)
     open_trial(tmp_path)
-    assert read_run(tmp_path)[0] == CONFIG
+    assert Run.open(tmp_path).settings() == CONFIG
 
 
 def scalars(directory):
@@ -213,3 +230,60 @@ def test_a_full_disk_stops_the_log_with_a_clear_error(tmp_path, monkeypatch):
     monkeypatch.undo()
     log.close()
     assert read_log(tmp_path) == []
+
+
+# -- parameters and datasets --
+
+
+def moved_project(tiny_run, folder):
+    """A copy of the tiny run's whole folder, whose run says that its dataset was where nothing is any more."""
+    shutil.copytree(tiny_run.folder, folder)
+    path = folder / "runs" / "tiny" / "dataset.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**facts, "directory": "/gone/project/data/tiny"}), encoding="utf-8")
+    return folder / "runs" / "tiny"
+
+
+def test_the_best_checkpoint_is_taken_unless_a_step_is_named(tiny_run):
+    run = Run.open(tiny_run.run)
+    best, last = run.steps
+    assert run.checkpoint().step == best
+    assert run.params() is run.params(best)
+    assert run.checkpoint(last).step == last
+    with pytest.raises(CheckpointError, match="has no checkpoint of step 12345; there are those of steps"):
+        run.params(12345)
+
+
+def test_a_dataset_that_moved_with_its_run_is_found_and_said(tiny_run, tmp_path, caplog):
+    caplog.set_level("INFO", logger="seqrec_jax")
+    run = Run.open(moved_project(tiny_run, tmp_path / "copy"))
+    assert run.dataset().fingerprint == run.facts.fingerprint
+    assert run.dataset() is run.dataset()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the dataset of {run} is not at /gone/project/data/tiny any more; reading {tmp_path / 'copy/data/tiny'}"
+    ]
+
+
+def test_a_dataset_beside_the_run_is_found_only_by_its_fingerprint(tiny_run, tmp_path):
+    run = Run.open(moved_project(tiny_run, tmp_path / "copy"))
+    shutil.move(tmp_path / "copy" / "data" / "tiny", tmp_path / "kept")
+    shutil.copytree(run.directory, tmp_path / "copy" / "data" / "tiny")  # a run states the same fingerprint
+    with pytest.raises(DataError, match=r"gone/project/data/tiny is not a prepared dataset: .*its directory \(--data"):
+        run.dataset()
+    assert run.dataset(tmp_path / "kept").fingerprint == run.facts.fingerprint
+    write_dataset(small_dataset(), tmp_path / "other")
+    with pytest.raises(CheckpointError, match="small numbers its 4 items differently from the 60 of"):
+        run.dataset(tmp_path / "other")
+
+
+def test_a_dataset_at_its_place_is_read_without_a_word(tiny_run, caplog):
+    caplog.set_level("INFO", logger="seqrec_jax")
+    assert Run.open(tiny_run.run).dataset().fingerprint == Run.open(tiny_run.run).facts.fingerprint
+    assert not caplog.records
+
+
+def test_damaged_facts_are_named(tmp_path):
+    open_trial(tmp_path)
+    (tmp_path / "dataset.json").write_text('{"schema_version": 1, "name": "small"}')
+    with pytest.raises(DataError, match=r"dataset\.json is damaged: KeyError"):
+        _ = Run.open(tmp_path).facts
