@@ -34,13 +34,13 @@ def test_an_artifact_of_other_parameters_is_refused(opened, monkeypatch):
         arrays = dict(file)
     facts = json.loads(str(arrays.pop("facts")))
     np.savez(path, facts=json.dumps({**facts, "fingerprint": "0" * 64}), **arrays)
-    with pytest.raises(CheckpointError, match="was fitted on other parameters of .* fit the head again"):
+    with pytest.raises(CheckpointError, match=r"was fitted on other parameters of .* fit the head again"):
         read_artifact(opened, "head", "click")
     monkeypatch.setattr(artifacts, "SCHEMA_VERSION", 2)
     with pytest.raises(CheckpointError, match="has schema version 1, this release reads 2; fit the head again"):
         read_artifact(opened, "head", "click")
     path.write_bytes(b"PK")
-    with pytest.raises(CheckpointError, match="is damaged .* fit the head again"):
+    with pytest.raises(CheckpointError, match=r"is damaged .* fit the head again"):
         read_artifact(opened, "head", "click")
 
 

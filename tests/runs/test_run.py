@@ -135,7 +135,7 @@ def test_overwriting_starts_over_and_spares_what_is_no_run(tmp_path):
 
 def test_checkpoints_without_a_configuration_are_not_adopted(tmp_path):
     (tmp_path / "checkpoints" / "12").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"has checkpoints but no config\.yaml, so their configuration is unknown"):
+    with pytest.raises(CheckpointError, match=r"checkpoints but no config\.yaml, so their configuration is unknown"):
         open_trial(tmp_path)
 
 
