@@ -195,7 +195,7 @@ def backtest(words: Sequence[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
-    from seqrec_jax.evaluation.report.terminal import labelled, section_table
+    from seqrec_jax.reporting.terminal import labelled, section_table
 
     _, section = pipeline.backtest_run(
         _experiment(options, overrides),
@@ -299,7 +299,7 @@ def add_items(words: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, help="directory of the new run, which must not exist")
     options = parser.parse_args(words)
     from seqrec_jax import pipeline
-    from seqrec_jax.evaluation.report.terminal import labelled
+    from seqrec_jax.reporting.terminal import labelled
 
     new = pipeline.read_new_items(
         options.items,
@@ -327,8 +327,8 @@ def fit_head(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     from seqrec_jax import pipeline
     from seqrec_jax.data.files import read_file
-    from seqrec_jax.evaluation.report.terminal import labelled
     from seqrec_jax.heads.fitting import HeadTrainingConfig
+    from seqrec_jax.reporting.terminal import labelled
 
     report = pipeline.fit_run_head(
         options.checkpoint,
@@ -355,8 +355,8 @@ def fit_decoder(words: Sequence[str]) -> int:
     parser.add_argument("--feature", help="vectors that become codes, such as text (default: the run's item vectors)")
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
-    from seqrec_jax.evaluation.report.terminal import labelled
     from seqrec_jax.heads.decoder_fitting import DecoderTrainingConfig
+    from seqrec_jax.reporting.terminal import labelled
     from seqrec_jax.settings import parse_config
 
     config = parse_config(DecoderTrainingConfig, overrides=overrides)

@@ -11,15 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from seqrec_jax.errors import DataError
-from seqrec_jax.reporting.charts import (
-    MAX_POINTS,
-    Interval,
-    Line,
-    curve_chart,
-    interval_chart,
-    points_chart,
-    starts_at_zero,
-)
+from seqrec_jax.reporting.charts import Interval, interval_chart
+from seqrec_jax.reporting.curves import MAX_POINTS, Line, curve_chart, points_chart, starts_at_zero
 from seqrec_jax.reporting.svg import SERIES_SIGNS, printable
 from seqrec_jax.reporting.wording import format_count, format_figure, format_interval, is_finite, number, shorten
 
@@ -213,8 +206,8 @@ def tabulate(columns: Sequence[Any], rows: Sequence[Sequence[Any]], *, evenly: b
     ]  # fmt: skip
     how = "evenly chosen" if evenly else "the first"
     cut = _sentences(
-        f"{len(kept)} of {len(rows):,} rows, {how}; metrics.json has all." if len(rows) > len(kept) else "",
-        f"{MAX_COLUMNS} of {len(columns)} columns; metrics.json has all." if len(columns) > MAX_COLUMNS else "",
+        f"{len(kept)} of {len(rows):,} rows, {how}." if len(rows) > len(kept) else "",
+        f"{MAX_COLUMNS} of {len(columns)} columns." if len(columns) > MAX_COLUMNS else "",
     )
     headings = [shorten(column, 60) for column in columns[:MAX_COLUMNS]]
     return Numbers(headings, right, [[_cell(value) for value in row] for row in kept], cut)

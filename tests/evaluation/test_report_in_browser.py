@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_report import make_comparison, make_examples, make_log, make_result, make_sections
+from report_cases import make_comparison, make_examples, make_log, make_result, make_sections
 
 from seqrec_jax.evaluation.report.page import render_report
 

@@ -7,7 +7,8 @@ import re
 import pandas as pd
 import pytest
 
-from seqrec_jax.evaluation.report.terminal import WIDTH, evaluation_table, recommendation_table
+from seqrec_jax.evaluation.report.terminal import evaluation_table, recommendation_table
+from seqrec_jax.reporting.terminal import WIDTH
 
 
 def figure(mean, *, half=0.0123):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from test_report import Page, comparison, make_comparison, make_result, render, system
+from report_cases import Page, comparison, make_comparison, make_result, render, system
 
 from seqrec_jax.evaluation.report.verdict import verdict
 

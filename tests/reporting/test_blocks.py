@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.reporting.blocks import MAX_COLUMNS, MAX_ROWS, Cell, draw_block, spread, tabulate
-from seqrec_jax.reporting.charts import Line, curve_chart, points_chart
+from seqrec_jax.reporting.curves import Line, curve_chart, points_chart
 from seqrec_jax.reporting.sections import bars, curve, points, table
 from seqrec_jax.reporting.svg import SERIES_SIGNS
 
@@ -59,7 +59,7 @@ def test_long_tables_are_cut_and_say_so():
     first = tabulate([str(column) for column in range(20)], rows)
     assert len(first.rows) == MAX_ROWS and {len(row) for row in first.rows} == {MAX_COLUMNS} == {len(first.columns)}
     assert first.rows[-1][0].text == "29"
-    assert first.cut.startswith("30 of 1,000 rows, the first;") and "16 of 20 columns" in first.cut
+    assert first.cut.startswith("30 of 1,000 rows, the first.") and "16 of 20 columns" in first.cut
     evenly = tabulate([str(column) for column in range(20)], rows, evenly=True)
     assert (evenly.rows[0][0].text, evenly.rows[-1][0].text) == ("0", "999")
 

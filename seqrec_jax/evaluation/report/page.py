@@ -8,12 +8,8 @@ sections that other parts of the evaluation hand over are drawn by `blocks.py`.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
-from importlib.resources import files
-from types import ModuleType
 from typing import Any, Literal
 
 from seqrec_jax.errors import DataError
@@ -27,21 +23,14 @@ from seqrec_jax.evaluation.report.verdict import (
     verdict,
 )
 from seqrec_jax.evaluation.summary import SCHEMA_VERSION
-from seqrec_jax.reporting.blocks import MAX_ROWS, Numbers, check_block, draw_block, tabulate
-from seqrec_jax.reporting.charts import (
-    Curve,
-    Interval,
-    grouped_chart,
-    interval_chart,
-    line_chart,
-    training_curve,
-)
-from seqrec_jax.reporting.svg import SERIES_SIGNS, load_extra
+from seqrec_jax.reporting.blocks import MAX_ROWS, Numbers, tabulate
+from seqrec_jax.reporting.charts import Interval, grouped_chart, interval_chart
+from seqrec_jax.reporting.curves import Curve, line_chart, training_curve
+from seqrec_jax.reporting.page import check_sections, draw_sections, fill_template
+from seqrec_jax.reporting.svg import SERIES_SIGNS
 from seqrec_jax.reporting.wording import (
     format_count,
     format_figure,
-    format_interval,
-    format_p,
     format_percent,
     is_finite,
     join_names,
@@ -96,13 +85,14 @@ def render_report(result: Mapping[str, Any], *, log: Sequence[Mapping], examples
       MissingExtraError: jinja2 or matplotlib is not installed.
     """
     _check(result)
-    template = _template(load_extra("jinja2"))
     primary = result["primary_metric"]
     curves = _curves(log, primary)
     comparisons = list(result.get("comparisons") or [])
-    page = template.render(
+    return fill_template(
+        "seqrec_jax.evaluation.report",
+        "report.html",
         result=result,
-        run=result.get("run") or " and ".join(str(system["name"]) for system in result["systems"]),
+        title=result.get("run") or " and ".join(str(system["name"]) for system in result["systems"]),
         comparing=is_comparison(result),
         verdict=verdict(result),
         model=first_model(result),
@@ -123,7 +113,7 @@ def render_report(result: Mapping[str, Any], *, log: Sequence[Mapping], examples
         remarks=_remarks,
         slices=_slices(result),
         slice_systems=[(series, SERIES_SIGNS[series], name) for series, name in _chosen(result)],
-        sections=_sections(result),
+        sections=draw_sections(result.get("sections") or []),
         curves=curves,
         curve_numbers={key: _curve_numbers(curve) for key, curve in curves.items()},
         charts=_charts(result, curves),
@@ -133,31 +123,8 @@ def render_report(result: Mapping[str, Any], *, log: Sequence[Mapping], examples
         config=_flatten(result.get("config") or {}),
         model_card=_model_card(result.get("model_card")),
         level=LEVEL,
-        most_rows=MAX_ROWS,
-        is_number=is_finite,
+        data_file="metrics.json",
     )
-    # JSON can carry a lone surrogate, which has no UTF-8 form; the page must be writable all the same.
-    return page.lstrip().encode("utf-8", "replace").decode("utf-8")
-
-
-@cache
-def _template(jinja2: ModuleType) -> Any:
-    """The page's template, ready to be filled in."""
-    # Most keys are optional, at any depth; what is required was checked before.
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        figure=format_figure,
-        gain=lambda value: format_figure(value, signed=True),
-        interval=format_interval,
-        p_value=format_p,
-        score=lambda value: f"{value:.4g}".replace("-", "−") if is_finite(value) else "–",
-        count=format_count,
-        percent=format_percent,
-        short=shorten,
-    )
-    return environment.from_string(files("seqrec_jax.evaluation.report").joinpath("report.html").read_text("utf-8"))
 
 
 def _check(result: Mapping[str, Any]) -> None:
@@ -180,16 +147,7 @@ def _check(result: Mapping[str, Any]) -> None:
     for place, row in enumerate(result.get("comparisons") or []):
         if "baseline" not in row or "metric" not in row:
             raise DataError(f"metrics.json: comparisons[{place}] needs baseline, metric, not {sorted(row)}")
-    keys: set[str] = set()
-    for place, part in enumerate(result.get("sections") or []):
-        where = f"metrics.json: sections[{place}]"
-        if not {"key", "title", "summary", "blocks"} <= set(part):
-            raise DataError(f"{where} needs key, title, summary and blocks, found {sorted(part)}")
-        if not re.fullmatch(r"[\w-]+", str(part["key"])) or part["key"] in keys:
-            raise DataError(f"{where}: the key {part['key']!r} must be unique, of letters, digits and underscores")
-        keys.add(part["key"])
-        for block in part["blocks"]:
-            check_block(block, where)
+    check_sections(result.get("sections") or [], where="metrics.json: sections")
 
 
 def _by_figure(result: Mapping[str, Any]) -> list[Mapping]:
@@ -337,20 +295,6 @@ def _slices(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             title, unit = _SLICES.get(kind, (kind.replace("_", " "), ""))
             slices[kind] = {"title": title, "unit": unit, "bins": bins[:MAX_ROWS]}
     return slices
-
-
-def _sections(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": f"section-{part['key']}",
-            "title": part["title"],
-            "summary": part["summary"],
-            "blocks": [
-                draw_block(block, name=f"chart-{place}-{number}") for number, block in enumerate(part["blocks"])
-            ],
-        }
-        for place, part in enumerate(result.get("sections") or [])
-    ]
 
 
 def _curves(log: Sequence[Mapping], primary: str) -> dict[str, Curve]:

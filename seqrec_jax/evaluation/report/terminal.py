@@ -1,23 +1,23 @@
-"""What the terminal shows, at most 120 characters wide: the evaluation's table with intervals, and lists."""
+"""An evaluation as text for the terminal: the figures with intervals, the comparisons and the verdict; and lists."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
 from seqrec_jax.evaluation.report.verdict import is_comparison, verdict
+from seqrec_jax.reporting.terminal import WIDTH, figure_text, frame_table, interval_text, labelled
+from seqrec_jax.reporting.wording import shorten
 
-WIDTH = 120
 _METRICS = ("ndcg", "hit_rate", "recall", "mrr")
-_LABEL = 11  # width of the words at the left
 _MOST_COLUMNS = 3
-_LONGEST_NAME, _LONGEST_CELL = 40, 60
+_LONGEST_NAME = 40
 
 
-def evaluation_table(result: dict[str, Any]) -> str:
+def evaluation_table(result: Mapping[str, Any]) -> str:
     """The figures of every system with 95 % intervals, the protocol they hold under, and the comparisons.
 
     Args:
@@ -44,37 +44,16 @@ def recommendation_table(table: pd.DataFrame, items: pd.DataFrame, *, max_rows: 
     shown = table.head(max_rows)
     if "title" in items:
         shown = shown.merge(items[["item_id", "title"]], on="item_id", how="left").fillna({"title": ""})
-    words = {name: _shorten for name in shown.columns if name not in ("rank", "score")}
-    text = shown.to_string(index=False, formatters=words, float_format=lambda score: f"{score:.4f}")
     left = len(table) - len(shown)
-    return text + (f"\n… {left:,} more rows; --output writes them all" if left else "")
-
-
-def section_table(section: dict[str, Any]) -> str:
-    """The tables of one part of the report."""
-    lines: list[str] = []
-    for block in section["blocks"]:
-        if block["kind"] == "table":
-            rows = [[_cell(cell) for cell in row] for row in block["rows"]]
-            lines += [block["title"], pd.DataFrame(rows, columns=block["columns"]).to_string(index=False), ""]
-    return "\n".join(lines)
-
-
-def labelled(name: str, text: str) -> list[str]:
-    """A word at the left and a text beside it, in as many lines as it takes.
-
-    >>> labelled("users", "468 with 468 targets")
-    ['users      468 with 468 targets']
-    """
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=f"{name:<{_LABEL}}", subsequent_indent=" " * _LABEL, break_on_hyphens=False
+    return frame_table(shown, numbers=("rank", "score")) + (
+        f"\n… {left:,} more rows; --output writes them all" if left else ""
     )
 
 
-def _protocol(result: dict[str, Any]) -> Iterator[str]:
+def _protocol(result: Mapping[str, Any]) -> Iterator[str]:
     protocol, model, primary = result["protocol"], result["systems"][0], result["primary_metric"]
     unreachable = protocol["unreachable_targets"]
-    reachable = _figure(model["metrics"][primary]["reachable_mean"])
+    reachable = figure_text(model["metrics"][primary]["reachable_mean"])
     rows = {
         "dataset": f"{protocol['dataset']} ({protocol['fingerprint']}), {result['stage']} stage",
         "protocol": f"fingerprint {protocol['protocol_fingerprint']}; figures under another one are not comparable",
@@ -93,13 +72,13 @@ def _protocol(result: dict[str, Any]) -> Iterator[str]:
         yield from labelled(name, text)
 
 
-def _figures(result: dict[str, Any]) -> Iterator[str]:
+def _figures(result: Mapping[str, Any]) -> Iterator[str]:
     """The table itself; a column that equals an earlier one for every system says nothing new and is left out."""
     systems, primary = result["systems"], result["primary_metric"]
     k = primary.split("@")[1] if primary[:8] != "accuracy" and "@" in primary else "10"
     columns: dict[str, list[str]] = {}
     for name in dict.fromkeys([primary, *(f"{metric}@{k}" for metric in _METRICS), "auc"]):
-        cells = [_interval(system["metrics"].get(name)) for system in systems]
+        cells = [interval_text(system["metrics"].get(name)) for system in systems]
         if any(cells) and cells not in columns.values():
             columns[name] = cells
     columns = dict(list(columns.items())[:_MOST_COLUMNS])
@@ -109,18 +88,18 @@ def _figures(result: dict[str, Any]) -> Iterator[str]:
         yield f"{_name(system):<{width}}" + "".join(f"{cells[row]:>26}" for cells in columns.values())
 
 
-def _ties(result: dict[str, Any]) -> Iterator[str]:
+def _ties(result: Mapping[str, Any]) -> Iterator[str]:
     """How far the order of tied targets decides, for the systems where it shows."""
     primary, targets = result["primary_metric"], result["protocol"]["targets"]
     for system in result["systems"]:
-        worst, best = (_figure(system["ties"][name]) for name in ("worst", "best"))
+        worst, best = (figure_text(system["ties"][name]) for name in ("worst", "best"))
         if worst != best:
             share = system["ties"]["tied_targets"] / max(1, targets)
             text = f"{_name(system)}: {share:.0%} of the targets tie, {primary} {worst} if all were lost, {best} if won"
             yield from labelled("ties", text)
 
 
-def _comparisons(result: dict[str, Any]) -> Iterator[str]:
+def _comparisons(result: Mapping[str, Any]) -> Iterator[str]:
     rows = result["comparisons"]
     if not rows:
         return
@@ -134,14 +113,14 @@ def _comparisons(result: dict[str, Any]) -> Iterator[str]:
     names = [f"{row[who]}, {row['metric']}" if several else row[who] for row in rows]
     width = min(max(map(len, names)), _LONGEST_NAME) + 1
     for name, row in zip(names, rows, strict=True):
-        interval = _interval({"mean": row["difference"], "low": row["low"], "high": row["high"]}, sign="+")
+        interval = interval_text({"mean": row["difference"], "low": row["low"], "high": row["high"]}, sign="+")
         p = row["p_holm"]
         probability = "undefined" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-        seen = _figure(row["minimal_detectable"])
-        yield f"{_shorten(name, _LONGEST_NAME):<{width}}{interval:>29}   {probability:<10}  {seen:>9}"
+        seen = figure_text(row["minimal_detectable"])
+        yield f"{shorten(name, _LONGEST_NAME):<{width}}{interval:>29}   {probability:<10}  {seen:>9}"
 
 
-def _words(result: dict[str, Any]) -> Iterator[str]:
+def _words(result: Mapping[str, Any]) -> Iterator[str]:
     """What to be warned of, what the audit found, and the verdict."""
     yield ""
     for warning in result["warnings"]:
@@ -153,33 +132,5 @@ def _words(result: dict[str, Any]) -> Iterator[str]:
     yield from labelled("verdict", " ".join([words.headline, *words.details]))
 
 
-def _cell(cell: Any) -> str:
-    """A table's cell as text."""
-    if isinstance(cell, dict):
-        return _interval(cell)
-    if cell is None:
-        return "–"
-    return _figure(cell) if isinstance(cell, float) else _shorten(cell)
-
-
-def _name(system: dict[str, Any]) -> str:
-    return _shorten(system["name"], _LONGEST_NAME)
-
-
-def _shorten(text: Any, width: int = _LONGEST_CELL) -> str:
-    text = str(text)
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _interval(figure: dict[str, Any] | None, *, sign: str = "") -> str:
-    """`mean [low, high]`, and "undefined" for a mean that does not exist."""
-    if figure is None:
-        return ""
-    mean, low, high = (_figure(figure[name], sign=sign) for name in ("mean", "low", "high"))
-    return mean if figure["mean"] is None else f"{mean} [{low}, {high}]"
-
-
-def _figure(value: float | None, *, sign: str = "") -> str:
-    if value is None:
-        return "undefined"
-    return f"{round(value, 4) + 0.0:{sign}.4f}" if abs(value) < 10 else f"{value:{sign},.1f}"
+def _name(system: Mapping[str, Any]) -> str:
+    return shorten(system["name"], _LONGEST_NAME)

@@ -7,10 +7,11 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from test_report import Page, make_examples, make_result, render
+from report_cases import Page, make_examples, make_result, render
 
 from seqrec_jax.errors import ConfigError
-from seqrec_jax.reporting.charts import Interval, grouped_chart, interval_chart, line_chart, training_curve
+from seqrec_jax.reporting.charts import Interval, grouped_chart, interval_chart
+from seqrec_jax.reporting.curves import line_chart, training_curve
 from seqrec_jax.reporting.wording import format_figure, format_interval
 
 
