@@ -1,7 +1,65 @@
 """Sequence models of user behaviour: training and, above all, honest evaluation, on JAX.
 
-Import what you need from its room, e.g. `from seqrec_jax.metrics import ndcg_at_k`; importing the package
-itself loads nothing heavy.
+`import seqrec_jax as sj` loads nothing heavy; each name below is imported when it is first used. These names are
+stable (`docs/stability.md` says what that promises). Everything else is imported from its room, for example
+`from seqrec_jax.data.dataset import load_dataset`, and may change between minor releases.
 """
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seqrec_jax import baselines as baselines
+    from seqrec_jax import losses as losses
+    from seqrec_jax import metrics as metrics
+    from seqrec_jax import negatives as negatives
+    from seqrec_jax import scoring as scoring
+    from seqrec_jax import statistics as statistics
+    from seqrec_jax.config import ExperimentConfig as ExperimentConfig
+    from seqrec_jax.errors import SeqrecError as SeqrecError
+    from seqrec_jax.pipeline import add_items as add_items
+    from seqrec_jax.pipeline import backtest_run as backtest
+    from seqrec_jax.pipeline import compare_runs as compare
+    from seqrec_jax.pipeline import embed_run as embed
+    from seqrec_jax.pipeline import evaluate_run as evaluate
+    from seqrec_jax.pipeline import join as join
+    from seqrec_jax.pipeline import prepare as prepare
+    from seqrec_jax.pipeline import train_run as train
+    from seqrec_jax.retrieval import Recommender as Recommender
+    from seqrec_jax.settings import parse_config as parse_config
+
+__version__ = "0.2.0"
+
+_ROOMS = ("baselines", "losses", "metrics", "negatives", "scoring", "statistics")
+_NAMES = {  # name: its room, and its name there
+    "ExperimentConfig": ("config", "ExperimentConfig"),
+    "Recommender": ("retrieval", "Recommender"),
+    "SeqrecError": ("errors", "SeqrecError"),
+    "add_items": ("pipeline", "add_items"),
+    "backtest": ("pipeline", "backtest_run"),
+    "compare": ("pipeline", "compare_runs"),
+    "embed": ("pipeline", "embed_run"),
+    "evaluate": ("pipeline", "evaluate_run"),
+    "join": ("pipeline", "join"),
+    "parse_config": ("settings", "parse_config"),
+    "prepare": ("pipeline", "prepare"),
+    "train": ("pipeline", "train_run"),
+}
+__all__ = sorted((*_ROOMS, *_NAMES))
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"seqrec_jax.{name}")
+    if name not in _NAMES:
+        raise AttributeError(f"module 'seqrec_jax' has no attribute {name!r}")
+    room, attribute = _NAMES[name]
+    value = getattr(importlib.import_module(f"seqrec_jax.{room}"), attribute)
+    globals()[name] = value  # found without this function from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
