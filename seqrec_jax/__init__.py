@@ -11,29 +11,49 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seqrec_jax import baselines as baselines
-    from seqrec_jax import losses as losses
-    from seqrec_jax import metrics as metrics
-    from seqrec_jax import negatives as negatives
-    from seqrec_jax import scoring as scoring
-    from seqrec_jax import statistics as statistics
-    from seqrec_jax.config import ExperimentConfig as ExperimentConfig
-    from seqrec_jax.errors import SeqrecError as SeqrecError
-    from seqrec_jax.pipeline import add_items as add_items
+    from seqrec_jax import baselines
+    from seqrec_jax import losses
+    from seqrec_jax import metrics
+    from seqrec_jax import negatives
+    from seqrec_jax import scoring
+    from seqrec_jax import statistics
+    from seqrec_jax.config import ExperimentConfig
+    from seqrec_jax.errors import SeqrecError
+    from seqrec_jax.pipeline import add_items
     from seqrec_jax.pipeline import backtest_run as backtest
     from seqrec_jax.pipeline import compare_runs as compare
     from seqrec_jax.pipeline import embed_run as embed
     from seqrec_jax.pipeline import evaluate_run as evaluate
-    from seqrec_jax.pipeline import join as join
-    from seqrec_jax.pipeline import prepare as prepare
+    from seqrec_jax.pipeline import join
+    from seqrec_jax.pipeline import prepare
     from seqrec_jax.pipeline import train_run as train
-    from seqrec_jax.retrieval import Recommender as Recommender
-    from seqrec_jax.settings import parse_config as parse_config
+    from seqrec_jax.retrieval import Recommender
+    from seqrec_jax.settings import parse_config
 
 __version__ = "0.2.0"
 
-_ROOMS = ("baselines", "losses", "metrics", "negatives", "scoring", "statistics")
-_NAMES = {  # name: its room, and its name there
+__all__ = [
+    "ExperimentConfig",
+    "Recommender",
+    "SeqrecError",
+    "add_items",
+    "backtest",
+    "baselines",
+    "compare",
+    "embed",
+    "evaluate",
+    "join",
+    "losses",
+    "metrics",
+    "negatives",
+    "parse_config",
+    "prepare",
+    "scoring",
+    "statistics",
+    "train",
+]
+
+_HOMES = {  # the room and the name there; a name that is missing here is a room itself
     "ExperimentConfig": ("config", "ExperimentConfig"),
     "Recommender": ("retrieval", "Recommender"),
     "SeqrecError": ("errors", "SeqrecError"),
@@ -47,15 +67,14 @@ _NAMES = {  # name: its room, and its name there
     "prepare": ("pipeline", "prepare"),
     "train": ("pipeline", "train_run"),
 }
-__all__ = sorted((*_ROOMS, *_NAMES))
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"seqrec_jax.{name}")
-    if name not in _NAMES:
+    if name not in __all__:
         raise AttributeError(f"module 'seqrec_jax' has no attribute {name!r}")
-    room, attribute = _NAMES[name]
+    if name not in _HOMES:
+        return importlib.import_module(f"seqrec_jax.{name}")
+    room, attribute = _HOMES[name]
     value = getattr(importlib.import_module(f"seqrec_jax.{room}"), attribute)
     globals()[name] = value  # found without this function from now on
     return value

@@ -37,7 +37,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_the_type_checker_sees_the_same_names():
     block = next(node for node in ast.parse(SOURCE).body if isinstance(node, ast.If))
-    imported = {alias.asname for node in block.body for alias in node.names}
+    imported = {alias.asname or alias.name for node in block.body for alias in node.names}
     assert imported == set(sj.__all__)
 
 
