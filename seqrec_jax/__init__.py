@@ -11,21 +11,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seqrec_jax import baselines
-    from seqrec_jax import losses
-    from seqrec_jax import metrics
-    from seqrec_jax import negatives
-    from seqrec_jax import scoring
-    from seqrec_jax import statistics
+    from seqrec_jax import baselines, losses, metrics, negatives, scoring, statistics
     from seqrec_jax.config import ExperimentConfig
     from seqrec_jax.errors import SeqrecError
-    from seqrec_jax.pipeline import add_items
+    from seqrec_jax.pipeline import add_items, join, prepare
     from seqrec_jax.pipeline import backtest_run as backtest
     from seqrec_jax.pipeline import compare_runs as compare
     from seqrec_jax.pipeline import embed_run as embed
     from seqrec_jax.pipeline import evaluate_run as evaluate
-    from seqrec_jax.pipeline import join
-    from seqrec_jax.pipeline import prepare
     from seqrec_jax.pipeline import train_run as train
     from seqrec_jax.retrieval import Recommender
     from seqrec_jax.settings import parse_config
