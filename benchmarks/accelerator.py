@@ -186,7 +186,7 @@ def of_epochs(sizes: Sizes) -> Iterator[Row]:
     dataset_of(config)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        _, progress = pipeline.train_run(config, show_progress=False, runs=Path(folder))
+        _, progress = pipeline.train(config, show_progress=False, runs=Path(folder))
         spent = time.perf_counter() - started
     yield {
         "model": "hstu, 8 units",

@@ -244,10 +244,8 @@ def main() -> None:
         for side in (impressions["timestamp"] < cut, impressions["timestamp"] >= cut)
     )
     options: dict[str, Any] = {"label": "click", "conversion": "conversion", "dataset": dataset}
-    report = pipeline.fit_run_head(trained.directory, known, name="click", **options)
-    blind = pipeline.fit_run_head(
-        trained.directory, known.drop(columns="position"), name="click_without_place", **options
-    )
+    report = pipeline.fit_head(trained.directory, known, name="click", **options)
+    blind = pipeline.fit_head(trained.directory, known.drop(columns="position"), name="click_without_place", **options)
     print(*report.notes, sep="\n")
     truth = Truth(shop, dataset)
     moments = later.drop_duplicates(["user_id", "timestamp"])

@@ -106,7 +106,7 @@ def answers(question: str, run: Path, dataset: Dataset, world: World) -> dict[st
     heads = {}
     for name, since_last in ((UNTOLD, False), (HEAD, True)):
         started = time.monotonic()
-        report = pipeline.fit_run_head(
+        report = pipeline.fit_head(
             run,
             known,
             name=f"{question.partition(' ')[0]}{'' if since_last else '_untold'}",
@@ -140,7 +140,7 @@ def next_category(run: Path, dataset: Dataset, world: World) -> dict[str, Any]:
     rows = next_value_rows(dataset, moments, column="category").rows
     known = rows[rows["timestamp"] < test_start].reset_index(drop=True)
     later = rows[rows["timestamp"] == test_start].reset_index(drop=True)
-    report = pipeline.fit_run_head(run, known, name="category", config=FITTING, dataset=dataset)
+    report = pipeline.fit_head(run, known, name="category", config=FITTING, dataset=dataset)
     labelled, states = pipeline.label_examples(report.head, dataset, later)
     logits, classes = report.head.row_logits(states, labelled).astype(np.float64), list(report.head.classes)
     places = pd.Index(classes).get_indexer(dataset.items["category"])

@@ -92,7 +92,7 @@ def train_apart(config: ExperimentConfig, *, runs: Path) -> Trained:
     """
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool:
-        directory, progress = pool.submit(pipeline.train_run, config, show_progress=False, runs=runs).result()
+        directory, progress = pool.submit(pipeline.train, config, show_progress=False, runs=runs).result()
     if not progress.finished:
         raise KeyboardInterrupt
     log = read_log(directory)

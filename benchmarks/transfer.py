@@ -297,7 +297,7 @@ def epochs_for(steps: int, dataset: Dataset, *, batch_size: int, length: int) ->
 
 def trained(config: ExperimentConfig, runs: Path) -> tuple[Recommender, Row]:
     """A run's best checkpoint, and what it took."""
-    directory, progress = pipeline.train_run(config, show_progress=False, runs=runs)
+    directory, progress = pipeline.train(config, show_progress=False, runs=runs)
     if not progress.finished:
         raise KeyboardInterrupt
     end = next(row for row in reversed(read_log(directory)) if row["kind"] == "end")

@@ -60,7 +60,7 @@ def main() -> None:
     paths = {name: directory.parent / name for name in DEPARTMENTS}
     joined = join(paths, output=directory, shared_users=True, overwrite=True)
     trained = {TOGETHER: train_apart(config, runs=Path("runs"))}
-    pipeline.evaluate_run(trained[TOGETHER].directory, config.evaluation)
+    pipeline.evaluate(trained[TOGETHER].directory, config.evaluation)
     attributes = [name for name in config.model.items.attributes if name != "domain"]
     alone = experiment(CONFIGURATION, {"model.items.attributes": attributes}).config
     for name in DEPARTMENTS:

@@ -119,7 +119,7 @@ def train(words: Sequence[str]) -> int:
 
     config = _experiment(options, overrides)
     with errors_end_the_process():
-        run, progress = pipeline.train_run(config, overwrite=options.overwrite, show_progress=not options.quiet)
+        run, progress = pipeline.train(config, overwrite=options.overwrite, show_progress=not options.quiet)
     if not is_first_process():
         return 0 if progress.finished else INTERRUPTED
     if not progress.finished:
@@ -145,10 +145,10 @@ def evaluate(words: Sequence[str]) -> int:
     options, overrides = parser.parse_known_args(words)
     from seqrec_jax import pipeline
 
-    evaluation, reason = pipeline.evaluate_run(
+    evaluation, reason = pipeline.evaluate(
         options.checkpoint,
         _protocol(options.checkpoint, overrides),
-        dataset_directory=options.dataset,
+        dataset=options.dataset,
         step=options.step,
         lists=options.lists,
         decoders=options.decoder,
@@ -173,11 +173,11 @@ def compare(words: Sequence[str]) -> int:
         result, reason = pipeline.compare_saved_runs(options.runs, output=options.output)
         _print_evaluation(result, Path(options.output), reason, with_users=False)
         return 0
-    evaluation, reason = pipeline.compare_runs(
+    evaluation, reason = pipeline.compare(
         options.runs,
         _protocol(options.runs[0], overrides),
         output=options.output,
-        dataset_directory=options.dataset,
+        dataset=options.dataset,
         lists=options.lists,
     )
     _print_evaluation(evaluation.result, Path(options.output), reason)
@@ -197,7 +197,7 @@ def backtest(words: Sequence[str]) -> int:
     from seqrec_jax import pipeline
     from seqrec_jax.reporting.terminal import labelled, section_table
 
-    _, section = pipeline.backtest_run(
+    _, section = pipeline.backtest(
         _experiment(options, overrides),
         num_origins=options.origins,
         window_days=options.days,
@@ -330,7 +330,7 @@ def fit_head(words: Sequence[str]) -> int:
     from seqrec_jax.heads.fitting import HeadTrainingConfig
     from seqrec_jax.reporting.terminal import labelled
 
-    report = pipeline.fit_run_head(
+    report = pipeline.fit_head(
         options.checkpoint,
         read_file(Path(options.rows)),
         name=options.name,
@@ -361,7 +361,7 @@ def fit_decoder(words: Sequence[str]) -> int:
 
     config = parse_config(DecoderTrainingConfig, overrides=overrides)
     given = {"name": options.name, "feature": options.feature, "step": options.step}
-    report = pipeline.fit_run_decoder(options.checkpoint, config=config, **given)
+    report = pipeline.fit_decoder(options.checkpoint, config=config, **given)
     for note in report.notes:
         print("\n".join(labelled("items", note)))
     least = min(validation for _, validation in report.fitted.losses)
@@ -380,7 +380,7 @@ def embed(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     from seqrec_jax import pipeline
 
-    paths = pipeline.embed_run(options.checkpoint, options.output, step=options.step)
+    paths = pipeline.embed(options.checkpoint, options.output, step=options.step)
     print(f"written    {', '.join(map(str, paths))}")
     return 0
 

@@ -60,8 +60,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     write_config(config, folder / "tiny.yaml")
     pipeline.prepare(config)
     with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic mixes types
-        run, _ = pipeline.train_run(config, show_progress=False, runs=folder / "runs")
-    pipeline.evaluate_run(run, config.evaluation)
+        run, _ = pipeline.train(config, show_progress=False, runs=folder / "runs")
+    pipeline.evaluate(run, config.evaluation)
     return TinyRun(folder, config)
 
 

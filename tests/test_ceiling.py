@@ -79,9 +79,7 @@ def test_the_ceiling_knows_how_often_it_hits_and_no_baseline_is_above_it(tmp_pat
 def test_the_ceiling_stands_in_the_table_and_the_model_is_not_above_it(tiny_run, tmp_path):
     pipeline.prepare(tiny_config(tmp_path, "--data.split.rule", "leave_one_out"))
     run = shutil.copytree(tiny_run.run, tmp_path / "run")
-    evaluation, _ = pipeline.evaluate_run(
-        run, tiny_run.config.evaluation, dataset_directory=str(tmp_path / "data/tiny")
-    )
+    evaluation, _ = pipeline.evaluate(run, tiny_run.config.evaluation, dataset=str(tmp_path / "data/tiny"))
     assert [system["kind"] for system in evaluation.result["systems"]] == ["model", *["baseline"] * 5, "ceiling"]
     assert len(evaluation.result["comparisons"]) == 5
     model, ceiling = (evaluation.judged[place].per_user["ndcg@10"] for place in (0, -1))

@@ -66,7 +66,7 @@ def trained(tmp_path_factory) -> ContentRun:
         "--data.split={rule: item_holdout}",
     )
     pipeline.prepare(config)
-    run, progress = pipeline.train_run(config, show_progress=False, runs=folder / "runs")
+    run, progress = pipeline.train(config, show_progress=False, runs=folder / "runs")
     assert progress.finished
     return ContentRun(folder, config, run)
 
@@ -116,7 +116,7 @@ def test_added_items_are_recommended_and_the_old_ones_scores_do_not_move(trained
     with pytest.raises(CheckpointError, match="exists; choose another output"):
         pipeline.add_items(trained.run, new_items(trained), output=tmp_path / "grown")
     with pytest.raises(CheckpointError, match="numbers its 60 items differently from the 62"):
-        pipeline.evaluate_run(tmp_path / "grown", trained.config.evaluation)
+        pipeline.evaluate(tmp_path / "grown", trained.config.evaluation)
 
 
 def test_items_are_added_from_the_command_line(trained, tmp_path, capsys):
@@ -158,7 +158,7 @@ def test_a_step_of_few_rows_takes_dropped_ids_and_refuses_neighbours(trained):
     model = replace(trained.config.model, items=replace(trained.config.model.items, edges=()))
     model = replace(model, encoder=replace(model.encoder, kind="mean"))
     config = replace(trained.config, name="few rows", training=training, model=model)
-    run, progress = pipeline.train_run(config, show_progress=False, runs=trained.folder / "runs")
+    run, progress = pipeline.train(config, show_progress=False, runs=trained.folder / "runs")
     assert progress.finished
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(Recommender.load(run).params))
 

@@ -209,7 +209,7 @@ def copy_of(tiny_run: TinyRun, folder: Path) -> Path:
 def test_the_validation_figure_of_the_log_is_what_evaluating_that_stage_gives(tiny_run, tmp_path):
     run = copy_of(tiny_run, tmp_path)
     config = parse_config(EvaluationConfig, values=VALUES["evaluation"] | {"stage": "validation"})
-    evaluation, reason = pipeline.evaluate_run(run, config)
+    evaluation, reason = pipeline.evaluate(run, config)
     assert reason is None
     best = max((row for row in read_log(run) if row["kind"] == "validation"), key=lambda row: row["ndcg@10"])
     metrics = evaluation.result["systems"][0]["metrics"]
@@ -230,16 +230,14 @@ def test_baselines_know_what_a_shop_would_know_at_that_stage(tiny_run):
 def test_another_dataset_of_the_same_items_can_be_evaluated_on(tiny_run, tmp_path):
     other = pipeline.prepare(tiny_config(tmp_path, "--data.shop_seed", "5"))
     run = copy_of(tiny_run, tmp_path)
-    evaluation, _ = pipeline.evaluate_run(
-        run, tiny_run.config.evaluation, dataset_directory=str(tmp_path / "data/tiny")
-    )
+    evaluation, _ = pipeline.evaluate(run, tiny_run.config.evaluation, dataset=str(tmp_path / "data/tiny"))
     assert evaluation.result["protocol"]["fingerprint"] == other.fingerprint
     assert set(evaluation.per_user["user_id"]) <= set(other.sequences.user_ids)
 
     shutil.rmtree(tmp_path / "data")
     pipeline.prepare(tiny_config(tmp_path, "--data.shop.num_items", "61"))
     with pytest.raises(CheckpointError) as raised:
-        pipeline.evaluate_run(run, tiny_run.config.evaluation, dataset_directory=str(tmp_path / "data/tiny"))
+        pipeline.evaluate(run, tiny_run.config.evaluation, dataset=str(tmp_path / "data/tiny"))
     assert str(raised.value) == (
         f"tiny numbers its 61 items differently from the 60 of {run} (60 in common); prepare it with "
         f"--data.vocabulary_from {run}, and train on it with training.warm_start {run} if it has new items"
@@ -247,7 +245,7 @@ def test_another_dataset_of_the_same_items_can_be_evaluated_on(tiny_run, tmp_pat
     shutil.rmtree(tmp_path / "data")
     pipeline.prepare(tiny_config(tmp_path, "--data.cleaning.behaviors", "[click, view, cart, purchase]"))
     with pytest.raises(CheckpointError) as raised:
-        pipeline.evaluate_run(run, tiny_run.config.evaluation, dataset_directory=str(tmp_path / "data/tiny"))
+        pipeline.evaluate(run, tiny_run.config.evaluation, dataset=str(tmp_path / "data/tiny"))
     assert str(raised.value) == (
         f"{run} was trained with the behaviours ['view', 'click', 'cart', 'purchase'], the dataset has ['click', "
         "'view', 'cart', 'purchase']; set data.cleaning.behaviors to the former"
@@ -270,8 +268,8 @@ def test_a_dataset_that_changed_after_training_is_refused(tiny_run, tmp_path):
     config = tiny_config(tmp_path, "--data.split.test_fraction", "0.2", "--data.directory", str(data))
     new = pipeline.prepare(config, overwrite=True).fingerprint
     for use in (
-        lambda: pipeline.evaluate_run(run, tiny_run.config.evaluation),
-        lambda: pipeline.embed_run(run, tmp_path / "vectors"),
+        lambda: pipeline.evaluate(run, tiny_run.config.evaluation),
+        lambda: pipeline.embed(run, tmp_path / "vectors"),
         lambda: pipeline.user_histories(run, None),
     ):
         with pytest.raises(DataError) as raised:
@@ -279,7 +277,7 @@ def test_a_dataset_that_changed_after_training_is_refused(tiny_run, tmp_path):
         assert str(raised.value).startswith(f"{data} has fingerprint {new}, {old} was expected: it is another dataset")
     shutil.rmtree(data)
     with pytest.raises(DataError, match=r"is not a prepared dataset: it has no dataset\.json"):
-        pipeline.evaluate_run(run, tiny_run.config.evaluation)
+        pipeline.evaluate(run, tiny_run.config.evaluation)
     assert not (tmp_path / "vectors").exists()
 
 
@@ -287,10 +285,10 @@ def test_training_on_nothing_prepared_or_on_unknown_behaviours_is_refused(tiny_r
     with pytest.raises(
         DataError, match=r"is not a prepared dataset: it has no dataset\.json; run `seqrec prepare` first"
     ):
-        pipeline.train_run(tiny_config(tmp_path), runs=tmp_path)
+        pipeline.train(tiny_config(tmp_path), runs=tmp_path)
     words = ["--training.behavior_weights", "{buy: 2.0}", "--data.directory", str(tiny_run.dataset)]
     with pytest.raises(ConfigError) as raised:
-        pipeline.train_run(tiny_config(tmp_path, *words), runs=tmp_path)
+        pipeline.train(tiny_config(tmp_path, *words), runs=tmp_path)
     assert str(raised.value) == (
         "training.behavior_weights names ['buy'], the log has ['view', 'click', 'cart', 'purchase']"
     )
@@ -387,18 +385,18 @@ def test_a_warm_start_moves_no_old_parameter_and_training_goes_on_from_there(tom
     jax.tree.map(np.testing.assert_array_equal, params, old)
 
     with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic mixes types
-        run, progress = pipeline.train_run(config, show_progress=False, runs=folder / "runs")
+        run, progress = pipeline.train(config, show_progress=False, runs=folder / "runs")
     assert progress.finished and progress.epoch == 1
     losses = [[row["loss"] for row in read_log(path) if row["kind"] == "train"] for path in (run, tiny_run.run)]
     assert losses[0][0] < losses[1][0] - 0.1  # it begins where yesterday's run ended
     recommender = Recommender.load(run)
     result = recommender.recommend(["a new item", "zz"], 62)
     assert {"a new item", "zz"} <= set(result.table["item_id"]) and result.unknown_items == []
-    evaluation, _ = pipeline.evaluate_run(run, config.evaluation)
+    evaluation, _ = pipeline.evaluate(run, config.evaluation)
     assert "of 62 items: items that were available before " in evaluation.result["protocol"]["candidates"]
     assert "user-000001" in set(evaluation.per_user["user_id"])
     with pytest.raises(CheckpointError, match="tomorrow numbers its 62 items differently from the 60 of "):
-        pipeline.evaluate_run(tiny_run.run, config.evaluation, dataset_directory=config.dataset_directory)
+        pipeline.evaluate(tiny_run.run, config.evaluation, dataset=config.dataset_directory)
 
 
 def test_a_warm_start_that_does_not_fit_is_refused(tomorrow, tiny_run, tmp_path):
@@ -437,7 +435,7 @@ def test_metrics_are_written_also_where_the_report_cannot_be_drawn(tiny_run, tmp
         raise MissingExtraError("matplotlib is not installed")
 
     monkeypatch.setattr(pipeline.writing, "render_report", missing)
-    evaluation, reason = pipeline.evaluate_run(run, tiny_run.config.evaluation)
+    evaluation, reason = pipeline.evaluate(run, tiny_run.config.evaluation)
     assert reason == "matplotlib is not installed"
     written = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert written == json.loads(json.dumps(evaluation.result))
@@ -453,10 +451,10 @@ def test_a_full_disk_is_told(tiny_run, tmp_path, monkeypatch):
     run = copy_of(tiny_run, tmp_path)
     monkeypatch.setattr(pd.DataFrame, "to_parquet", full_disk)
     with pytest.raises(CheckpointError) as raised:
-        pipeline.evaluate_run(run, tiny_run.config.evaluation)
+        pipeline.evaluate(run, tiny_run.config.evaluation)
     assert str(raised.value) == f"cannot write the evaluation to {run}: No space left on device"
     with pytest.raises(DataError) as refused:
-        pipeline.embed_run(run, tmp_path / "vectors")
+        pipeline.embed(run, tmp_path / "vectors")
     assert str(refused.value) == f"cannot write vectors to {tmp_path / 'vectors'}: No space left on device"
     with pytest.raises(DataError, match=r"cannot write .*lists\.parquet: No space left on device"):
         pipeline.write_table(pd.DataFrame({"a": [1]}), tmp_path / "lists.parquet")

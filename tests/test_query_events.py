@@ -44,7 +44,7 @@ def run(tmp_path_factory) -> Path:
     config = parse_config(ExperimentConfig, values={**VALUES, **OVERRIDES}, overrides=words)
     pipeline.prepare(config)
     with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic mixes types
-        directory, _ = pipeline.train_run(config, show_progress=False, runs=folder / "runs")
+        directory, _ = pipeline.train(config, show_progress=False, runs=folder / "runs")
     return directory
 
 

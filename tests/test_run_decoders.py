@@ -29,7 +29,7 @@ QUICK = DecoderTrainingConfig(
 
 def fit(run, config=QUICK, **options):
     with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic mixes types
-        return pipeline.fit_run_decoder(run, config=config, **options)
+        return pipeline.fit_decoder(run, config=config, **options)
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def impressions(tiny_run):
 
 def fit(run, rows, **options):
     with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic mixes types
-        return pipeline.fit_run_head(run, rows, config=QUICK, **options)
+        return pipeline.fit_head(run, rows, config=QUICK, **options)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_a_head_that_is_told_the_time_since_the_last_event_learns_who_comes_back
     rows, _ = outcome_rows(dataset, moments, days=1)
     config = HeadTrainingConfig(max_epochs=40, batch_size=64, learning_rate=0.02, since_last=True)
     with jax.numpy_dtype_promotion("standard"):
-        report = pipeline.fit_run_head(run, rows, name="return", config=config)
+        report = pipeline.fit_head(run, rows, name="return", config=config)
     head = pipeline.RunHead.load(run, "return")
     assert head.since_last and head.config.state_width == report.head.recommender.project(np.eye(8)).shape[1] + 2
     users = np.arange(dataset.sequences.num_users)

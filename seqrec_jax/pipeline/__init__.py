@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from seqrec_jax.pipeline.backtesting import backtest_run
+from seqrec_jax.pipeline.backtesting import backtest
 from seqrec_jax.pipeline.cases import case_options, cases_of, ceiling, known_events, references
-from seqrec_jax.pipeline.decoders import DecoderReport, RunDecoder, fit_run_decoder
-from seqrec_jax.pipeline.exporting import embed_run, user_histories, write_table
+from seqrec_jax.pipeline.decoders import DecoderReport, RunDecoder, fit_decoder
+from seqrec_jax.pipeline.exporting import embed, user_histories, write_table
 from seqrec_jax.pipeline.growing import add_items, read_new_items
-from seqrec_jax.pipeline.heads import HeadReport, RunHead, fit_run_head, label_examples
+from seqrec_jax.pipeline.heads import HeadReport, RunHead, fit_head, label_examples
 from seqrec_jax.pipeline.joining import join, join_datasets
-from seqrec_jax.pipeline.judging import compare_runs, evaluate_run
+from seqrec_jax.pipeline.judging import compare, evaluate
 from seqrec_jax.pipeline.preparing import prepare, prepared_text, read_source
 from seqrec_jax.pipeline.saved import compare_saved, compare_saved_runs
 from seqrec_jax.pipeline.starting import build_model, start_model, transfer_params, warm_start_params
-from seqrec_jax.pipeline.training import behavior_weights, median_speed, train_run
+from seqrec_jax.pipeline.training import behavior_weights, median_speed, train
 
 __all__ = [
     "DecoderReport",
@@ -21,19 +21,19 @@ __all__ = [
     "RunDecoder",
     "RunHead",
     "add_items",
-    "backtest_run",
+    "backtest",
     "behavior_weights",
     "build_model",
     "case_options",
     "cases_of",
     "ceiling",
-    "compare_runs",
+    "compare",
     "compare_saved",
     "compare_saved_runs",
-    "embed_run",
-    "evaluate_run",
-    "fit_run_decoder",
-    "fit_run_head",
+    "embed",
+    "evaluate",
+    "fit_decoder",
+    "fit_head",
     "join",
     "join_datasets",
     "known_events",
@@ -45,7 +45,7 @@ __all__ = [
     "read_source",
     "references",
     "start_model",
-    "train_run",
+    "train",
     "transfer_params",
     "user_histories",
     "warm_start_params",

@@ -18,7 +18,7 @@ from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import ConfigError
-from seqrec_jax.evaluation.robustness.backtest import backtest, freshness_section, rolling_origins
+from seqrec_jax.evaluation.robustness import backtest as rolling
 from seqrec_jax.pipeline.cases import case_options
 from seqrec_jax.pipeline.starting import start_model
 from seqrec_jax.pipeline.training import training_data
@@ -29,7 +29,7 @@ from seqrec_jax.training.checkpoints import load_params
 from seqrec_jax.training.loop import train
 
 
-def backtest_run(
+def backtest(
     config: ExperimentConfig,
     *,
     num_origins: int,
@@ -64,14 +64,14 @@ def backtest_run(
     dataset = read_dataset(config.dataset_directory)
     output = make_folder(output, what="backtest")  # before the trainings, which may take hours
     window = max(1, round(window_days * SECONDS_PER_DAY))
-    cuts = rolling_origins(dataset.sequences, num_origins=num_origins, window_seconds=window)
+    cuts = rolling.rolling_origins(dataset.sequences, num_origins=num_origins, window_seconds=window)
 
     def fit(known: Sequences) -> list[Ranker]:
         baselines = baseline_rankers(known, num_items=dataset.num_items, time_kind=dataset.time_kind)
         return [_trained(config, dataset, known, show_progress=show_progress), *baselines]
 
     options = case_options(config.evaluation, dataset)
-    rows = backtest(
+    rows = rolling.backtest(
         dataset,
         cuts=cuts,
         fit=fit,
@@ -80,7 +80,7 @@ def backtest_run(
         max_age=None,
         case_options=options,
     )
-    section = freshness_section(rows)
+    section = rolling.freshness_section(rows)
     try:
         rows.to_parquet(output / "backtest.parquet", index=False)
         (output / "backtest.json").write_text(json.dumps(section, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -25,8 +25,8 @@ from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge_lists, unseen_candidates
-from seqrec_jax.heads import GenerativeHead, GenerativeHeadConfig, make_generative_head
-from seqrec_jax.heads.decoder_fitting import DecoderTrainingConfig, FittedDecoder, Targets, catalogue_codes, fit_decoder
+from seqrec_jax.heads import GenerativeHead, GenerativeHeadConfig, decoder_fitting, make_generative_head
+from seqrec_jax.heads.decoder_fitting import DecoderTrainingConfig, FittedDecoder, Targets, catalogue_codes
 from seqrec_jax.items.semantic_ids import SemanticIdReport, semantic_id_report
 from seqrec_jax.pipeline.cases import cases_of
 from seqrec_jax.pipeline.head_files import check_name, read_beside, recommender_at, write_beside
@@ -45,7 +45,7 @@ _HISTORIES = 2**14  # that are made at a time
 
 
 class DecoderReport(NamedTuple):
-    """What `fit_run_decoder` did.
+    """What `fit_decoder` did.
 
     Attributes:
       path: of the file.
@@ -183,7 +183,7 @@ class RunDecoder:
         return self.recommender.histories([pd.DataFrame({"item_id": list(raw)})], ["history"])
 
 
-def fit_run_decoder(
+def fit_decoder(
     run: str | Path,
     *,
     name: str = "decoder",
@@ -230,7 +230,7 @@ def fit_run_decoder(
     moments = np.repeat(np.arange(len(cases.users)), cases.num_targets)
     validation = Targets(recommender.user_vectors(cases.histories)[moments], cases.target_items)
     head = _head(config, semantic.codes, training.states.shape[1])
-    fitted = fit_decoder(head, semantic.codes, training=training, validation=validation, config=config)
+    fitted = decoder_fitting.fit_decoder(head, semantic.codes, training=training, validation=validation, config=config)
     codes = semantic_id_report(semantic, jnp.asarray(vectors))
     new = int((semantic.codes[:, 0] > 0)[~known].sum())
     notes = [

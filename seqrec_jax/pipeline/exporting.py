@@ -19,7 +19,7 @@ from seqrec_jax.runs.run import read_run
 from seqrec_jax.settings import parse_config
 
 
-def embed_run(run: str | Path, output: str | Path, *, step: int | None = None) -> tuple[Path, Path, Path]:
+def embed(run: str | Path, output: str | Path, *, step: int | None = None) -> tuple[Path, Path, Path]:
     """Write the vectors for other systems, a row a raw id, and the W between them.
 
     `user_vectors.parquet` (user_id, vector) has v_x of every user after the whole history in the run's dataset,

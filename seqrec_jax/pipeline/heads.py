@@ -25,10 +25,11 @@ from seqrec_jax.heads import (
     Calibration,
     ClassifierHeadConfig,
     ValueRanking,
+    fitting,
     make_classifier_head,
     rank_by_expected_value,
 )
-from seqrec_jax.heads.fitting import Examples, FittedHead, HeadKind, HeadTrainingConfig, fit_head, head_logits
+from seqrec_jax.heads.fitting import Examples, FittedHead, HeadKind, HeadTrainingConfig, head_logits
 from seqrec_jax.pipeline.head_files import check_name, read_beside, recommender_at, write_beside
 from seqrec_jax.pipeline.labelled_rows import (
     NUM_TIMES,
@@ -42,7 +43,7 @@ from seqrec_jax.runs.run import read_run
 
 
 class HeadReport(NamedTuple):
-    """What `fit_run_head` did.
+    """What `fit_head` did.
 
     Attributes:
       path: of the file.
@@ -58,7 +59,7 @@ class HeadReport(NamedTuple):
 
 
 class RunHead:
-    """A head on a run's vectors; `RunHead.load(run, name)` reads one that `fit_run_head` wrote."""
+    """A head on a run's vectors; `RunHead.load(run, name)` reads one that `fit_head` wrote."""
 
     def __init__(
         self,
@@ -233,7 +234,7 @@ class RunHead:
         )
 
 
-def fit_run_head(
+def fit_head(
     run: str | Path,
     rows: pd.DataFrame,
     *,
@@ -290,7 +291,7 @@ def fit_run_head(
         hidden_width=config.hidden_width,
         num_positions=None if examples.positions is None else int(examples.positions.max()),
     )
-    fitted = fit_head(
+    fitted = fitting.fit_head(
         make_classifier_head(head_config),
         states,
         item_vectors,
@@ -330,7 +331,7 @@ def label_examples(
     """Rows as `RunHead.row_logits` takes them, and the states of their moments, to judge a head on later rows.
 
     Raises:
-      DataError: as `fit_run_head`; no column of items or places where the head was fitted with one, or a place that it
+      DataError: as `fit_head`; no column of items or places where the head was fitted with one, or a place that it
         does not know.
     """
     for column, width in (("item_id", head.config.item_width), ("position", head.config.num_positions)):

@@ -13,11 +13,12 @@ from jax.sharding import Mesh
 from seqrec_jax.data.dataset import Dataset, read_dataset
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import CheckpointError, ConfigError
+from seqrec_jax.evaluation import summary
 from seqrec_jax.evaluation.lists import match_lists, read_lists
 from seqrec_jax.evaluation.protocol import EvaluationConfig, judge_lists, mean_of_users
 from seqrec_jax.evaluation.report.examples import example_users
 from seqrec_jax.evaluation.report.model_card import model_card
-from seqrec_jax.evaluation.summary import Contender, Evaluation, compare, evaluate
+from seqrec_jax.evaluation.summary import Contender, Evaluation
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.pipeline.cases import cases_of, references
 from seqrec_jax.pipeline.decoders import RunDecoder, judged_decoder
@@ -30,11 +31,11 @@ from seqrec_jax.settings import config_dict
 from seqrec_jax.training.log import read_log
 
 
-def evaluate_run(
+def evaluate(
     run: str | Path,
     config: EvaluationConfig,
     *,
-    dataset_directory: str | None = None,
+    dataset: str | Path | None = None,
     step: int | None = None,
     lists: Sequence[str] = (),
     decoders: Sequence[str] = (),
@@ -46,10 +47,10 @@ def evaluate_run(
     Args:
       run: the run's directory.
       config: the protocol.
-      dataset_directory: another prepared dataset over the same vocabulary; None for the run's own.
+      dataset: another prepared dataset over the same vocabulary; None for the run's own.
       step: of the checkpoint; None for the best.
       lists: `name=path` of files with other systems' lists, see `read_lists`.
-      decoders: names of decoders of the run, see `fit_run_decoder`.
+      decoders: names of decoders of the run, see `fit_decoder`.
 
     Returns:
       The evaluation, and why no report was written (None where it was).
@@ -59,30 +60,30 @@ def evaluate_run(
       DataError: the dataset is missing, was changed, or has nobody to evaluate; or lists that cannot be matched.
     """
     run = Path(run)
-    settings, dataset = _run_and_dataset(run, dataset_directory)
+    settings, judged_on = _run_and_dataset(run, dataset)
     mesh = _mesh_of(config)
     recommender = _on_mesh(Recommender.load(run, step=step), mesh)
-    cases = cases_of(dataset, config)
-    others, notes = _judged_lists(lists, dataset, cases, config)
+    cases = cases_of(judged_on, config)
+    others, notes = _judged_lists(lists, judged_on, cases, config)
     decoded = [Contender(judged_decoder(RunDecoder.load(run, name), cases, config), "other") for name in decoders]
-    contenders = [Contender(recommender, "model"), *decoded, *others, *references(dataset, config)]
-    evaluation = evaluate(contenders, dataset, cases, config=config, mesh=mesh)
+    contenders = [Contender(recommender, "model"), *decoded, *others, *references(judged_on, config)]
+    evaluation = summary.evaluate(contenders, judged_on, cases, config=config, mesh=mesh)
     log = read_log(run)
     settings = {**settings, "evaluation": config_dict(config)}
     facts = _model_facts(recommender, settings, log)
     evaluation.result.update(run=run.name, model=facts, config=settings)
     evaluation.result["warnings"] += notes
-    card = model_card(dataset, settings=settings, facts=facts, result=evaluation.result)
+    card = model_card(judged_on, settings=settings, facts=facts, result=evaluation.result)
     evaluation.result["model_card"] = card
-    return evaluation, _written(run, evaluation, dataset, cases, log=log)
+    return evaluation, _written(run, evaluation, judged_on, cases, log=log)
 
 
-def compare_runs(
+def compare(
     runs: Sequence[str | Path],
     config: EvaluationConfig,
     *,
     output: str | Path,
-    dataset_directory: str | None = None,
+    dataset: str | Path | None = None,
     lists: Sequence[str] = (),
 ) -> tuple[Evaluation, str | None]:
     """Judge runs, and lists of other systems, under one protocol: is any of them better than the first run?
@@ -93,7 +94,7 @@ def compare_runs(
       runs: directories; the first is what runs today, and its dataset is what all are judged on.
       config: the protocol.
       output: where to write.
-      dataset_directory: another prepared dataset over the same vocabulary; None for the first run's own.
+      dataset: another prepared dataset over the same vocabulary; None for the first run's own.
       lists: `name=path` of files with other systems' lists.
 
     Returns:
@@ -102,37 +103,37 @@ def compare_runs(
     Raises:
       CheckpointError: no run, a checkpoint over another vocabulary, or a place that cannot be written.
       ConfigError: fewer than two systems.
-      DataError: as `evaluate_run`.
+      DataError: as `evaluate`.
     """
     if len(runs) + len(lists) < 2 or not runs:
         raise ConfigError("compare takes two systems or more, the one that runs today first")
     paths = [Path(run) for run in runs]
-    settings, dataset = _run_and_dataset(paths[0], dataset_directory)
+    settings, judged_on = _run_and_dataset(paths[0], dataset)
     mesh = _mesh_of(config)
-    cases = cases_of(dataset, config)
+    cases = cases_of(judged_on, config)
     contenders, notes = [], []
     names = _names_of(paths)
     for run, name in zip(paths, names, strict=True):
         _, facts, items = read_run(run)
-        _check_vocabulary(dataset, items, run)
-        check_behaviors(dataset, facts, run)
+        _check_vocabulary(judged_on, items, run)
+        check_behaviors(judged_on, facts, run)
         recommender = _on_mesh(Recommender.load(run), mesh)
         recommender.name = name
         contenders.append(Contender(recommender, "model"))
-        if facts["fingerprint"] != dataset.fingerprint:
+        if facts["fingerprint"] != judged_on.fingerprint:
             notes.append(
                 f"{name} WAS TRAINED ON ANOTHER PREPARATION ({facts['fingerprint']}) than it is judged on "
-                f"({dataset.fingerprint}): whether it has seen the tested events is not known."
+                f"({judged_on.fingerprint}): whether it has seen the tested events is not known."
             )
-    others, about_lists = _judged_lists(lists, dataset, cases, config)
-    contenders += [*others, *references(dataset, config)]
+    others, about_lists = _judged_lists(lists, judged_on, cases, config)
+    contenders += [*others, *references(judged_on, config)]
     output = make_folder(output, what="comparison")
-    evaluation = compare(contenders, dataset, cases, config=config, mesh=mesh)
+    evaluation = summary.compare(contenders, judged_on, cases, config=config, mesh=mesh)
     settings = {**settings, "evaluation": config_dict(config)}
     later = ", ".join([*names[1:], *(one.system.name for one in others)])
     evaluation.result.update(run=f"{later} against {names[0]}", config=settings)
     evaluation.result["warnings"] += [*notes, *about_lists]
-    return evaluation, _written(output, evaluation, dataset, cases, log=[])
+    return evaluation, _written(output, evaluation, judged_on, cases, log=[])
 
 
 def _written(

@@ -18,13 +18,14 @@ from seqrec_jax.pipeline.cases import cases_of
 from seqrec_jax.pipeline.starting import start_model
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.runs import open_run
+from seqrec_jax.training import loop
 from seqrec_jax.training.language_files import keep_language_models
-from seqrec_jax.training.loop import Progress, TrainingData, train
+from seqrec_jax.training.loop import Progress, TrainingData
 
 RUNS = Path("runs")
 
 
-def train_run(
+def train(
     config: ExperimentConfig, *, overwrite: bool = False, show_progress: bool = True, runs: Path = RUNS
 ) -> tuple[Path, Progress]:
     """Train the model of a configuration in `runs/<name>`, or continue a run that was stopped.
@@ -68,7 +69,7 @@ def train_run(
         judged = judge(recommender.with_params(params), cases, config=config.evaluation)
         return {name: mean_of_users(values) for name, values in judged.per_user.items() if name != "rank"}
 
-    progress = train(
+    progress = loop.train(
         model,
         params,
         data,

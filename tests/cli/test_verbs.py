@@ -76,7 +76,7 @@ def test_train_goes_on_with_a_run_or_says_that_it_has_ended(call, run, tiny_run,
     assert "learning_rate: 0.01 there, 0.5 now" in errors
 
     stopped = Progress(epoch=1)
-    monkeypatch.setattr(pipeline, "train_run", lambda *_, **__: (run, stopped))
+    monkeypatch.setattr(pipeline, "train", lambda *_, **__: (run, stopped))
     code, lines, _ = call("train", "--config", tiny_run.yaml)
     assert (code, lines) == (
         130,
@@ -267,7 +267,7 @@ def test_a_file_where_a_folder_belongs_is_told(call, home, run, quick_load):
 
 
 def test_what_no_room_foresaw_of_a_disk_is_still_one_line(call, home, run, monkeypatch):
-    monkeypatch.setattr(pipeline, "embed_run", full)
+    monkeypatch.setattr(pipeline, "embed", full)
     code, _, errors = call("embed", "--checkpoint", run, "--output", "o")
     assert (code, errors) == (2, "seqrec embed: [Errno 28] No space left on device\n")
 
@@ -276,5 +276,5 @@ def test_ctrl_c_ends_quietly(call, run, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "embed_run", interrupt)
+    monkeypatch.setattr(pipeline, "embed", interrupt)
     assert call("embed", "--checkpoint", run, "--output", "o") == (130, [], "seqrec embed: interrupted\n")

@@ -228,11 +228,11 @@ def test_a_run_from_texts_to_lists(tmp_path):
         "--training.optimizer.rows=read",
     )
     pipeline.prepare(config)
-    run, progress = pipeline.train_run(config, show_progress=False, runs=tmp_path / "runs")
+    run, progress = pipeline.train(config, show_progress=False, runs=tmp_path / "runs")
     assert progress.finished
     started = flat_params(pretrained_blocks(config.model.encoder))
     shutil.rmtree(directory)
-    pipeline.evaluate_run(run, replace(config.evaluation, parts=()))
+    pipeline.evaluate(run, replace(config.evaluation, parts=()))
     assert "ndcg@10" in (run / "metrics.json").read_text("utf-8")
     recommender = Recommender.load(run)
     params = flat_params(recommender.params["encoder"])

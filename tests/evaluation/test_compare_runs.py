@@ -33,7 +33,7 @@ def second(tiny_run: TinyRun, tmp_path_factory) -> Path:
     words = ["--name", "second", "--training.seed", "5", "--training.max_epochs", "1"]
     config = tiny_config(tiny_run.folder, *words)
     with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic mixes types
-        return pipeline.train_run(config, show_progress=False, runs=folder / "runs")[0]
+        return pipeline.train(config, show_progress=False, runs=folder / "runs")[0]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def lists_file(tiny_run: TinyRun, second: Path, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def compared(tiny_run: TinyRun, second: Path, lists_file: Path, tmp_path_factory):
     output = tmp_path_factory.mktemp("compared") / "deep" / "comparison"
-    evaluation, reason = pipeline.compare_runs(
+    evaluation, reason = pipeline.compare(
         [tiny_run.run, second], tiny_run.config.evaluation, output=output, lists=[f"theirs={lists_file}"]
     )
     assert reason is None
@@ -138,7 +138,7 @@ def copy_of(run: Path, folder: Path, name: str) -> Path:
 
 def test_identical_runs_are_not_distinguishable_and_the_verdict_says_what_that_means(tiny_run, tmp_path):
     again = copy_of(tiny_run.run, tmp_path, "again")
-    evaluation, _ = pipeline.compare_runs([tiny_run.run, again], quick(tiny_run), output=tmp_path / "out")
+    evaluation, _ = pipeline.compare([tiny_run.run, again], quick(tiny_run), output=tmp_path / "out")
     result = evaluation.result
     assert {(row["difference"], row["p_value"], row["p_holm"]) for row in result["comparisons"]} == {(0.0, 1.0, 1.0)}
     words = verdict(result)
@@ -152,7 +152,7 @@ def test_identical_runs_are_not_distinguishable_and_the_verdict_says_what_that_m
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(fast, tiny_run, tmp_path):
     again = copy_of(tiny_run.run, tmp_path, "tiny")
-    evaluation, _ = pipeline.compare_runs([tiny_run.run, again], quick(tiny_run), output=tmp_path / "out")
+    evaluation, _ = pipeline.compare([tiny_run.run, again], quick(tiny_run), output=tmp_path / "out")
     assert [judged.name for judged in evaluation.judged][:2] == [str(tiny_run.run), str(again)]
 
 
@@ -164,14 +164,14 @@ def test_two_systems_of_one_name_are_refused(tiny_run, lists_file, tmp_path):
         ([tiny_run.run], [f"most popular={lists_file}"], "most popular"),
     ):
         with pytest.raises(ConfigError) as raised:
-            pipeline.compare_runs(runs, quick(tiny_run), output=tmp_path / "out", lists=lists)
+            pipeline.compare(runs, quick(tiny_run), output=tmp_path / "out", lists=lists)
         assert str(raised.value) == f"two systems are called {name!r}; give each a name of its own"
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_systems_are_refused(tiny_run, tmp_path, count):
     with pytest.raises(ConfigError, match="compare takes two systems or more, the one that runs today first"):
-        pipeline.compare_runs([tiny_run.run] * count, quick(tiny_run), output=tmp_path / "out")
+        pipeline.compare([tiny_run.run] * count, quick(tiny_run), output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -182,7 +182,7 @@ def test_a_checkpoint_over_another_vocabulary_is_refused(tiny_run, second, tmp_p
     names[7] = "renamed"
     items.assign(item_id=names).to_parquet(other / "items.parquet", index=False)
     with pytest.raises(CheckpointError) as raised:
-        pipeline.compare_runs([tiny_run.run, other], quick(tiny_run), output=tmp_path / "out")
+        pipeline.compare([tiny_run.run, other], quick(tiny_run), output=tmp_path / "out")
     assert str(raised.value) == (
         f"tiny numbers its 60 items differently from the 60 of {other} (59 in common); prepare it with "
         f"--data.vocabulary_from {other}, and train on it with training.warm_start {other} if it has new items"
@@ -197,7 +197,7 @@ def test_a_run_over_other_behaviours_is_refused(tiny_run, second, tmp_path):
     with pytest.raises(
         CheckpointError, match=r"was trained with the behaviours \['purchase', 'cart', 'click', 'view'\]"
     ):
-        pipeline.compare_runs([tiny_run.run, other], quick(tiny_run), output=tmp_path / "out")
+        pipeline.compare([tiny_run.run, other], quick(tiny_run), output=tmp_path / "out")
 
 
 def test_a_run_over_another_preparation_is_judged_with_a_loud_warning(fast, call, tiny_run, second, tmp_path):
@@ -219,8 +219,8 @@ def test_a_run_over_another_preparation_is_judged_with_a_loud_warning(fast, call
 
 def test_all_runs_over_another_preparation_are_told_of(fast, tiny_run, second, tmp_path):
     pipeline.prepare(tiny_config(tmp_path, "--data.split.rule", "leave_one_out"))
-    evaluation, _ = pipeline.compare_runs(
-        [tiny_run.run, second], quick(tiny_run), output=tmp_path / "out", dataset_directory=str(tmp_path / "data/tiny")
+    evaluation, _ = pipeline.compare(
+        [tiny_run.run, second], quick(tiny_run), output=tmp_path / "out", dataset=str(tmp_path / "data/tiny")
     )
     assert [text.split(" WAS ")[0] for text in evaluation.result["warnings"]] == ["tiny", "second"]
     assert evaluation.result["protocol"]["split"].startswith("leave_one_out")
@@ -240,7 +240,7 @@ def test_lists_that_cannot_be_used_are_refused(call, tiny_run, lists_file, tmp_p
         assert (code, lines) == (2, [])
         assert errors.startswith("seqrec compare: ") and message in errors and errors.count("\n") == 1
     with pytest.raises(DataError):
-        pipeline.compare_runs(
+        pipeline.compare(
             [tiny_run.run], quick(tiny_run), output=tmp_path / "out", lists=[f"theirs={tmp_path / 'none.run'}"]
         )
 
@@ -250,7 +250,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_judged(tiny_
     monkeypatch.setattr(pipeline.judging, "compare", lambda *_, **__: pytest.fail("judged for nothing"))
     for output in (tmp_path / "taken", tmp_path / "taken" / "deeper"):
         with pytest.raises(CheckpointError, match=rf"cannot write the comparison to {output}: (File exists|Not a dir)"):
-            pipeline.compare_runs([tiny_run.run, second], quick(tiny_run), output=output)
+            pipeline.compare([tiny_run.run, second], quick(tiny_run), output=output)
 
 
 def test_a_missing_run_is_told(call, tiny_run, tmp_path):

@@ -82,7 +82,7 @@ def test_a_backtest_trains_on_the_past_only_and_judges_every_age(tmp_path, monke
 
     original = pipeline.backtesting._trained
     monkeypatch.setattr(pipeline.backtesting, "_trained", recorded)
-    rows, section = pipeline.backtest_run(
+    rows, section = pipeline.backtest(
         config, num_origins=2, window_days=4, output=tmp_path / "out", show_progress=False
     )
     cuts = sorted(rows["cut"].unique())
@@ -93,7 +93,7 @@ def test_a_backtest_trains_on_the_past_only_and_judges_every_age(tmp_path, monke
     assert len(rows["system"].unique()) == 6 and section["key"] == "freshness"
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out" / "backtest.parquet"), rows, check_dtype=False)
     with pytest.raises(ConfigError, match="window_days must be above 0, got 0"):
-        pipeline.backtest_run(config, num_origins=2, window_days=0, output=tmp_path / "out")
+        pipeline.backtest(config, num_origins=2, window_days=0, output=tmp_path / "out")
 
 
 def test_histories_before_the_test_are_those_of_the_evaluation(tiny_run):

@@ -93,7 +93,7 @@ def test_a_copied_run_recommends_without_its_dataset(recommender, dataset):
 
 
 def test_scores_are_v_x_w_v_y_of_the_exported_vectors(tiny_run, recommender, dataset, tmp_path):
-    users_path, items_path, weight_path = pipeline.embed_run(tiny_run.run, tmp_path / "vectors")
+    users_path, items_path, weight_path = pipeline.embed(tiny_run.run, tmp_path / "vectors")
     users, items = pd.read_parquet(users_path), pd.read_parquet(items_path)
     assert users["user_id"].tolist() == list(dataset.sequences.user_ids)
     assert items["item_id"].tolist() == dataset.items["item_id"].tolist()

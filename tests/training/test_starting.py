@@ -68,7 +68,7 @@ def source(tmp_path_factory):
     """A trained run of one domain, and its folder."""
     folder = tmp_path_factory.mktemp("domains")
     config = experiment(folder, "shop", items=[f"s{n}" for n in range(9)])
-    return folder, pipeline.train_run(config, runs=folder / "runs", show_progress=False)[0]
+    return folder, pipeline.train(config, runs=folder / "runs", show_progress=False)[0]
 
 
 def start(config):
@@ -115,7 +115,7 @@ def test_adapters_over_an_earlier_run(source):
     folder, run = source
     lora = {"mode": "lora", "targets": ["encoder"], "rank": 2}
     config = experiment(folder, "shop", items=[f"s{n}" for n in range(9)], warm_start=str(run), fine_tuning=lora)
-    tuned, _ = pipeline.train_run(config, runs=folder / "tuned", show_progress=False)
+    tuned, _ = pipeline.train(config, runs=folder / "tuned", show_progress=False)
     before, after = (flat_params(Recommender.load(one).params) for one in (run, tuned))
     moved = {path for path in after if path not in before or not np.array_equal(before[path], after[path])}
     assert moved and all("/adapter/" in path for path in moved)
@@ -138,7 +138,7 @@ def test_a_language_model_as_the_encoder_starts_from_its_weights_and_lives_on_wi
     origin, size = found.notes
     assert origin == f"the encoder starts from the language model in {directory}"
     assert size.startswith("fine-tuning lora: ") and "parameters are trained" in size
-    run, _ = pipeline.train_run(config, runs=tmp_path, show_progress=False)
+    run, _ = pipeline.train(config, runs=tmp_path, show_progress=False)
     shutil.rmtree(directory)
     recommender = Recommender.load(run)
     before, after = flat_params(found.params), flat_params(recommender.params)
@@ -177,7 +177,7 @@ def test_texts_are_read_by_a_language_model_that_is_trained_with_the_rest(tmp_pa
     )
     config = replace(config, model=replace(config.model, items=items), training=training)
     found = start(config)
-    run, _ = pipeline.train_run(config, runs=tmp_path / "runs", show_progress=False)
+    run, _ = pipeline.train(config, runs=tmp_path / "runs", show_progress=False)
     shutil.rmtree(directory)
     recommender = Recommender.load(run)
     before, after = flat_params(found.params), flat_params(recommender.params)

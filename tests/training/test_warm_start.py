@@ -58,7 +58,7 @@ def experiment(folder, name, events, *, vocabulary=(), known_items=(), **trainin
 def yesterday(tmp_path_factory):
     folder = tmp_path_factory.mktemp("warm")
     config, dataset = experiment(folder, "yesterday", YESTERDAY)
-    run, _ = pipeline.train_run(config, runs=folder / "runs", show_progress=False)
+    run, _ = pipeline.train(config, runs=folder / "runs", show_progress=False)
     return folder, run, dataset
 
 
