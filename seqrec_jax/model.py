@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from seqrec_jax.data.batches import Batch
@@ -209,7 +210,7 @@ def make_sequence_model(
             return jnp.broadcast_to(0.0, (*ids.shape, config.encoder.width))
         if v_y is not None and config.share_item_vectors and not ids_only:
             return v_y[ids]
-        if ids_only or ids.size <= num_items:
+        if ids_only or is_symbolic_dim(ids.size) or ids.size <= num_items:
             return tower.item_vectors(params["items"], item_table, ids)
         # fewer items than positions: content is worth fusing once an item, not once a position
         return tower.item_vectors(params["items"], item_table)[ids]

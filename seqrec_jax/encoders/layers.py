@@ -332,13 +332,13 @@ class SelfAttention(nnx.Module):
         queries = jnp.einsum("bd,dhe->bhe", sight.of_queries(x)[:, 0], of_queries) + biases[None, 0]
         # each head is a query of its own, as wide as x, in an attention of one head, which divides by the root of D
         asked = jnp.einsum("bhe,dhe->bhd", queries, of_keys) * math.sqrt(self.num_heads)
-        where = jnp.broadcast_to(sight.where, (len(x), self.num_heads, x.shape[1]))
+        where = jnp.broadcast_to(sight.where, (x.shape[0], self.num_heads, x.shape[1]))
         events, site = x[:, :, None], f"{site}/weights"
         mixed = attend(asked[:, :, None], events, events, where=where, dropout_rate=self.dropout, site=site, key=key)[
             :, :, 0
         ]
         mixed = jnp.einsum("bhd,dhe->bhe", mixed, of_values) + biases[None, 2]
-        return mixed.reshape(len(x), 1, -1)
+        return mixed.reshape(x.shape[0], 1, -1)
 
 
 class FeedForward(nnx.Module):

@@ -60,7 +60,7 @@ def text_encoder(config: EncoderConfig) -> Encoder:
         textless = params["textless"][None, None, None]
         words = jnp.where((tokens > 0)[..., None], table[jnp.maximum(tokens - 1, 0)], textless)
         embeddings = words + event_vectors.astype(words.dtype)[:, :, None]
-        rows = (len(there), length)
+        rows = (there.shape[0], length)
         states = hidden_states(
             params["language"],
             None,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 from jaxtyping import Array, Float, Int
 
 from seqrec_jax.encoders.config import Params
@@ -50,13 +51,14 @@ def make_text_model(directory: str | Path) -> TextModel:
 
     def vectors(params: Params, tokens: Int[Array, "*N T"]) -> Float[Array, "*N D"]:
         rows = tokens.reshape(-1, tokens.shape[-1])
-        if len(rows) <= TEXTS_AT_ONCE:
+        number = rows.shape[0]
+        if is_symbolic_dim(number) or number <= TEXTS_AT_ONCE:
             found = of_some(params, rows)
         else:
-            filled = jnp.pad(rows, ((0, -len(rows) % TEXTS_AT_ONCE), (0, 0)))
+            filled = jnp.pad(rows, ((0, -number % TEXTS_AT_ONCE), (0, 0)))
             pieces = filled.reshape(-1, TEXTS_AT_ONCE, rows.shape[1])
             found = jax.lax.map(lambda piece: of_some(params, piece), pieces)
-            found = found.reshape(-1, config.width)[: len(rows)]
+            found = found.reshape(-1, config.width)[:number]
         return found.reshape(*tokens.shape[:-1], config.width)
 
     return TextModel(
