@@ -1,7 +1,7 @@
 """The one score f(v_x, v_y) = v_xᵀ W v_y, and exact ranks and top-k lists over any number of items.
 
 Ranks and lists follow the same rules, so that they always agree: row 0, an item that is not allowed or is
-excluded, and an item whose score is nan or -inf cannot be recommended; equal scores are ordered by one random
+excluded, and an item whose score is nan or -inf is never recommended; equal scores are ordered by one random
 order of the catalogue, `priority`, which the evaluation protocol draws once with `catalogue_order`.
 
 With `axis_name`, inside `shard_map` or `pmap`, each device of that axis holds an equal block of the item table's

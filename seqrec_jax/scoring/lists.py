@@ -1,7 +1,7 @@
 """The exact first K items of each user: blocks of items by their best score, then the items of the best blocks.
 
-An item of the first K stands in one of the K blocks whose best item comes first: any other block has K items before
-its own best one. So only the scores of K blocks are looked at closely, whatever the size of the catalogue.
+Each of the first K items stands in one of the K blocks whose best item comes first, since any other block has K items
+before its own best one. So only the scores of K blocks are compared one by one, whatever the size of the catalogue.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from seqrec_jax.scoring.catalogue import (
-    AxisName,
     Catalogue,
     Tile,
     catalogue_of_scores,
     catalogue_of_vectors,
-    check_at_least_1,
     tile_at,
     tile_size,
 )
 from seqrec_jax.scoring.scores import BilinearWeight
+from seqrec_jax.settings import check_value
+from seqrec_jax.types import ArrayLike, AxisName
 
 _LAST_PLACE = 2**31 - 1
 
 
 class TopK(NamedTuple):
-    """The first K items of each user; places beyond the items that can be recommended hold id 0, score -inf.
+    """The first K items of each user; a place for which no item is left holds id 0 and score -inf.
 
     Attributes:
       item_ids: `[U, K]` int32.
-      scores: `[U, K]` in the dtype of the scores, falling.
+      scores: `[U, K]` in the dtype of the scores, from highest to lowest.
     """
 
     item_ids: Int[Array, "U K"]
@@ -48,25 +48,30 @@ class _Candidates(NamedTuple):
 
 
 def top_k_in_scores(
-    scores: Float[Array, "U V+1"],
+    scores: Float[ArrayLike, "U V1"],
     *,
     k: int,
-    priority: Int[Array, " V+1"],
-    allowed: Bool[Array, " V+1"] | None = None,
-    excluded: Int[Array, "U X"] | None = None,
+    priority: Integer[ArrayLike, " V1"],
+    allowed: Bool[ArrayLike, " V1"] | Bool[ArrayLike, "U V1"] | None = None,
+    excluded: Integer[ArrayLike, "U X"] | None = None,
     axis_name: AxisName = None,
 ) -> TopK:
-    """The K items of the highest score among those that can be recommended; exact, ties by `priority`.
+    """The K items of the highest score among those that may be recommended; exact, ties by `priority`.
 
     Args:
-      scores, priority, allowed, excluded, axis_name: as for `ranks_in_scores`.
+      scores: `[U, V+1]` floating-point scores of all items; column 0 is ignored.
       k: K, at least 1; it may be larger than the catalogue.
+      priority: `[V+1]` integer order of the catalogue, from `catalogue_order`.
+      allowed: `[V+1]` bool, True for items that may be recommended, or `[U, V+1]` for each user; None means all.
+      excluded: `[U, X]` integer ids of items that this user must not be recommended, 0 = none.
+      axis_name: mesh axis whose devices hold an equal block of the table each; None: this device holds it whole.
 
     Returns:
-      TopK `[U, K]`.
+      `[U, K]` item ids and scores.
 
     Raises:
-      ShapeError: shapes that do not fit, scores that are not floating point (at trace time), or k < 1.
+      ShapeError: shapes that do not fit or scores that are not floating point (at trace time).
+      ConfigError: k < 1.
 
     >>> import jax.numpy as jnp
     >>> top_k_in_scores(jnp.array([[9.0, 0.1, 0.7, 0.7]]), k=2, priority=jnp.array([0, 3, 2, 1])).item_ids
@@ -77,29 +82,37 @@ def top_k_in_scores(
 
 
 def top_k(
-    v_x: Float[Array, "U D"],
+    v_x: Float[ArrayLike, "U D"],
     weight: BilinearWeight,
-    v_y: Float[Array, "V+1 E"],
+    v_y: Float[ArrayLike, "V1 E"],
     *,
     k: int,
-    priority: Int[Array, " V+1"],
-    allowed: Bool[Array, " V+1"] | None = None,
-    excluded: Int[Array, "U X"] | None = None,
+    priority: Integer[ArrayLike, " V1"],
+    allowed: Bool[ArrayLike, " V1"] | Bool[ArrayLike, "U V1"] | None = None,
+    excluded: Integer[ArrayLike, "U X"] | None = None,
     chunk_size: int | None = None,
     axis_name: AxisName = None,
 ) -> TopK:
-    """`top_k_in_scores` without the `[U, V+1]` scores: they are made in tiles of `chunk_size` items.
+    """The lists of `top_k_in_scores` without the `[U, V+1]` scores, which are computed in tiles of `chunk_size` items.
 
     Args:
-      v_x, weight, v_y: as for `bilinear_scores`.
-      k, priority, allowed, excluded, axis_name: as for `top_k_in_scores`.
-      chunk_size: items in a tile; memory is of the order of U × chunk_size. None chooses it by U and K.
+      v_x: `[U, D]` user vectors.
+      weight: W, in any of the four forms of `BilinearWeight`.
+      v_y: `[V+1, E]` item vectors.
+      k: K, at least 1; it may be larger than the catalogue.
+      priority: `[V+1]` integer order of the catalogue, from `catalogue_order`.
+      allowed: `[V+1]` bool, True for items that may be recommended, or `[U, V+1]` for each user; None means all.
+      excluded: `[U, X]` integer ids of items that this user must not be recommended, 0 = none.
+      chunk_size: items in a tile, at least 1; beside the arguments, memory is of the order of U × chunk_size. None
+        chooses it by U and K.
+      axis_name: mesh axis whose devices hold an equal block of the table each; None: this device holds it whole.
 
     Returns:
-      TopK `[U, K]`.
+      `[U, K]` item ids and scores.
 
     Raises:
-      ShapeError: shapes that do not fit (at trace time), k < 1, or a chunk_size below 1.
+      ShapeError: shapes that do not fit (at trace time).
+      ConfigError: k or chunk_size below 1.
 
     >>> import jax.numpy as jnp
     >>> v_y, priority = jnp.array([[0.0], [3.0], [1.0], [2.0]]), jnp.array([0, 1, 2, 3])
@@ -113,7 +126,8 @@ def top_k(
 
 
 def _top_k(catalogue: Catalogue, k: int, chunk_size: int | None) -> TopK:
-    size = tile_size(catalogue, chunk_size, k=check_at_least_1("k", k))
+    check_value("k", k, "[1, inf)")
+    size = tile_size(catalogue, chunk_size, k=k)
     num_tiles = -(-catalogue.num_rows // size)
 
     def visit(best: _Candidates, index: Array) -> tuple[_Candidates, None]:
@@ -135,7 +149,7 @@ def _top_k(catalogue: Catalogue, k: int, chunk_size: int | None) -> TopK:
 
 
 def _of_the_best_blocks(tile: Tile, k: int) -> _Candidates:
-    """The items of the k blocks whose best item comes first."""
+    """The items of the k blocks whose best item comes first, of a tile of C items."""
     num_users, size = tile.listed.shape
     # about √(C / k), where choosing among the blocks and among their items cost the same, or the next power of two
     items_of_one_place = size // k
@@ -154,7 +168,7 @@ def _of_the_best_blocks(tile: Tile, k: int) -> _Candidates:
 def _best_blocks(blocks: Array, places: Array, k: int) -> Array:
     """`[U, k]` the blocks of `[U, N, B]` whose best item comes first.
 
-    Only where blocks are tied at the border do the places of their best items matter, which cost a second pass.
+    The places of their best items matter only if blocks are tied at the border; computing them takes a second pass.
     """
     highest = jnp.max(blocks, axis=2)
     values, chosen = jax.lax.top_k(highest, k)
@@ -174,7 +188,7 @@ def _first_k(candidates: _Candidates, k: int) -> _Candidates:
 
 
 def _first_columns(scores: Array, places: Array, k: int) -> Array:
-    """`[U, k]` the first k columns by score and then by place, themselves in no order.
+    """`[U, k]` the first k columns by score and then by place, in no particular order.
 
     `lax.top_k` settles ties by the column, so the columns that tie with the last score are chosen anew, by place.
     """

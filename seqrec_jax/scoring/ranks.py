@@ -7,11 +7,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from seqrec_jax.errors import ShapeError
 from seqrec_jax.scoring.catalogue import (
-    AxisName,
     Catalogue,
     Tile,
     catalogue_of_scores,
@@ -22,6 +21,7 @@ from seqrec_jax.scoring.catalogue import (
     tile_size,
 )
 from seqrec_jax.scoring.scores import BilinearWeight
+from seqrec_jax.types import ArrayLike, AxisName
 
 UNREACHABLE = 2**31 - 1
 """Rank of a target that cannot appear in any list (int32 max)."""
@@ -31,10 +31,11 @@ _Found: TypeAlias = tuple[Array, _Counts]  # the targets' own scores too
 
 
 class Ranks(NamedTuple):
-    """The place of each target in its user's list of all items, `[U, P]` int32 each, 1 = first.
+    """The rank of each target in its user's list of all items, `[U, P]` int32 each, 1 = first.
 
     Attributes:
-      ranks: 1 + greater + equal and earlier in the catalogue's order; `UNREACHABLE` where there is none.
+      ranks: 1 + items of a greater score + items of the same score that are earlier in the catalogue's order;
+        `UNREACHABLE` for a target without a rank.
       best: the rank if every tie were won.
       worst: the rank if every tie were lost.
     """
@@ -45,31 +46,31 @@ class Ranks(NamedTuple):
 
 
 def ranks_in_scores(
-    scores: Float[Array, "U V+1"],
-    targets: Int[Array, "U P"],
+    scores: Float[ArrayLike, "U V1"],
+    targets: Integer[ArrayLike, "U P"],
     *,
-    priority: Int[Array, " V+1"],
-    allowed: Bool[Array, " V+1"] | None = None,
-    excluded: Int[Array, "U X"] | None = None,
-    where: Bool[Array, "U P"] | None = None,
+    priority: Integer[ArrayLike, " V1"],
+    allowed: Bool[ArrayLike, " V1"] | Bool[ArrayLike, "U V1"] | None = None,
+    excluded: Integer[ArrayLike, "U X"] | None = None,
+    where: Bool[ArrayLike, "U P"] | None = None,
     axis_name: AxisName = None,
 ) -> Ranks:
-    """Place of each target among all items that can be recommended to its user, by counting, never sorting.
+    """Rank of each target among all items that its user may be recommended, by counting, never sorting.
 
-    The other targets of a user are competitors like any item. A target is `UNREACHABLE` where it is 0, out of
-    the table, masked, or cannot be recommended.
+    The other targets of a user are competitors like any item. A target is `UNREACHABLE` if it is 0, outside the
+    table, masked, or an item that may not be recommended.
 
     Args:
-      scores: `[U, V+1]` scores of all items; column 0 is ignored.
-      targets: `[U, P]` item ids, 0 = none.
-      priority: `[V+1]` int32 order of the catalogue, from `catalogue_order`.
-      allowed: `[V+1]` True for items that could be recommended; None means all.
-      excluded: `[U, X]` item ids that this user must not be recommended, 0 = none.
-      where: `[U, P]` True for real targets; None means all.
-      axis_name: mesh axis whose devices hold an equal block of the table each; None = this one holds it whole.
+      scores: `[U, V+1]` floating-point scores of all items; column 0 is ignored.
+      targets: `[U, P]` integer item ids, 0 = none.
+      priority: `[V+1]` integer order of the catalogue, from `catalogue_order`.
+      allowed: `[V+1]` bool, True for items that may be recommended, or `[U, V+1]` for each user; None means all.
+      excluded: `[U, X]` integer ids of items that this user must not be recommended, 0 = none.
+      where: `[U, P]` bool, True for real targets; None means all.
+      axis_name: mesh axis whose devices hold an equal block of the table each; None: this device holds it whole.
 
     Returns:
-      Ranks `[U, P]`.
+      `[U, P]` int32 ranks, with the best and the worst under other orders of tied items.
 
     Raises:
       ShapeError: shapes that do not fit or scores that are not floating point (at trace time).
@@ -84,35 +85,44 @@ def ranks_in_scores(
 
 
 def target_ranks(
-    v_x: Float[Array, "U D"],
+    v_x: Float[ArrayLike, "U D"],
     weight: BilinearWeight,
-    v_y: Float[Array, "V+1 E"],
-    targets: Int[Array, "U P"],
+    v_y: Float[ArrayLike, "V1 E"],
+    targets: Integer[ArrayLike, "U P"],
     *,
-    priority: Int[Array, " V+1"],
-    allowed: Bool[Array, " V+1"] | None = None,
-    excluded: Int[Array, "U X"] | None = None,
-    where: Bool[Array, "U P"] | None = None,
+    priority: Integer[ArrayLike, " V1"],
+    allowed: Bool[ArrayLike, " V1"] | Bool[ArrayLike, "U V1"] | None = None,
+    excluded: Integer[ArrayLike, "U X"] | None = None,
+    where: Bool[ArrayLike, "U P"] | None = None,
     chunk_size: int | None = None,
     axis_name: AxisName = None,
 ) -> Ranks:
-    """`ranks_in_scores` without the `[U, V+1]` scores: they are made in tiles of `chunk_size` items.
+    """The ranks of `ranks_in_scores` without the `[U, V+1]` scores, which are computed in tiles of `chunk_size` items.
 
-    A catalogue of more than one tile is gone through twice, for the targets' own scores and to count the
-    items before them, in one compiled loop, so that an item's score has the same bits both times; a tile of
-    the whole catalogue takes half the time. The last bits of a score may depend on the tile: where ranks must
-    agree with the lists of `top_k` even there, both are to have the same chunk_size.
+    A catalogue of more than one tile is scored twice, for the targets' own scores and to count the items before
+    them, in one compiled loop, so that an item's score has the same bits both times; a single tile of the whole
+    catalogue takes half the time. The last bits of a score may depend on the tile: pass the same chunk_size to
+    `top_k` if its lists must agree with the ranks even there.
 
     Args:
-      v_x, weight, v_y: as for `bilinear_scores`.
-      targets, priority, allowed, excluded, where, axis_name: as for `ranks_in_scores`.
-      chunk_size: items in a tile; memory is of the order of U × chunk_size. None chooses it by U.
+      v_x: `[U, D]` user vectors.
+      weight: W, in any of the four forms of `BilinearWeight`.
+      v_y: `[V+1, E]` item vectors.
+      targets: `[U, P]` integer item ids, 0 = none.
+      priority: `[V+1]` integer order of the catalogue, from `catalogue_order`.
+      allowed: `[V+1]` bool, True for items that may be recommended, or `[U, V+1]` for each user; None means all.
+      excluded: `[U, X]` integer ids of items that this user must not be recommended, 0 = none.
+      where: `[U, P]` bool, True for real targets; None means all.
+      chunk_size: items in a tile, at least 1; beside the arguments, memory is of the order of U × chunk_size. None
+        chooses it by U.
+      axis_name: mesh axis whose devices hold an equal block of the table each; None: this device holds it whole.
 
     Returns:
-      Ranks `[U, P]`.
+      `[U, P]` int32 ranks, with the best and the worst under other orders of tied items.
 
     Raises:
-      ShapeError: shapes that do not fit (at trace time), or a chunk_size below 1.
+      ShapeError: shapes that do not fit (at trace time).
+      ConfigError: a chunk_size below 1.
 
     >>> import jax.numpy as jnp
     >>> v_y, priority = jnp.array([[0.0], [3.0], [1.0], [2.0]]), jnp.array([0, 1, 2, 3])
@@ -125,8 +135,8 @@ def target_ranks(
     return _ranks(catalogue, targets, where, tile_size(catalogue, chunk_size))
 
 
-def _ranks(catalogue: Catalogue, targets: Array, where: Array | None, size: int) -> Ranks:
-    targets = jnp.asarray(targets)
+def _ranks(catalogue: Catalogue, target_ids: ArrayLike, where: ArrayLike | None, size: int) -> Ranks:
+    targets = jnp.asarray(target_ids, dtype=jnp.int32)
     check_by_user(catalogue.num_users, targets=targets)
     if where is not None and jnp.shape(where) != targets.shape:
         raise ShapeError(f"where has shape {jnp.shape(where)}, expected that of targets, {targets.shape}")

@@ -6,15 +6,16 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from seqrec_jax.errors import ShapeError
+from seqrec_jax.types import ArrayLike
 
-BilinearWeight: TypeAlias = Array | tuple[Array, Array] | None
+BilinearWeight: TypeAlias = ArrayLike | tuple[ArrayLike, ArrayLike] | list[ArrayLike] | None
 """W: None = identity (D == E), `[D]` diagonal, `[D, E]` full, or `(left [D, R], right [E, R])` low rank."""
 
 
-def project(v_x: Float[Array, "*B D"], weight: BilinearWeight) -> Float[Array, "*B E"]:
+def project(v_x: Float[ArrayLike, "*B D"], weight: BilinearWeight) -> Float[Array, "*B E"]:
     """User vectors moved into the space of the item vectors, v_xᵀ W.
 
     Args:
@@ -31,29 +32,29 @@ def project(v_x: Float[Array, "*B D"], weight: BilinearWeight) -> Float[Array, "
     >>> project(jnp.array([1.0, 2.0]), jnp.array([10.0, 1.0]))
     Array([10.,  2.], dtype=float32)
     """
-    v_x = jnp.asarray(v_x)
+    users = jnp.asarray(v_x)
     if weight is None:
-        return v_x
+        return users
     if isinstance(weight, tuple | list):
         left, right = (jnp.asarray(factor) for factor in weight)
-        if left.ndim == right.ndim == 2 and left.shape == (v_x.shape[-1], right.shape[1]):
-            return (v_x @ left) @ right.T
-    elif jnp.shape(weight) == v_x.shape[-1:]:
-        return v_x * jnp.broadcast_to(weight, v_x.shape)
-    elif jnp.ndim(weight) == 2 and weight.shape[0] == v_x.shape[-1]:
-        return v_x @ jnp.asarray(weight)
+        if left.ndim == right.ndim == 2 and left.shape == (users.shape[-1], right.shape[1]):
+            return (users @ left) @ right.T
+    elif jnp.shape(weight) == users.shape[-1:]:
+        return users * jnp.broadcast_to(weight, users.shape)
+    elif jnp.ndim(weight) == 2 and weight.shape[0] == users.shape[-1]:
+        return users @ jnp.asarray(weight)
     raise ShapeError(
-        f"W of shape {jax.tree.map(jnp.shape, weight)} does not fit v_x of width D = {v_x.shape[-1]}; give "
+        f"W of shape {jax.tree.map(jnp.shape, weight)} does not fit v_x of width D = {users.shape[-1]}; give "
         "None (identity), [D] (diagonal), [D, E] (full) or a tuple ([D, R], [E, R]) (low rank)"
     )
 
 
 def bilinear_scores(
-    v_x: Float[Array, "*B D"], weight: BilinearWeight, v_y: Float[Array, "V+1 E"]
-) -> Float[Array, "*B V+1"]:
+    v_x: Float[ArrayLike, "*B D"], weight: BilinearWeight, v_y: Float[ArrayLike, "V1 E"]
+) -> Float[Array, "*B V1"]:
     """Scores of every row of the item table, v_xᵀ W v_y.
 
-    Column 0 is the score of the padding row: it has no meaning, and the ranks, lists and losses ignore it.
+    Column 0 is the score of the padding row; it has no meaning, and ranks, lists and losses ignore it.
 
     Args:
       v_x: `[*B, D]` user vectors.
@@ -70,14 +71,18 @@ def bilinear_scores(
     >>> bilinear_scores(jnp.array([[1.0, 2.0]]), None, jnp.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]))
     Array([[0., 1., 3.]], dtype=float32)
     """
-    return table_scores(fitting(project(v_x, weight), v_y), jnp.asarray(v_y))
+    table = jnp.asarray(v_y)
+    return table_scores(fitting(project(v_x, weight), table), table)
 
 
-def pair_scores(v_x: Float[Array, "*B D"], weight: BilinearWeight, v_y: Float[Array, "*B E"]) -> Float[Array, "*B"]:
+def pair_scores(
+    v_x: Float[ArrayLike, "*B D"], weight: BilinearWeight, v_y: Float[ArrayLike, "*B E"]
+) -> Float[Array, "*B"]:
     """Score of one item vector for each user vector.
 
     Args:
-      v_x, weight: as for `bilinear_scores`.
+      v_x: `[*B, D]` user vectors.
+      weight: W in any of its four forms.
       v_y: `[*B, E]` item vectors, one for each user vector.
 
     Returns:
@@ -90,24 +95,26 @@ def pair_scores(v_x: Float[Array, "*B D"], weight: BilinearWeight, v_y: Float[Ar
     >>> pair_scores(jnp.array([[1.0, 2.0]]), None, jnp.array([[3.0, 4.0]]))
     Array([11.], dtype=float32)
     """
-    projected, v_y = project(v_x, weight), jnp.asarray(v_y)
-    if projected.shape != v_y.shape:
-        raise ShapeError(f"v_y has shape {v_y.shape}, expected that of v_xᵀ W, {projected.shape}")
-    return jnp.einsum("...e,...e->...", projected, v_y, preferred_element_type=score_dtype(projected, v_y))
+    projected, items = project(v_x, weight), jnp.asarray(v_y)
+    if projected.shape != items.shape:
+        raise ShapeError(f"v_y has shape {items.shape}, expected that of v_xᵀ W, {projected.shape}")
+    return jnp.einsum("...e,...e->...", projected, items, preferred_element_type=score_dtype(projected, items))
 
 
 def candidate_scores(
-    v_x: Float[Array, "*B D"],
+    v_x: Float[ArrayLike, "*B D"],
     weight: BilinearWeight,
-    v_y: Float[Array, "V+1 E"],
+    v_y: Float[ArrayLike, "V1 E"],
     *,
-    candidate_ids: Int[Array, "*B N"],
+    candidate_ids: Integer[ArrayLike, "*B N"],
 ) -> Float[Array, "*B N"]:
     """Scores of given items only; the item vectors of the candidates are gathered, `[*B, N, E]`.
 
     Args:
-      v_x, weight, v_y: as for `bilinear_scores`.
-      candidate_ids: `[*B, N]` item ids; the score of id 0 has no meaning.
+      v_x: `[*B, D]` user vectors.
+      weight: W in any of its four forms.
+      v_y: `[V+1, E]` item vectors.
+      candidate_ids: `[*B, N]` integer item ids; the score of id 0 has no meaning.
 
     Returns:
       `[*B, N]`, float32 at least.
@@ -120,16 +127,17 @@ def candidate_scores(
     >>> candidate_scores(jnp.array([[1.0, 2.0]]), None, v_y, candidate_ids=jnp.array([[2, 1]]))
     Array([[3., 1.]], dtype=float32)
     """
-    projected, candidate_ids = fitting(project(v_x, weight), v_y), jnp.asarray(candidate_ids)
-    if candidate_ids.shape[:-1] != projected.shape[:-1]:
-        raise ShapeError(f"candidate_ids has shape {candidate_ids.shape}, expected {projected.shape[:-1]} + (N,)")
-    vectors = jnp.asarray(v_y)[candidate_ids]
+    table, ids = jnp.asarray(v_y), jnp.asarray(candidate_ids)
+    projected = fitting(project(v_x, weight), table)
+    if ids.shape[:-1] != projected.shape[:-1]:
+        raise ShapeError(f"candidate_ids has shape {ids.shape}, expected {projected.shape[:-1]} + (N,)")
+    vectors = table[ids]
     dtype = score_dtype(projected, vectors)
     return jnp.einsum("...e,...ne->...n", projected, vectors, preferred_element_type=dtype)
 
 
-def table_scores(projected: Float[Array, "*B E"], v_y: Float[Array, "V+1 E"]) -> Float[Array, "*B V+1"]:
-    """Scores of all rows of the table by user vectors that are already in the space of the items."""
+def table_scores(projected: Float[Array, "*B E"], v_y: Float[Array, "R E"]) -> Float[Array, "*B R"]:
+    """`[*B, R]` scores of R rows of the item table by user vectors that are already in the space of the items."""
     dtype = score_dtype(projected, v_y)
     if projected.ndim == 2 and projected.shape[0] == 1:
         # on a CPU E @ h is several times faster than h @ Eᵀ for a single row
@@ -138,16 +146,16 @@ def table_scores(projected: Float[Array, "*B E"], v_y: Float[Array, "V+1 E"]) ->
 
 
 def score_dtype(*arrays: Array) -> jnp.dtype:
-    """The type that products of these arrays are accumulated in: float64 if one of them is, or else float32."""
+    """The dtype that products of these arrays are accumulated in: float64 if one of them is float64, else float32."""
     return jnp.dtype(jnp.float64 if jnp.float64 in [array.dtype for array in arrays] else jnp.float32)
 
 
-def fitting(projected: Float[Array, "*B E"], v_y: Float[Array, "V+1 E"]) -> Float[Array, "*B E"]:
-    """The projected user vectors, where they have the width of the item table.
+def fitting(projected: Float[Array, "*B E"], v_y: Array) -> Float[Array, "*B E"]:
+    """The projected user vectors, after a check that the item table `v_y` is `[V+1, E]` of the same width.
 
     Raises:
-      ShapeError: they have not (at trace time).
+      ShapeError: it is not (at trace time).
     """
-    if jnp.ndim(v_y) != 2 or projected.shape[-1] != jnp.shape(v_y)[1]:
-        raise ShapeError(f"v_y has shape {jnp.shape(v_y)}, expected [V+1, E] with E = {projected.shape[-1]}")
+    if v_y.ndim != 2 or projected.shape[-1] != v_y.shape[1]:
+        raise ShapeError(f"v_y has shape {v_y.shape}, expected [V+1, E] with E = {projected.shape[-1]}")
     return projected

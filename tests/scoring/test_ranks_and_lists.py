@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scoring_cases import assert_same, options, problem, slow_list, slow_ranks
 
 from seqrec_jax import scoring
-from seqrec_jax.errors import ShapeError
+from seqrec_jax.errors import ConfigError, ShapeError
 from seqrec_jax.scoring import UNREACHABLE
 
 ranks_in_scores = jax.jit(scoring.ranks_in_scores)
@@ -75,6 +75,25 @@ def test_tiles_change_nothing(seed, chunk_size):
         top_k(v_x, None, v_y, k=5, **request, chunk_size=chunk_size),
         top_k_in_scores(scores, k=5, **request),
     )
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), chunk_size=st.sampled_from([5, 12]))
+def test_each_user_may_have_allowed_items_of_their_own(seed, chunk_size):
+    case = problem(seed)
+    allowed = np.random.default_rng(seed).random((3, 12)) < 0.5
+    request = options(case, "priority", "excluded") | {"allowed": jnp.asarray(allowed)}
+    v_x, v_y, targets = options(case, "v_x", "v_y", "targets").values()
+    top = top_k(v_x, None, v_y, k=5, **request, chunk_size=chunk_size)
+    ranks = target_ranks(v_x, None, v_y, targets, **request, chunk_size=chunk_size)
+    for user, row in enumerate(case["v_x"] @ case["v_y"].T):
+        rules = case["priority"], allowed[user], case["excluded"][user]
+        expected = slow_list(row, *rules)[:5]
+        assert top.item_ids[user].tolist() == expected + [0] * (5 - len(expected))
+        assert ranks.ranks[user].tolist() == [slow_ranks(row, target, *rules)[0] for target in case["targets"][user]]
+    one_mask = jnp.asarray(allowed[0])
+    of_each = top_k(v_x, None, v_y, k=5, **request | {"allowed": jnp.tile(one_mask, (3, 1))}, chunk_size=chunk_size)
+    assert_same(of_each, top_k(v_x, None, v_y, k=5, **request | {"allowed": one_mask}, chunk_size=chunk_size))
 
 
 @pytest.mark.parametrize("k", [1, 3, 17])
@@ -149,16 +168,20 @@ def test_memory_does_not_grow_with_the_catalogue():
             jax.ShapeDtypeStruct((num_items + 1, 8), jnp.float32),
             jax.ShapeDtypeStruct((64, 2), jnp.int32),
             jax.ShapeDtypeStruct((num_items + 1,), jnp.int32),
+            jax.ShapeDtypeStruct((64, num_items + 1), jnp.bool_),
         )
         return jax.jit(function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
-    def rank(v_x, v_y, targets, priority):
+    def rank(v_x, v_y, targets, priority, _):
         return scoring.target_ranks(v_x, None, v_y, targets, priority=priority, chunk_size=512)
 
-    def choose(v_x, v_y, targets, priority):
-        return scoring.top_k(v_x, None, v_y, k=10, priority=priority, chunk_size=512)
+    def choose(v_x, v_y, targets, priority, _, **rules):
+        return scoring.top_k(v_x, None, v_y, k=10, priority=priority, chunk_size=512, **rules)
 
-    for function in (rank, choose):
+    def choose_of_allowed(v_x, v_y, targets, priority, allowed):
+        return choose(v_x, v_y, targets, priority, None, allowed=allowed, excluded=targets)
+
+    for function in (rank, choose, choose_of_allowed):
         small, large = temporary_bytes(function, 4000), temporary_bytes(function, 64000)
         assert large <= small + 2**16, (small, large)
         assert large < 64 * 64000 * 4 / 10
@@ -216,6 +239,7 @@ def test_eager_jit_vmap_pmap_shards_and_shard_map_agree(name):
     [
         ({"priority": jnp.arange(5, dtype=jnp.int32)}, r"priority has shape \(5,\)"),
         ({"allowed": jnp.ones(3, dtype=bool)}, r"allowed has shape \(3,\)"),
+        ({"allowed": jnp.ones((3, 4), dtype=bool)}, r"allowed has shape \(3, 4\), expected .* \(2, 4\)"),
         ({"excluded": jnp.ones((3, 1), dtype=jnp.int32)}, "excluded has shape"),
         ({"targets": jnp.ones(2, dtype=jnp.int32)}, "targets has shape"),
         ({"where": jnp.ones((2, 2), dtype=bool)}, "where has shape"),
@@ -234,9 +258,9 @@ def test_shapes_that_do_not_fit_are_refused(changes, message):
 
 def test_sizes_below_1_are_refused():
     v_x, v_y, priority = jnp.ones((1, 2)), jnp.ones((4, 2)), jnp.arange(4, dtype=jnp.int32)
-    with pytest.raises(ShapeError, match="k must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="k must be at least 1, got 0"):
         scoring.top_k(v_x, None, v_y, k=0, priority=priority)
-    with pytest.raises(ShapeError, match="chunk_size must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="chunk_size must be at least 1, got 0"):
         scoring.top_k(v_x, None, v_y, k=1, priority=priority, chunk_size=0)
     with pytest.raises(ShapeError, match="v_y has shape"):
         scoring.top_k(v_x, None, v_y[:, :1], k=1, priority=priority)

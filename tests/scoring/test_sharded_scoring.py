@@ -117,5 +117,5 @@ def test_priorities_of_another_size_than_the_rows_of_a_device_are_refused():
     def of_whole_order(scores, priority):
         return scoring.top_k_in_scores(scores, k=1, priority=priority, axis_name="model")
 
-    with pytest.raises(ShapeError, match=r"priority has shape \(16,\), the item table asks for \(2,\)"):
+    with pytest.raises(ShapeError, match=r"priority has shape \(16,\), expected \(2,\)"):
         spread(of_whole_order, (1, 8), (COLUMNS, WHOLE))(scores, priority)
