@@ -178,7 +178,7 @@ def test_a_missing_or_half_written_run_is_refused(call, home, run, words):
     [
         (["--history", "a", "--k", "0"], "k must be at least 1, got 0"),
         (["--history", "a", "--diversty", "1"], "the command line: unknown key diversty; did you mean diversity?"),
-        (["--history", "a", "--reranking.diversity", "2"], "diversity must be between 0 and 1, got 2"),
+        (["--history", "a", "--reranking.diversity", "2"], "reranking.diversity must be from 0 to 1, got 2"),
         (["--history", "a", "--reranking.rules", "none.yaml"], "there is no rules file none.yaml"),
         (["--history", "a", "--output", "lists.xlsx"], "lists.xlsx must end in .parquet or .csv"),
     ],

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.reranking import RerankConfig, load_rules, make_reranker, matching_items
+from seqrec_jax.reranking import RerankConfig, load_rules, make_reranker, matching_items, open_rules
 
 ITEMS = pd.DataFrame(
     {
@@ -361,3 +361,23 @@ def test_wrong_candidates_are_refused():
         rerank(ids, scores, histories=make_sequences([[9]]), k=1)
     with pytest.raises(DataError, match="score of item 2 of user 0 is nan"):
         rerank(ids, np.array([[1.0, np.nan]]), histories=history, k=1)
+
+
+def test_rules_are_a_mask_over_the_items_and_soft_terms(tmp_path):
+    path = tmp_path / "rules.yaml"
+    path.write_text(RULES + "- {action: filter, where: {item_id: i1}, from: 2024-03-01}\n")
+    rules = open_rules(path, ITEMS)
+    before, after = (int(datetime(2024, month, 1, tzinfo=UTC).timestamp()) for month in (2, 4))
+    assert np.flatnonzero(rules.eligible_items(before)).tolist() == [1, 3, 4, 5, 6, 7]
+    assert np.flatnonzero(rules.eligible_items(after)).tolist() == [3, 4, 5, 6, 7]
+    soft = rules.soft_rules(None)
+    boosts = [(amount, np.flatnonzero(matches).tolist()) for amount, matches in soft.boosts]
+    assert boosts == [(0.8, [1, 2, 6, 7]), (-0.5, [3])]
+    assert [(position, np.flatnonzero(matches).tolist()) for position, matches in soft.pins] == [
+        (2, [3, 5, 8]),
+        (2, [7]),
+        (7, [4]),
+    ]
+    with pytest.raises(ConfigError, match=r"rules\.yaml: rule 7 holds for a time only"):
+        rules.eligible_items(None)
+    assert open_rules(None, ITEMS).eligible_items(None) is None

@@ -1,34 +1,32 @@
-"""The last step before a list is shown: the user's preferences, diversity and shop rules reorder candidates.
+"""Candidate lists reordered by the user's preferences, diversity and a shop's boosts, buries and pins.
 
-Every weight is off by default; with all of them off a list comes out as it went in. The boosts of candidate
-j of user u add to its score in units of the standard deviation σ_u of the user's candidate scores (1 where
-they are all equal), so that a weight means the same for models whose scores differ in scale:
+Every weight is 0 by default, and then a list does not change. The boosts of candidate j of user u add to its score in
+units of the standard deviation σ_u of the user's candidate scores (1 if they are all equal), so that a weight means the
+same for models whose scores differ in scale:
 
     adjusted(u, j) = score(u, j) + σ_u · (attribute_affinity · affinity(u, j) + repeat_boost · [j in history]
                                           + recency_boost · 2^(-age(u, j) / recency_half_life)
                                           + Σ amounts of boost rules for j - Σ amounts of bury rules for j)
 
-Then rules filter and pin, and with `diversity` λ > 0 each free place goes to the candidate with the largest
-(1 - λ) · adjusted / σ_u - λ · (largest similarity to the places before it).
+Then rules pin items to positions, and with `diversity` λ > 0 each remaining position goes to the candidate with the
+largest (1 - λ) · adjusted / σ_u - λ · (largest similarity to the positions before it).
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
-import yaml
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from seqrec_jax.data.attributes import AttributeConfig, encode_attributes
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
+from seqrec_jax.reranking.rules import ShopRules, check_column, open_rules
+from seqrec_jax.settings import Interval, check_fields, check_value
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,14 @@ class RerankConfig:
     """Weights of the re-ranking step; the module's text has the formula.
 
     Attributes:
-      attribute_affinity: weight of the affinity: how large a share of the user's recent events went to items
-        with the candidate's value of `affinity_attribute` (the mean over its values where it has several).
+      attribute_affinity: weight of the affinity, the share of the user's recent events whose item has the candidate's
+        value of `affinity_attribute` (the mean over its values if it has several).
       affinity_attribute: a column of the item table, such as the category.
-      recent_events: how many of the user's last events with an item count as recent.
-      repeat_boost: added for items of the user's history; negative to hold repeats back.
-      recency_boost: added for the last item of the history, less for earlier ones.
-      recency_half_life: after how many further events half of the recency boost is left.
-      diversity: λ of maximal marginal relevance, 0 (off) to 1 (ignore the scores after the first place).
+      recent_events: number of the user's last events with an item that count as recent.
+      repeat_boost: weight of an item of the user's history; negative to hold repeats back.
+      recency_boost: weight of the last item of the history, decaying for earlier ones.
+      recency_half_life: number of later events after which half of the recency boost is left.
+      diversity: λ of maximal marginal relevance, 0 (off) to 1 (ignore the scores after the first position).
       diversity_attributes: columns whose overlap is the similarity (the mean of their Jaccard indices); empty
         means the cosine of item vectors, negative ones counting as 0.
       rules: path of a YAML file of shop rules, see `load_rules`.
@@ -51,44 +49,20 @@ class RerankConfig:
 
     attribute_affinity: float = 0.0
     affinity_attribute: str | None = None
-    recent_events: int = 20
+    recent_events: Annotated[int, Interval("[1, inf)")] = 20
     repeat_boost: float = 0.0
     recency_boost: float = 0.0
-    recency_half_life: float = 5.0
-    diversity: float = 0.0
+    recency_half_life: Annotated[float, Interval("(0, inf)")] = 5.0
+    diversity: Annotated[float, Interval("[0, 1]")] = 0.0
     diversity_attributes: tuple[str, ...] = ()
     rules: str | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.diversity <= 1:
-            raise ConfigError(f"diversity must be between 0 and 1, got {self.diversity}")
-        if self.recent_events < 1:
-            raise ConfigError(f"recent_events must be at least 1, got {self.recent_events}")
-        if not self.recency_half_life > 0:
-            raise ConfigError(f"recency_half_life must be positive, got {self.recency_half_life}")
+        check_fields(self, "reranking")
         if self.attribute_affinity and self.affinity_attribute is None:
-            raise ConfigError("attribute_affinity needs affinity_attribute, the name of an item column")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One shop rule; see `load_rules`.
-
-    Attributes:
-      action: what happens to matching items.
-      where: column to a value, a list of values, or a range {min, max}; an item matches all of them.
-      amount: how much a boost adds or a bury takes away, in standard deviations of the user's scores.
-      position: the 1-based place of a pin.
-      start: int seconds UTC from which the rule holds, None = always did.
-      end: int seconds UTC from which it no longer holds, None = never ends.
-    """
-
-    action: Literal["filter", "boost", "bury", "pin"]
-    where: dict[str, Any]
-    amount: float = 0.0
-    position: int = 0
-    start: int | None = None
-    end: int | None = None
+            raise ConfigError(
+                "reranking.attribute_affinity needs reranking.affinity_attribute, the name of an item column"
+            )
 
 
 # from the index of one candidate of each user `[U]` to its similarity with all of them `[U, C]`
@@ -99,20 +73,21 @@ class Reranked(NamedTuple):
     """Lists after re-ranking.
 
     Attributes:
-      item_ids: `[U, K]` int32, 0 behind the last item.
-      scores: `[U, K]` float32 adjusted scores, -inf behind the last item; falling unless diversity or pins
+      item_ids: `[U, K]` int32, 0 after the last item.
+      scores: `[U, K]` float32 adjusted scores, -inf after the last item; falling unless diversity or pins
         decided the order.
     """
 
-    item_ids: np.ndarray
-    scores: np.ndarray
+    item_ids: Int[np.ndarray, "U K"]
+    scores: Float[np.ndarray, "U K"]
 
 
 def make_reranker(
     config: RerankConfig,
     *,
     items: pd.DataFrame | None = None,
-    item_vectors: Float[np.ndarray, "V+1 E"] | None = None,
+    item_vectors: Float[np.ndarray, "V1 E"] | None = None,
+    rules: ShopRules | None = None,
 ) -> Callable[..., Reranked]:
     """A function that re-ranks candidate lists; the rules file and the item table are read here, once.
 
@@ -121,13 +96,15 @@ def make_reranker(
       items: V rows in vocabulary order: row j-1 describes item id j. Affinity, rules and
         diversity_attributes need it.
       item_vectors: `[V+1, E]`, for diversity without attributes.
+      rules: those of `config.rules`, if they have been opened already; None reads the file.
 
     Returns:
       `rerank(item_ids, scores, *, histories, k, now=None) -> Reranked`. `item_ids` `[U, C]` are candidates (0
       = empty place), `scores` `[U, C]` theirs, best first (equal ones keep their order), `histories` those of
-      the same users, `k` is K; `now`, int seconds UTC, is needed where rules depend on time. It raises
-      ShapeError for arrays that do not fit, DataError for ids beyond V or scores that are not finite, and
-      ConfigError for k < 1 or a missing `now`.
+      the same users, `k` is K; `now`, int seconds UTC, is required if a rule depends on time. Candidates that a filter
+      rule takes out are dropped; to get K items in spite of them, apply `ShopRules.eligible_items` before the
+      candidates are chosen. `rerank` raises ShapeError for arrays that do not fit, DataError for ids beyond V or
+      scores that are not finite, and ConfigError for k < 1 or a missing `now`.
 
     Raises:
       ConfigError: a weight without what it needs, a wrong rules file, a column that the item table lacks.
@@ -136,15 +113,14 @@ def make_reranker(
     Source:
       Carbonell and Goldstein (1998), The Use of MMR, Diversity-Based Reranking (maximal marginal relevance).
     """
-    rules = () if config.rules is None else load_rules(config.rules)
     attribute_names = config.diversity_attributes if config.diversity else ()
-    if items is None and (rules or config.attribute_affinity or attribute_names):
+    reads_rules = rules is None and config.rules is not None
+    if items is None and (reads_rules or config.attribute_affinity or attribute_names):
         raise ConfigError("rules, attribute_affinity and diversity_attributes need the item table")
     if items is not None and item_vectors is not None and len(item_vectors) != len(items) + 1:
         raise ShapeError(f"{len(items)} items and {len(item_vectors)} rows of item_vectors, expected one more")
     table = pd.DataFrame() if items is None else items
-    places = [f"{config.rules}: rule {number}" for number in range(1, len(rules) + 1)]
-    masks = [matching_items(rule, table, place=place) for rule, place in zip(rules, places, strict=True)]
+    shop_rules = open_rules(config.rules, table) if rules is None else rules
     affinity_codes = None
     if config.attribute_affinity:
         affinity_codes = _codes(table, str(config.affinity_attribute), "affinity_attribute")
@@ -169,16 +145,12 @@ def make_reranker(
         _check_candidates(item_ids, scores, histories, k, num_rows)
         real = item_ids > 0
         deviations = _deviations(scores, where=real)[:, None]
+        eligible, soft = shop_rules.eligible_items(now), shop_rules.soft_rules(now)
+        real = real if eligible is None else real & eligible[item_ids]
         boosts = _preferences(config, item_ids, histories, affinity_codes)
-        pins: list[tuple[int, np.ndarray]] = []
-        for rule, mask, place in zip(rules, masks, places, strict=True):
-            matches = mask[item_ids] & _holds(rule, now, place)
-            if rule.action == "filter":
-                real = real & ~matches
-            elif rule.action == "pin":
-                pins.append((rule.position, matches))
-            else:
-                boosts = boosts + (rule.amount if rule.action == "boost" else -rule.amount) * matches
+        for amount, matches in soft.boosts:
+            boosts = boosts + amount * matches[item_ids]
+        pins = [(position, matches[item_ids]) for position, matches in soft.pins]
         adjusted = np.where(real, scores.astype(np.float64) + deviations * boosts, -np.inf)
 
         order = np.argsort(-adjusted, axis=1, kind="stable")
@@ -202,73 +174,6 @@ def make_reranker(
         )
 
     return rerank
-
-
-def load_rules(path: str | Path) -> tuple[Rule, ...]:
-    """Read a YAML file of shop rules.
-
-    The file is a list. Each rule has an `action`; `where`, which items it is for, by columns of the item
-    table: a value, a list of which one is enough, or numbers `{min: …, max: …}`, ends included (where an item
-    has several values, one is enough too); and, if it holds for a time only, `from` (included) and `until`
-    (not included), ISO dates or times, UTC unless they say otherwise.
-
-    - `filter` takes matching items out.
-    - `boost` and `bury` raise and lower matching items by `amount` standard deviations of the user's scores.
-    - `pin` puts the best matching candidate that no earlier pin took at `position` (1 is the top), or at the
-      next place free of pins. An item that is no candidate of the user is not brought in.
-
-        - {action: filter, where: {in_stock: false}}
-        - {action: boost, where: {brand: [Acme, Zeta], price: {max: 20}}, amount: 0.5, until: 2030-01-01}
-        - {action: pin, where: {item_id: "A17"}, position: 1}
-
-    Raises:
-      ConfigError: a file that is missing or not a YAML list; a rule with an unknown action or key, without
-        what its action needs, or with a time that cannot be read.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"there is no rules file {path}")
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-02-30 is a plain ValueError
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if entries is None:
-        return ()
-    if not isinstance(entries, list):
-        raise ConfigError(f"{path} must hold a list of rules, each starting with '- action:', got {entries!r}")
-    return tuple(_rule(entry, place=f"{path}: rule {n}") for n, entry in enumerate(entries, start=1))
-
-
-def matching_items(rule: Rule, items: pd.DataFrame, *, place: str = "rule") -> Bool[np.ndarray, " V+1"]:
-    """Which items a rule is for; a rule that matches none may have a value misspelt.
-
-    Args:
-      rule: the rule.
-      items: V rows in vocabulary order.
-      place: how an error's text starts.
-
-    Returns:
-      `[V+1]`, row j for item id j; row 0 is False.
-
-    Raises:
-      ConfigError: a column that the table lacks, or a range on a column that is not numeric.
-    """
-    matches = np.arange(len(items) + 1) > 0
-    for name, wanted in rule.where.items():
-        _check_column(items, name, place)
-        if isinstance(wanted, dict):
-            if not pd.api.types.is_numeric_dtype(items[name]):
-                raise ConfigError(f"{place}: column {name!r} is not numeric, so give values, not {wanted}")
-            numbers = items[name].to_numpy(dtype=np.float64, na_value=np.nan)
-            inside = (numbers >= wanted.get("min", -np.inf)) & (numbers <= wanted.get("max", np.inf))
-            matches[1:] &= inside
-        else:
-            config = AttributeConfig(multi_categorical=(name,))
-            attributes, vocabulary = encode_attributes(items, config)
-            values = pd.DataFrame({name: [wanted if isinstance(wanted, list) else [wanted]]})
-            codes = encode_attributes(values, config, vocabulary=vocabulary)[0].multi_categorical[name][1]
-            matches &= np.isin(attributes.multi_categorical[name], codes[codes > 0]).any(axis=1)
-    return matches
 
 
 def _preferences(
@@ -386,91 +291,16 @@ def _similarity(ids: np.ndarray, codes: list[np.ndarray], unit_vectors: np.ndarr
     return overlap
 
 
-def _rule(entry: Any, *, place: str) -> Rule:
-    if not isinstance(entry, dict):
-        raise ConfigError(f"{place} must have keys such as action and where, got {entry!r}")
-    needs = {"filter": (), "boost": ("amount",), "bury": ("amount",), "pin": ("position",)}
-    action, where = entry.get("action"), entry.get("where")
-    if action not in needs:
-        raise ConfigError(f"{place}: action must be of {list(needs)}, got {action!r}{_hint(action, needs)}")
-    keys = ("action", "where", "from", "until", *needs[action])
-    for key in entry:
-        if key not in keys:
-            raise ConfigError(f"{place}: a {action} rule has the keys {keys}, not {key!r}{_hint(key, keys)}")
-    if not isinstance(where, dict) or not where:
-        raise ConfigError(f"{place}: where must name item columns and their values, got {where!r}")
-    for name, wanted in where.items():
-        _check_wanted(wanted, f"{place}: column {name!r}")
-    amount, position = entry.get("amount", 0.0), entry.get("position", 0)
-    if "amount" in keys and not (_is_number(amount) and 0 < amount < float("inf")):
-        raise ConfigError(f"{place}: a {action} rule needs amount, a positive number, got {amount!r}")
-    if "position" in keys and not (type(position) is int and position >= 1):
-        raise ConfigError(f"{place}: a pin rule needs position, 1 for the top, got {position!r}")
-    start, end = (_seconds(entry.get(key), f"{place}: {key}") for key in ("from", "until"))
-    if start is not None and end is not None and start >= end:
-        raise ConfigError(f"{place} never holds: from {entry['from']} is not before until {entry['until']}")
-    where = {str(name): wanted for name, wanted in where.items()}
-    return Rule(action, where, amount, position, start, end)
-
-
-def _check_wanted(wanted: Any, place: str) -> None:
-    if isinstance(wanted, dict):
-        if not wanted or set(wanted) - {"min", "max"} or not all(map(_is_number, wanted.values())):
-            raise ConfigError(f"{place}: a range is numbers {{min: …, max: …}}, got {wanted!r}")
-        return
-    values = wanted if isinstance(wanted, list) else [wanted]
-    if not values or not all(isinstance(value, str | int | float | date) for value in values):
-        raise ConfigError(f"{place}: expected a value, a list of values or a range, got {wanted!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _seconds(moment: Any, place: str) -> int | None:
-    """Seconds UTC of an ISO text or what YAML has already made of it."""
-    if moment is None:
-        return None
-    try:
-        if isinstance(moment, date) and not isinstance(moment, datetime):
-            moment = datetime(moment.year, moment.month, moment.day)
-        elif not isinstance(moment, datetime):
-            moment = datetime.fromisoformat(str(moment))
-    except ValueError as error:
-        raise ConfigError(f"{place} must be an ISO time such as 2030-01-31T18:00, got {moment!r}") from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-
-
-def _holds(rule: Rule, now: int | None, place: str) -> bool:
-    if rule.start is None and rule.end is None:
-        return True
-    if now is None:
-        raise ConfigError(f"{place} holds for a time only; say at what time to re-rank (now, seconds UTC)")
-    return (rule.start is None or rule.start <= now) and (rule.end is None or now < rule.end)
-
-
 def _codes(items: pd.DataFrame, name: str, place: str) -> np.ndarray:
     """`[V+1, M]` codes of an item column with one or several values."""
-    _check_column(items, name, place)
+    check_column(items, name, place)
     return encode_attributes(items, AttributeConfig(multi_categorical=(name,)))[0].multi_categorical[name]
-
-
-def _check_column(items: pd.DataFrame, name: str, place: str) -> None:
-    columns = [str(column) for column in items.columns]
-    if name not in columns:
-        raise ConfigError(f"{place}: items have no column {name!r}, only {columns}{_hint(name, columns)}")
-
-
-def _hint(found: Any, names: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(str(found), list(names), n=1, cutoff=0.5)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def _check_candidates(
     item_ids: np.ndarray, scores: np.ndarray, histories: Sequences, k: int, num_rows: int | None
 ) -> None:
-    if k < 1:
-        raise ConfigError(f"k must be at least 1, got {k}")
+    check_value("k", k, "[1, inf)")
     users, shapes = histories.num_users, (item_ids.shape, scores.shape)
     if shapes[0] != shapes[1] or item_ids.ndim != 2 or not item_ids.shape[1] or len(item_ids) != users:
         raise ShapeError(
