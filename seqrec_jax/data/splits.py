@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from seqrec_jax.data.candidates import UserCandidates
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError
 
@@ -137,6 +138,7 @@ class EvaluationCases:
       asked: the options that these cases were made with, None where they were made by hand.
       candidates: `[V+1]` bool, the items that could be recommended at that time; row 0 is False.
       users_without_history: users with targets who are left out because their history is too short.
+      user_candidates: which of the candidates each user may be shown; None where it is the same for all.
     """
 
     users: np.ndarray
@@ -148,6 +150,7 @@ class EvaluationCases:
     users_without_history: int
     target_gains: np.ndarray | None = None
     asked: dict[str, Any] | None = None
+    user_candidates: UserCandidates | None = None
 
     @property
     def num_targets(self) -> np.ndarray:
@@ -165,6 +168,35 @@ class EvaluationCases:
         padded = np.zeros((len(cases), width), dtype=of_targets.dtype)
         padded[np.arange(width) < counts[:, None]] = of_targets[_ranges(self.target_offsets[cases], counts)]
         return padded
+
+    @property
+    def num_candidates(self) -> np.ndarray:
+        """`[U]` int64 number of items that could be recommended to each user."""
+        counts = np.full(len(self.users), int(self.candidates.sum()), dtype=np.int64)
+        if self.user_candidates is None:
+            return counts
+        own = self.user_candidates
+        users = np.repeat(np.arange(own.num_users), np.diff(own.offsets))
+        listed = np.bincount(users[self.candidates[own.item_ids]], minlength=own.num_users)
+        return listed if own.rule == "allowed" else counts - listed
+
+    def candidate_mask(self, cases: np.ndarray) -> np.ndarray:
+        """`[U', V+1]` bool, the items that could be recommended to the users of some cases `[U']`.
+
+        Where they are the same for all users it has one row, `[1, V+1]`.
+        """
+        if self.user_candidates is None:
+            return self.candidates[None]
+        return self.user_candidates.mask(cases) & self.candidates
+
+    def are_candidates(self, cases: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
+        """`[M]` bool, whether each item number 0…V `[M]` could be recommended in the case `[M]` beside it."""
+        common = self.candidates[item_ids]
+        return common if self.user_candidates is None else common & self.user_candidates.contain(cases, item_ids)
+
+    def targets_available(self) -> np.ndarray:
+        """`[T]` bool, targets that could be recommended to their user."""
+        return self.are_candidates(np.repeat(np.arange(len(self.users)), self.num_targets), self.target_items)
 
     def targets_seen(self) -> np.ndarray:
         """`[T]` bool, targets whose item is in their user's history."""

@@ -68,6 +68,7 @@ def protocol_card(
             "hash of histories": _digest(*_bytes(cases.histories.offsets, cases.histories.item_ids)),
             "hash of targets": _digest(*_bytes(cases.target_offsets, cases.target_items, cases.target_gains)),
             "hash of candidates": _digest(*_bytes(cases.candidates)),
+            **_user_candidates(cases),
             **(further or {}),
         }
     )
@@ -167,6 +168,18 @@ def _candidate_rule(dataset: Dataset, config: EvaluationConfig) -> str:
         cut = dataset.split.cuts["validation_start" if config.stage == "validation" else "test_start"]
         return f"items that were available before {pd.Timestamp(cut, unit='s').isoformat()}"
     return "all items of the vocabulary, also those that appear later"
+
+
+def _user_candidates(cases: EvaluationCases) -> Card:
+    """Of candidates that differ between users, how many there are for a user, and a hash."""
+    own = cases.user_candidates
+    if own is None:
+        return {}
+    counts = cases.num_candidates
+    return {
+        "candidates of a user": f"{counts.min():,} to {counts.max():,}, {counts.mean():,.1f} on average",
+        "hash of users' candidates": _digest(own.rule.encode(), *_bytes(own.offsets, own.item_ids)),
+    }
 
 
 def _bytes(*arrays: np.ndarray | None) -> list[bytes]:

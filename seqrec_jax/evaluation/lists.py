@@ -209,7 +209,7 @@ def match_lists(
     seen = cases.histories.contain(case[known], item[known]) if seen_items == "excluded" else known[:0]
     facts |= {
         "unknown_items": int((item == 0).sum()),
-        "unavailable_items": int(((item > 0) & ~cases.candidates[item]).sum()),
+        "unavailable_items": int(((item > 0) & ~cases.are_candidates(case, item)).sum()),
         "seen_items": int(seen.sum()),
         "repeated_items": int(repeated.sum()),
     }

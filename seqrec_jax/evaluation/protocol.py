@@ -198,12 +198,14 @@ def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig, m
                 f"{ranker.name} gave scores {scores.shape} for {rows} users of {num_items} items; expected "
                 f"({rows}, {num_items + 1}), column 0 for padding"
             )
-        unseen = config.seen_items == "excluded"
+        candidates = cases.candidate_mask(users)
+        if config.seen_items == "excluded":
+            candidates = unseen_candidates(candidates, histories)
         result = measure_scores(
             spread(scores),
             spread(cases.padded(cases.target_items, users, width=width)),
             priority,
-            spread(unseen_candidates(cases.candidates, histories)) if unseen else everywhere(cases.candidates[None]),
+            spread(candidates) if len(candidates) == rows else everywhere(candidates),
             k=longest,
             logits=bool(getattr(ranker, "gives_logits", False)),
         )
@@ -297,7 +299,7 @@ def judge_lists(
             f"{int(twice.any(axis=1).sum()) - 1} lists besides; keep the first place of an item only"
         )
     ranks = ranks_in_lists(lists, cases)
-    ranks[~cases.candidates[cases.target_items]] = UNREACHABLE
+    ranks[~cases.targets_available()] = UNREACHABLE
     if config.seen_items == "excluded":
         ranks[cases.targets_seen()] = UNREACHABLE
     names = metric_names(config.cutoffs, graded=cases.target_gains is not None)
@@ -337,8 +339,13 @@ def _per_user(
 
 
 def unseen_candidates(candidates: np.ndarray, histories: Sequences) -> np.ndarray:
-    """`[U, V+1]` the candidates that are not in a user's history."""
-    unseen = np.repeat(candidates[None], histories.num_users, axis=0)
+    """`[U, V+1]` bool, the candidates that are not in a user's history.
+
+    Args:
+      candidates: `[V+1]` or `[1, V+1]` bool, the same for all users, or `[U, V+1]`.
+      histories: of U users.
+    """
+    unseen = np.array(np.broadcast_to(candidates, (histories.num_users, candidates.shape[-1])))
     unseen[np.repeat(np.arange(histories.num_users), histories.lengths), histories.item_ids] = False
     return unseen
 
@@ -365,7 +372,7 @@ def mean_of_users(values: np.ndarray | pd.Series) -> float:
 
 def reachable_targets(judged: Judged, cases: EvaluationCases) -> np.ndarray:
     """`[T]` bool, targets that could be in a list; of lists made elsewhere only the candidates are known to be."""
-    return judged.ranks != UNREACHABLE if judged.whole_ranking else cases.candidates[cases.target_items]
+    return judged.ranks != UNREACHABLE if judged.whole_ranking else cases.targets_available()
 
 
 def reachable_mean(judged: Judged, cases: EvaluationCases, metric: str) -> float:

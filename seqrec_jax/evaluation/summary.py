@@ -265,13 +265,14 @@ def _protocol(
 ) -> dict[str, Any]:
     num_candidates = int(cases.candidates.sum())
     card = protocol_card(dataset, cases, config, further=further)
+    of_a_user = f"; of these {card['candidates of a user']} for a user" if cases.user_candidates is not None else ""
     return {
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
         "protocol_fingerprint": fingerprint(card),
         "split": dataset.split.describe(),
         "order": card["order of events"],
-        "candidates": f"{num_candidates:,} of {dataset.num_items:,} items: {card['candidate rule']}",
+        "candidates": f"{num_candidates:,} of {dataset.num_items:,} items: {card['candidate rule']}{of_a_user}",
         "seen_items": config.seen_items,
         "users": len(cases.users),
         "users_without_history": cases.users_without_history,

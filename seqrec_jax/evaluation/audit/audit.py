@@ -139,7 +139,7 @@ def _ties(case: AuditCase, entry: Judged) -> Iterator[Finding]:
 def _unreachable(case: AuditCase, entry: Judged) -> Iterator[Finding]:
     reachable = reachable_targets(entry, case.cases)
     if count := int((~reachable).sum()):
-        absent = int((~case.cases.candidates[case.cases.target_items]).sum())
+        absent = int((~case.cases.targets_available()).sum())
         mean, beside = (
             mean_of_users(entry.per_user[case.metric]),
             reachable_mean(entry, case.cases, case.metric),
@@ -156,12 +156,13 @@ def _unreachable(case: AuditCase, entry: Judged) -> Iterator[Finding]:
 
 def _short_lists(case: AuditCase, entry: Judged) -> Iterator[Finding]:
     sizes = (entry.lists > 0).sum(axis=1)
-    full = min(entry.lists.shape[1], int(case.cases.candidates.sum()))
+    full = np.minimum(entry.lists.shape[1], case.cases.num_candidates)
     if count := int((sizes < full).sum()):
         empty = sizes == 0
         text = (
-            f"{count:,} of {len(sizes):,} lists of {entry.name} have fewer than {full} items, {int(empty.sum()):,} "
-            f"have none; empty places are misses."
+            f"{count:,} of {len(sizes):,} lists of {entry.name} have fewer than {full.max()} items"
+            f"{'' if case.cases.user_candidates is None else ', or than the candidates of their user'}, "
+            f"{int(empty.sum()):,} have none; empty places are misses."
         )
         values = entry.per_user[case.metric].to_numpy(dtype=np.float64, na_value=np.nan)
         effect = {case.metric: changed(values, sizes < full, 1.0)}

@@ -78,8 +78,7 @@ def unborn_items(case: AuditCase) -> Iterator[Finding]:
     never = np.iinfo(np.int64).max
     births = np.append(never, case.dataset.items["first_timestamp"].to_numpy(dtype=np.int64))
     births[births == never] = np.iinfo(np.int64).min  # of items without events nothing is known
-    known = np.sort(births[case.cases.candidates])
-    unborn = len(known) - np.searchsorted(known, case.moments, side="right")
+    unborn = _unborn_candidates(case, births)
     targets = int((births[case.cases.target_items] > np.repeat(case.moments, case.cases.num_targets)).sum())
     affected = unborn > 0
     if not (affected.any() or targets):
@@ -109,7 +108,8 @@ def unborn_items(case: AuditCase) -> Iterator[Finding]:
         return
     text = (
         f"For {int(affected.sum()):,} of {len(affected):,} users the candidates include items whose first event is "
-        f"later than the recommendation, on average {unborn.mean():,.1f} of {len(known):,}; they take {places:,} of "
+        f"later than the recommendation, on average {unborn.mean():,.1f} of "
+        f"{case.cases.num_candidates.mean():,.0f}; they take {places:,} of "
         f"{filled:,} places in the lists of {model.name}, and {targets:,} targets are such items."
     )
     effect = None
@@ -117,6 +117,20 @@ def unborn_items(case: AuditCase) -> Iterator[Finding]:
         text += f" Without them {case.metric} would change by {change:+.4f} for the targets that are in the lists."
         effect = {case.metric: float(change)}
     yield finding("unborn_items", "warning", text, int(affected.sum()), len(affected), effect)
+
+
+def _unborn_candidates(case: AuditCase, births: np.ndarray) -> np.ndarray:
+    """`[U]` int64 number of each user's candidates whose first event is later than the recommendation."""
+    if case.cases.user_candidates is None:
+        known = np.sort(births[case.cases.candidates])
+        return len(known) - np.searchsorted(known, case.moments, side="right")
+    unborn = np.zeros(len(case.cases.users), dtype=np.int64)
+    rows = max(1, _EVENTS // len(births))
+    for start in range(0, len(unborn), rows):
+        users = np.arange(start, min(start + rows, len(unborn)))
+        later = births > case.moments[users, None]
+        unborn[users] = (case.cases.candidate_mask(users) & later).sum(axis=1)
+    return unborn
 
 
 def ambiguous_targets(case: AuditCase) -> Iterator[Finding]:

@@ -249,12 +249,13 @@ def corrected_gains(metric: str, *, num_candidates: int, num_negatives: int, tra
 
 def candidates_of_users(cases: EvaluationCases, config: EvaluationConfig) -> np.ndarray:
     """`[U]` int64 number of items that are ranked for each user."""
-    count = np.full(len(cases.users), int(cases.candidates.sum()), dtype=np.int64)
+    count = cases.num_candidates
     if config.seen_items == "excluded":
         base = len(cases.candidates)
-        usable = cases.candidates[cases.histories.item_ids]
-        pairs = np.unique((cases.histories.users_of_events * base + cases.histories.item_ids)[usable])
-        count -= np.bincount(pairs // base, minlength=len(count))
+        users, items = cases.histories.users_of_events, cases.histories.item_ids
+        usable = cases.are_candidates(users, items)
+        pairs = np.unique((users * base + items)[usable])
+        count = count - np.bincount(pairs // base, minlength=len(count))
     return count
 
 

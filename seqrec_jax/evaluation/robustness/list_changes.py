@@ -191,7 +191,7 @@ def promotion(
     rng = np.random.default_rng([seed, 2])
     histories = cases.histories
     drawn = rng.choice(np.flatnonzero(cases.candidates), (histories.num_users, _DRAWS))
-    users, items = _first_unseen(histories, drawn)
+    users, items = _first_unseen(cases, drawn)
     if not len(users):
         raise DataError(f"all {histories.num_users} users have seen all items drawn for them; promotion needs new ones")
     cases = select_cases(cases, users)
@@ -199,11 +199,11 @@ def promotion(
     config = replace(config, seen_items="kept", metric=f"hit_rate@{max(config.cutoffs)}", gains={})
     rows = []
     for name, promoted in (("the item itself", items), ("its neighbour", neighbors[items])):
-        near, wanted = _first_unseen(cases.histories, promoted[:, None], usable=cases.candidates)
+        near, wanted = _first_unseen(cases, promoted[:, None])
         row = {"system": ranker.name, "promoted": name, "k": k, "users": len(near)}
         if len(near):
             ask = _asking(select_cases(cases, near), wanted)
-            lasts = int(ask.candidates.sum())
+            lasts = ask.num_candidates
             before, after = (
                 np.minimum(judge(ranker, replace(ask, histories=asked), config=config).ranks, lasts).astype(np.float64)
                 for asked in (ask.histories, changed.select_users(near))
@@ -241,6 +241,7 @@ def select_cases(cases: EvaluationCases, users: Int[np.ndarray, " U'"]) -> Evalu
         target_items=cases.target_items[places],
         target_events=cases.target_events[places],
         target_gains=None if cases.target_gains is None else cases.target_gains[places],
+        user_candidates=None if cases.user_candidates is None else cases.user_candidates.select_users(users),
     )
 
 
@@ -319,14 +320,10 @@ def _commonest_groups(histories: Sequences, item_groups: np.ndarray) -> np.ndarr
     return commonest
 
 
-def _first_unseen(
-    histories: Sequences, items: np.ndarray, *, usable: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The users with an item among theirs `[U, D]` that their history lacks, and the first such item of each."""
-    rows = np.repeat(np.arange(len(items)), items.shape[1])
-    new = ~histories.contain(rows, items.reshape(-1)).reshape(items.shape) & (items > 0)
-    if usable is not None:
-        new &= usable[items]
+def _first_unseen(cases: EvaluationCases, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The users with a candidate among their items `[U, D]` that is not in their history, and the first of each."""
+    rows, flat = np.repeat(np.arange(len(items)), items.shape[1]), items.reshape(-1)
+    new = (~cases.histories.contain(rows, flat) & cases.are_candidates(rows, flat)).reshape(items.shape)
     users = np.flatnonzero(new.any(axis=1))
     return users, items[users, new[users].argmax(axis=1)]
 
