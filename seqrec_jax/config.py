@@ -8,10 +8,11 @@ from typing import get_args
 
 from seqrec_jax.data.attributes import AttributeConfig
 from seqrec_jax.data.cleaning import CleaningConfig
-from seqrec_jax.data.events import Columns, TimestampUnit
+from seqrec_jax.data.columns import Columns
 from seqrec_jax.data.item_edges import SharedPairs
 from seqrec_jax.data.shop.world import ShopConfig
 from seqrec_jax.data.splits import SplitConfig
+from seqrec_jax.data.timestamps import TimestampUnit
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.model import ModelConfig

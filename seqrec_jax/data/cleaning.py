@@ -17,7 +17,7 @@ from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import ConfigError, DataError
 
 _EXAMPLES = 3
-_OPTIONAL = ("session_id", "query", "domain", "position", "propensity")
+_COLUMNS = ("user_id", "item_id", "timestamp", "behavior", "value")
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,8 @@ def clean_events(
 
     Returns:
       The clean events, and the report. The columns are `user_id`, `item_id` ("" where an item-free event has
-      none), `timestamp` int64, `behavior`, `value` float32 (nan where there is none), those of `session_id`,
-      `query`, `domain`, `position`, `propensity` that the log has, and `row`. Rows are sorted by user (code
+      none), `timestamp` int64, `behavior`, `value` float32 (nan where there is none), the other columns that the log
+      has, such as `session_id` and `query`, and `row`. Rows are sorted by user (code
       points of the id), time and original row.
 
     Raises:
@@ -279,8 +279,8 @@ def _ordered(kept: pd.DataFrame) -> pd.DataFrame:
     kept = kept.assign(timestamp=kept["timestamp"].astype(np.int64), item_id=kept["item_id"].fillna(""))
     if "value" not in kept:
         kept["value"] = np.full(len(kept), np.nan, dtype=np.float32)
-    optional = [name for name in _OPTIONAL if name in kept]
-    return kept[["user_id", "item_id", "timestamp", "behavior", "value", *optional, "row"]]
+    others = [name for name in kept if name not in (*_COLUMNS, "row", "timestamp_as_written")]
+    return kept[[*_COLUMNS, *others, "row"]]
 
 
 def _report(raw: RawEvents, clean: pd.DataFrame, drops: _Drops, allowed: tuple[str, ...]) -> CleaningReport:

@@ -1,11 +1,11 @@
 """The prepared dataset: sequences, items and split as a directory that training and evaluation read.
 
-- `sequences.parquet`, a row a user: user_id, and the lists item_ids, timestamps, behaviors, values, parts, targets
+- `sequences.parquet`, a row a user: user_id, the lists item_ids, timestamps, behaviors, values, where the log has them
+  query_ids, session_ids, positions, propensities, and the lists parts and targets
 - `items.parquet`, row j-1 is item id j: item_id (raw), the item table's columns, training_events, known,
   first_timestamp
 - `content.npz`, where there is any: feature vectors and relations of items
-- `queries.parquet`, where events have queries: row q-1 is the text of query id q, of the list query_ids in
-  `sequences.parquet`
+- `queries.parquet`, where events have queries: row q-1 is the text of query id q
 - `dataset.json`: schema version, counts, cleaning report, split rule, behaviours, attributes, fingerprint
 """
 
@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,15 +27,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqrec_jax.data.attributes import AttributeConfig, AttributeVocabulary, encode_attributes
+from seqrec_jax.data.columns import EVENT_COLUMNS, read_columns
 from seqrec_jax.data.files import as_text, check_columns
 from seqrec_jax.data.item_content import ItemContent, read_content, write_content
-from seqrec_jax.data.queries import number_queries
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import HISTORY, TEST, TRAIN, VALIDATION, Split, SplitConfig, split_events
 from seqrec_jax.errors import DataError
 
 SCHEMA_VERSION = 1
-_LISTS = ("item_ids", "timestamps", "behaviors", "values")
 COUNTED_COLUMNS = ("training_events", "known", "first_timestamp")
 """Columns of `items` that the dataset makes from its events; an item table may not bring them."""
 _MOST_BEHAVIORS = np.iinfo(np.int8).max + 1
@@ -102,16 +101,27 @@ class Dataset:
         if digests := self.content.digests():
             rules.append(digests)
         digest = hashlib.sha256(json.dumps([*rules, list(self.sequences.user_ids)]).encode())
-        for name in ("offsets", *_lists(self.sequences)):
-            digest.update(getattr(self.sequences, name).tobytes())
-        if self.sequences.queries is not None:
-            digest.update(json.dumps(self.sequences.queries.tolist()).encode())
+        digest.update(self.sequences.offsets.tobytes())
+        arrays = {name: array for name, array in self.sequences.columns.items() if EVENT_COLUMNS[name].in_fingerprint}
+        for array in arrays.values():
+            digest.update(array.tobytes())
+        for name in filter(None, (EVENT_COLUMNS[name].texts for name in arrays)):
+            digest.update(json.dumps(self.sequences.texts[name].tolist()).encode())
         digest.update(self.split.parts.tobytes())
         digest.update(self.split.targets.tobytes())
         # text, because the same values come in other containers once they were on disk
         cells = self.items.to_json(orient="split", index=False, double_precision=15, date_format="iso", date_unit="ns")
         digest.update(cells.encode())
         return digest.hexdigest()[:16]
+
+    @property
+    def carried(self) -> dict[str, str]:
+        """A digest of each array of events that is not part of the fingerprint, by its name."""
+        return {
+            name: hashlib.sha256(array.tobytes()).hexdigest()[:16]
+            for name, array in self.sequences.columns.items()
+            if not EVENT_COLUMNS[name].in_fingerprint
+        }
 
     def item_index(self, raw_ids: Sequence[str]) -> np.ndarray:
         """`[N]` int32 item ids of raw ids, 0 where the vocabulary does not have one."""
@@ -181,17 +191,16 @@ def prepare_dataset(
     item_ids = pd.Index(table["item_id"]).get_indexer(raw_items) + 1
     users = events["user_id"].to_numpy(dtype=object)
     firsts = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1]]))
-    values = events["value"] if "value" in events else pd.Series(np.nan, index=events.index)
-    query_ids, queries = number_queries(as_text(events["query"], name="query")) if "query" in events else (None, None)
+    offsets = np.append(firsts, len(events)).astype(np.int64)
+    columns, texts = read_columns(events, np.repeat(np.arange(len(firsts)), np.diff(offsets)))
     sequences = Sequences(
         user_ids=users[firsts],
-        offsets=np.append(firsts, len(events)).astype(np.int64),
+        offsets=offsets,
         item_ids=item_ids.astype(np.int32),
         timestamps=events["timestamp"].to_numpy(dtype=np.int64),
         behaviors=codes.astype(np.int8),
-        values=values.to_numpy(dtype=np.float32, na_value=np.nan),
-        query_ids=query_ids,
-        queries=queries,
+        columns=columns,
+        texts=texts,
     )
     parts = split_events(sequences, split, behaviors=behaviors, time_kind=time_kind)
     table = _with_counts(table, sequences, parts, known_items)
@@ -240,9 +249,9 @@ def write_dataset(dataset: Dataset, directory: str | Path, *, overwrite: bool = 
             write_items(dataset.items, new)
             write_content(dataset.content, new)
             pq.write_table(_sequence_table(dataset), new / "sequences.parquet")
-            if dataset.sequences.queries is not None:
-                texts = pa.array(dataset.sequences.queries[1:], type=pa.large_string())
-                pq.write_table(pa.table({"query": texts}), new / "queries.parquet")
+            for name, log_name in _text_tables(dataset.sequences.columns).items():
+                texts = pa.array(dataset.sequences.texts[name][1:], type=pa.large_string())
+                pq.write_table(pa.table({log_name: texts}), new / f"{name}.parquet")
             facts = json.dumps(describe_dataset(dataset), indent=1, ensure_ascii=False)
             (new / "dataset.json").write_text(facts, encoding="utf-8")
             _replace_directory(new, directory, old)
@@ -269,16 +278,18 @@ def read_dataset(directory: str | Path, *, fingerprint: str | None = None) -> Da
     items = read_items(directory)
     path = directory / "sequences.parquet"
     try:
-        lists = [*_LISTS, *({"query_ids"} & set(pq.read_schema(path).names))]
+        there = pq.read_schema(path).names
+        lists = [name for name, column in EVENT_COLUMNS.items() if column.required or name in there]
         table = pq.read_table(path, columns=["user_id", *lists, "parts", "targets"])
         columns = {name: table.column(name).combine_chunks() for name in table.column_names}
         user_ids = columns.pop("user_id").to_numpy(zero_copy_only=False)
         flat = {name: column.flatten().to_numpy(zero_copy_only=False) for name, column in columns.items()}
         offsets = columns["item_ids"].offsets.to_numpy().astype(np.int64)
-        if "query_ids" in flat:
-            path = directory / "queries.parquet"
-            texts = pq.read_table(path, columns=["query"]).column("query").to_pylist()
-            flat["queries"] = np.array(["", *texts], dtype=object)
+        tables = {}
+        for name, log_name in _text_tables(lists).items():
+            path = directory / f"{name}.parquet"
+            texts = pq.read_table(path, columns=[log_name]).column(log_name).to_pylist()
+            tables[name] = np.array(["", *texts], dtype=object)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} is missing or damaged: {error}; prepare the dataset again") from error
     parts, targets = flat.pop("parts"), flat.pop("targets")
@@ -287,7 +298,7 @@ def read_dataset(directory: str | Path, *, fingerprint: str | None = None) -> Da
         cuts = rule.pop("cuts")
         dataset = Dataset(
             name=facts["name"],
-            sequences=Sequences(user_ids=user_ids, offsets=offsets, **flat),
+            sequences=Sequences(user_ids, offsets, columns=flat, texts=tables),
             items=items,
             attributes=AttributeVocabulary.from_dict(facts["attributes"]),
             behaviors=tuple(facts["behaviors"]),
@@ -297,15 +308,17 @@ def read_dataset(directory: str | Path, *, fingerprint: str | None = None) -> Da
             source=facts["source"],
             content=replace(read_content(directory), notes=tuple(facts.get("content_notes", ()))),
         )
-        written = facts["fingerprint"]
+        written = facts["fingerprint"], facts.get("carried", {})
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{directory / 'dataset.json'} is damaged: {error!r}; prepare the dataset again") from error
     found = dataset.fingerprint
-    if found != written:
+    if found != written[0]:
         raise DataError(
-            f"{directory} was changed after it was prepared: its fingerprint is {found}, {written} was written; "
+            f"{directory} was changed after it was prepared: its fingerprint is {found}, {written[0]} was written; "
             "prepare it again"
         )
+    if changed := sorted(dict(set(dataset.carried.items()) ^ set(written[1].items()))):
+        raise DataError(f"{directory} was changed after it was prepared: its {changed[0]} differ; prepare it again")
     if fingerprint is not None and found != fingerprint:
         raise DataError(
             f"{directory} has fingerprint {found}, {fingerprint} was expected: it is another dataset, or was "
@@ -367,7 +380,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
             "items": dataset.num_items,
             "events": len(dataset.sequences.item_ids),
             **{name: int((dataset.split.parts == part).sum()) for name, part in parts.items()},
-            **({} if dataset.sequences.queries is None else {"queries": len(dataset.sequences.queries) - 1}),
+            **{name: len(texts) - 1 for name, texts in dataset.sequences.texts.items()},
         },
         "behaviors": list(dataset.behaviors),
         **({} if dataset.query_behavior is None else {"query_behavior": dataset.query_behavior}),
@@ -378,6 +391,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
         "cleaning": dataset.cleaning,
         "source": dataset.source,
         **({"content_notes": list(dataset.content.notes)} if dataset.content.notes else {}),
+        **({"carried": dataset.carried} if dataset.carried else {}),
     }
 
 
@@ -438,16 +452,16 @@ def _with_counts(table: pd.DataFrame, sequences: Sequences, split: Split, known_
 def _sequence_table(dataset: Dataset) -> pa.Table:
     sequences = dataset.sequences
     offsets = pa.array(sequences.offsets)
-    columns = {name: getattr(sequences, name) for name in _lists(sequences)}
-    columns |= {"parts": dataset.split.parts, "targets": dataset.split.targets}
+    columns = {**sequences.columns, "parts": dataset.split.parts, "targets": dataset.split.targets}
     # large lists, since the offsets of ordinary ones end at 2^31 events
     lists = {name: pa.LargeListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()}
     return pa.table({"user_id": pa.array(sequences.user_ids, type=pa.large_string()), **lists})
 
 
-def _lists(sequences: Sequences) -> tuple[str, ...]:
-    """The fields that have an entry an event."""
-    return _LISTS if sequences.query_ids is None else (*_LISTS, "query_ids")
+def _text_tables(names: Iterable[str]) -> dict[str, str]:
+    """The tables of texts behind arrays of these names, each with the name of its column, as in the log."""
+    columns = [EVENT_COLUMNS[name] for name in names]
+    return {column.texts: column.log_name for column in columns if column.texts}
 
 
 def _is_replaceable(directory: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,46 +12,10 @@ import numpy as np
 import pandas as pd
 from pandas.api import types as dtypes
 
+from seqrec_jax.data.columns import Columns, number_columns
 from seqrec_jax.data.files import as_text, check_columns, read_file
 from seqrec_jax.data.timestamps import TimestampUnit, parse_timestamps
-from seqrec_jax.errors import ConfigError, DataError
-
-
-@dataclass(frozen=True)
-class Columns:
-    """How the log names what the contract needs: contract name -> the log's column, None = not in the log.
-
-    `timestamp=None` is for logs that have an order but no times; the row number then stands for the time.
-
-    >>> Columns(user_id="CustomerID", item_id="StockCode", session_id="InvoiceNo").named()["session_id"]
-    'InvoiceNo'
-    """
-
-    user_id: str = "user_id"
-    item_id: str = "item_id"
-    timestamp: str | None = "timestamp"
-    behavior: str | None = None
-    session_id: str | None = None
-    query: str | None = None
-    value: str | None = None
-    domain: str | None = None
-    position: str | None = None
-    propensity: str | None = None
-
-    def __post_init__(self) -> None:
-        for key in fields(self):
-            name = getattr(self, key.name)
-            optional = key.name not in ("user_id", "item_id")
-            if not (isinstance(name, str) and name) and not (optional and name is None):
-                kind = "a column name or None" if optional else "a column name"
-                raise ConfigError(f"columns.{key.name} must be {kind}, got {name!r}")
-        if self.user_id == self.item_id:
-            raise ConfigError(f"columns.user_id and columns.item_id both name the column {self.user_id!r}")
-
-    def named(self) -> dict[str, str]:
-        """The columns that the log has: contract name -> the log's name."""
-        names = {key.name: getattr(self, key.name) for key in fields(self)}
-        return {contract: name for contract, name in names.items() if name is not None}
+from seqrec_jax.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -78,7 +42,7 @@ class RawEvents:
 
 def read_events(
     source: str | Path | pd.DataFrame,
-    columns: Columns = Columns(),
+    columns: Columns | None = None,
     *,
     separator: str | None = None,
     timestamp_unit: TimestampUnit = "auto",
@@ -91,7 +55,7 @@ def read_events(
     Args:
       source: a dataframe, or a file ending in .csv, .tsv, .jsonl, .ndjson, .json (each also .gz) or .parquet;
         text is UTF-8.
-      columns: the log's column names.
+      columns: the log's column names; None means user_id, item_id and timestamp under these names.
       separator: between the fields of a text file; needed for other endings (.txt, .inter, .dat).
       timestamp_unit: unit of numeric times; "auto" decides by their magnitude, for the whole column at once.
 
@@ -108,6 +72,7 @@ def read_events(
     >>> read_events(log).frame[["user_id", "item_id", "timestamp"]].values.tolist()
     [['u1', '007', 1709251200], ['u2', 'NA', <NA>]]
     """
+    columns = columns or Columns()
     if isinstance(source, pd.DataFrame):
         name, fingerprint = "the dataframe", ""
         check_columns(list(source.columns), columns.named().values(), source=name)
@@ -148,7 +113,7 @@ def _contract_frame(
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     frame: dict[str, Any] = {}
     unreadable: dict[str, int] = {}
-    rows = np.arange(len(table), dtype=np.int64)
+    rows, numeric = np.arange(len(table), dtype=np.int64), number_columns()
     for contract, name in columns.named().items():
         written = table[name].reset_index(drop=True)
         if contract == "timestamp":
@@ -156,15 +121,14 @@ def _contract_frame(
             frame[contract] = seconds
             if bool((seconds.isna() & written.notna()).any()):
                 frame["timestamp_as_written"] = as_text(written, name=name)
-        elif contract in ("value", "position", "propensity"):
+        elif contract in numeric:
             numbers = pd.to_numeric(written, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-            readable = np.isfinite(numbers)
-            if contract == "position":
-                readable &= (np.abs(numbers) < 2**31) & (np.floor(numbers) == numbers)
-                frame[contract] = pd.arrays.IntegerArray(np.where(readable, numbers, 0).astype(np.int32), ~readable)
+            readable, dtype = np.isfinite(numbers), numeric[contract].dtype
+            if np.issubdtype(dtype, np.integer):
+                readable &= (np.abs(numbers) <= np.iinfo(dtype).max) & (np.floor(numbers) == numbers)
+                frame[contract] = pd.arrays.IntegerArray(np.where(readable, numbers, 0).astype(dtype), ~readable)
             else:
-                numbers = np.where(readable, numbers, np.nan)
-                frame[contract] = numbers.astype(np.float32 if contract == "value" else np.float64)
+                frame[contract] = np.where(readable, numbers, np.nan).astype(dtype)
             if count := int((~readable & as_text(written, name=name).notna().to_numpy()).sum()):
                 unreadable[contract] = count
         else:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from seqrec_jax.data.columns import number_texts
 from seqrec_jax.data.files import as_text
-from seqrec_jax.data.queries import number_queries
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import DataError
 
@@ -66,7 +66,7 @@ def read_histories(
     events = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame({"item_id": []}, dtype=object)
     raw_ids = as_text(events["item_id"], name="item_id").fillna("").to_numpy(dtype=object)
     item_ids = (vocabulary.item_ids.get_indexer(pd.Index(raw_ids)) + 1).astype(np.int32)
-    query_ids, queries = number_queries(as_text(events["query"], name="query")) if "query" in events else (None, None)
+    query_ids, queries = number_texts(as_text(events["query"], name="query")) if "query" in events else (None, None)
     searches = np.zeros(len(raw_ids), dtype=bool) if query_ids is None else (query_ids > 0) & (raw_ids == "")
     behaviors = _behavior_codes(events, searches, vocabulary)
     sequences = Sequences(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from jaxtyping import Int
 
@@ -80,16 +78,5 @@ def _ending(
     ends = np.where(users < 0, starts, ends)
     if length is not None:
         starts = np.maximum(starts, ends - length)
-    lengths = ends - starts
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    events = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return replace(
-        sequences,
-        user_ids=np.where(users < 0, "", sequences.user_ids[users]),
-        offsets=offsets,
-        item_ids=sequences.item_ids[events],
-        timestamps=sequences.timestamps[events],
-        behaviors=sequences.behaviors[events],
-        values=sequences.values[events],
-        query_ids=None if sequences.query_ids is None else sequences.query_ids[events],
-    )
+    user_ids = np.where(users < 0, "", sequences.user_ids[users])
+    return sequences.select_ranges(starts, ends - starts, user_ids=user_ids)

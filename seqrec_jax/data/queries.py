@@ -6,9 +6,9 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Int
 
 from seqrec_jax.data.sequences import Sequences
@@ -77,27 +77,6 @@ def query_parts(
     return parts
 
 
-def number_queries(texts: pd.Series) -> tuple[Int[np.ndarray, " N"] | None, np.ndarray | None]:
-    """The queries of events as numbers of distinct texts.
-
-    Args:
-      texts: N queries as they were asked; missing or "" where an event has none.
-
-    Returns:
-      `[N]` int32 in 0…Q, 0 = none, and the `[Q+1]` texts in string order, "" at place 0; None for both where no event
-      has a query.
-
-    >>> ids, queries = number_queries(pd.Series(["shoe", None, "hat", "shoe"]))
-    >>> ids.tolist(), queries.tolist()
-    ([2, 0, 1, 2], ['', 'hat', 'shoe'])
-    """
-    values = texts.fillna("").astype(object).to_numpy()
-    queries = np.array(sorted({"", *values}), dtype=object)
-    if len(queries) == 1:
-        return None, None
-    return pd.Index(queries).get_indexer(pd.Index(values)).astype(np.int32), queries
-
-
 def query_words(queries: Iterable[str]) -> Int[np.ndarray, "Q W"]:
     """The words of queries as numbers that need no vocabulary: a hash of each word, the same everywhere.
 
@@ -158,18 +137,11 @@ def ask(histories: Sequences, query: str, *, behavior: int, first_timestamp: int
     times = np.full(size, first_timestamp, dtype=np.int64)
     filled = histories.lengths > 0
     times[filled] = histories.timestamps[ends[filled] - 1]
-    old_ids = np.zeros_like(histories.item_ids) if histories.query_ids is None else histories.query_ids
     queries = np.array([""], dtype=object) if histories.queries is None else histories.queries
-    return Sequences(
-        user_ids=histories.user_ids,
-        offsets=histories.offsets + np.arange(size + 1),
-        item_ids=np.insert(histories.item_ids, ends, 0),
-        timestamps=np.insert(histories.timestamps, ends, times),
-        behaviors=np.insert(histories.behaviors, ends, behavior),
-        values=np.insert(histories.values, ends, np.nan),
-        query_ids=np.insert(old_ids, ends, len(queries)),
-        queries=np.append(queries, query),
+    longer = histories.insert_events(
+        ends, np.arange(size), timestamps=times, behaviors=behavior, query_ids=len(queries)
     )
+    return replace(longer, texts={**longer.texts, "queries": np.append(queries, query)})
 
 
 @functools.lru_cache(_REMEMBERED)

@@ -6,40 +6,113 @@ arrays, a row holds one window (padded) or several (packed), and every position 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from seqrec_jax.data.columns import EVENT_COLUMNS
 from seqrec_jax.errors import ConfigError, DataError
 
-_BLOCK_USERS = 2**16  # whose events are looked through at once
+_BLOCK_USERS = 2**16  # users whose events are compared at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, eq=False)
 class Sequences:
     """Ordered events of U users, N events in all, laid end to end.
+
+    The four arrays `item_ids`, `timestamps`, `behaviors` and `values` are always there, the others of
+    `data.columns.EVENT_COLUMNS` where the log has them.
 
     Attributes:
       user_ids: `[U]` raw user ids (str).
       offsets: `[U+1]` int64; the events of user u are `offsets[u]:offsets[u+1]`.
-      item_ids: `[N]` int32 in 0…V (0 = an event without item, such as a search).
-      timestamps: `[N]` int64 seconds UTC, or a running index where the log has an order but no times.
-      behaviors: `[N]` int8 codes into the dataset's list of behaviours.
-      values: `[N]` float32, the event's own value (price, rating, …), nan where it has none.
-      query_ids: `[N]` int32 in 0…Q (0 = an event without query), None for a log without queries.
-      queries: `[Q+1]` the texts of the queries (str), "" at place 0; None for a log without queries.
+      columns: name to an array `[N]` with an entry an event, in the order of `EVENT_COLUMNS`; `item_ids`, `session_ids`
+        (int32 number of the session within the user, from 1; 0 = none), `positions` (int32, the least int32 = none),
+        `propensities` (float64, nan = none), …
+      texts: name to a table of texts (str), "" at place 0, that an array of `columns` has the places of.
     """
 
     user_ids: np.ndarray
     offsets: np.ndarray
-    item_ids: np.ndarray
-    timestamps: np.ndarray
-    behaviors: np.ndarray
-    values: np.ndarray
-    query_ids: np.ndarray | None = None
-    queries: np.ndarray | None = None
+    columns: Mapping[str, np.ndarray]
+    texts: Mapping[str, np.ndarray]
+
+    def __init__(
+        self,
+        user_ids: np.ndarray,
+        offsets: np.ndarray,
+        item_ids: np.ndarray | None = None,
+        timestamps: np.ndarray | None = None,
+        behaviors: np.ndarray | None = None,
+        values: np.ndarray | None = None,
+        *,
+        columns: Mapping[str, np.ndarray] | None = None,
+        texts: Mapping[str, np.ndarray] | None = None,
+        **others: np.ndarray | None,
+    ) -> None:
+        """Sequences from arrays, each under its own name or in `columns` and `texts`; its own name wins.
+
+        Args:
+          user_ids: `[U]` raw user ids (str).
+          offsets: `[U+1]` int64.
+          item_ids: `[N]` int32.
+          timestamps: `[N]` int64.
+          behaviors: `[N]` int8.
+          values: `[N]` float32.
+          columns: arrays `[N]` by name.
+          texts: tables of texts by name.
+          **others: further arrays and tables by name, such as `query_ids` and `queries`; None means that there is none.
+
+        Raises:
+          DataError: an array that is required is missing, or a name is unknown.
+        """
+        required = {"item_ids": item_ids, "timestamps": timestamps, "behaviors": behaviors, "values": values}
+        others |= {name: array for name, array in required.items() if array is not None}
+        together = {**(columns or {}), **(texts or {}), **others}
+        given = {name: array for name, array in together.items() if array is not None}
+        tables = {column.texts for column in EVENT_COLUMNS.values() if column.texts}
+        if unknown := set(given) - set(EVENT_COLUMNS) - tables:
+            raise DataError(f"events have no column {min(unknown)!r}; known are {', '.join(EVENT_COLUMNS)}")
+        if missing := [name for name, column in EVENT_COLUMNS.items() if column.required and name not in given]:
+            raise DataError(f"sequences need the array {missing[0]}")
+        # a frozen dataclass sets its fields so
+        object.__setattr__(self, "user_ids", user_ids)
+        object.__setattr__(self, "offsets", offsets)
+        object.__setattr__(self, "columns", {name: given[name] for name in EVENT_COLUMNS if name in given})
+        object.__setattr__(self, "texts", {name: given[name] for name in tables if name in given})
+
+    @property
+    def item_ids(self) -> np.ndarray:
+        """`[N]` int32 in 0…V (0 = an event without item, such as a search)."""
+        return self.columns["item_ids"]
+
+    @property
+    def timestamps(self) -> np.ndarray:
+        """`[N]` int64 seconds UTC, or a running index where the log has an order but no times."""
+        return self.columns["timestamps"]
+
+    @property
+    def behaviors(self) -> np.ndarray:
+        """`[N]` int8 codes into the dataset's list of behaviours."""
+        return self.columns["behaviors"]
+
+    @property
+    def values(self) -> np.ndarray:
+        """`[N]` float32, the event's own value (price, rating, …), nan where it has none."""
+        return self.columns["values"]
+
+    @property
+    def query_ids(self) -> np.ndarray | None:
+        """`[N]` int32 in 0…Q (0 = an event without query), None for a log without queries."""
+        return self.columns.get("query_ids")
+
+    @property
+    def queries(self) -> np.ndarray | None:
+        """`[Q+1]` the texts of the queries (str), "" at place 0; None for a log without queries."""
+        return self.texts.get("queries")
 
     @property
     def num_users(self) -> int:
@@ -58,27 +131,32 @@ class Sequences:
 
     @property
     def last_queries(self) -> np.ndarray:
-        """`[U]` the text of each user's last event, "" where that has no query or there is none."""
+        """`[U]` the query (str) of each user's last event, "" for an event without query or a user without events."""
         if self.query_ids is None or self.queries is None or not len(self.query_ids):
             return np.full(self.num_users, "", dtype=object)
         return self.queries[np.where(self.lengths > 0, self.query_ids[self.offsets[1:] - 1], 0)]
 
     def contain(self, users: Int[np.ndarray, " M"], item_ids: Int[np.ndarray, " M"]) -> Bool[np.ndarray, " M"]:
-        """Which items are among the events of the users beside them; some users at a time, so that memory is bounded.
+        """For pairs of a user and an item, whether the item is among the user's events.
+
+        The users are compared in blocks of 65,536, so that the memory is bounded.
 
         Args:
           users: `[M]` indices in 0…U-1, in any order.
           item_ids: `[M]` an item for each.
+
+        Returns:
+          `[M]` bool.
         """
         order = np.argsort(users, kind="stable")
         ordered, found = users[order], np.zeros(len(users), dtype=bool)
         width = 1 + int(max(self.item_ids.max(initial=0), item_ids.max(initial=0)))
         for start in range(0, self.num_users, _BLOCK_USERS):
             stop = min(start + _BLOCK_USERS, self.num_users)
-            asked = order[slice(*np.searchsorted(ordered, [start, stop]))]
+            pairs = order[slice(*np.searchsorted(ordered, [start, stop]))]
             rows = np.repeat(np.arange(stop - start), self.lengths[start:stop])
             known = rows * width + self.item_ids[self.offsets[start] : self.offsets[stop]]
-            found[asked] = np.isin((users[asked] - start) * width + item_ids[asked], known)
+            found[pairs] = np.isin((users[pairs] - start) * width + item_ids[pairs], known)
         return found
 
     def select_events(self, keep: Bool[np.ndarray, " N"]) -> Sequences:
@@ -91,16 +169,7 @@ class Sequences:
             raise DataError(f"keep must be bool {self.item_ids.shape}, got {keep.dtype} {keep.shape}")
         counts = np.zeros(len(keep) + 1, dtype=np.int64)
         np.cumsum(keep, out=counts[1:])
-        return Sequences(
-            user_ids=self.user_ids,
-            offsets=counts[self.offsets],
-            item_ids=self.item_ids[keep],
-            timestamps=self.timestamps[keep],
-            behaviors=self.behaviors[keep],
-            values=self.values[keep],
-            query_ids=None if self.query_ids is None else self.query_ids[keep],
-            queries=self.queries,
-        )
+        return self._with_events(keep, user_ids=self.user_ids, offsets=counts[self.offsets])
 
     def select_users(self, users: Int[np.ndarray, " U'"]) -> Sequences:
         """The users with the given indices `[U']` in 0…U-1, in that order; an index may come twice.
@@ -110,19 +179,67 @@ class Sequences:
         """
         if len(users) and not (users.min() >= 0 and users.max() < self.num_users):
             raise DataError(f"user indices must be 0 to {self.num_users - 1}, got {users.min()} to {users.max()}")
-        lengths = self.lengths[users]
+        return self.select_ranges(self.offsets[users], self.lengths[users], user_ids=self.user_ids[users])
+
+    def select_ranges(
+        self, starts: Int[np.ndarray, " M"], lengths: Int[np.ndarray, " M"], *, user_ids: np.ndarray
+    ) -> Sequences:
+        """M users, each with a range of consecutive events; ranges may overlap.
+
+        Args:
+          starts: `[M]` place in 0…N of the first event of each range.
+          lengths: `[M]` number of events of each.
+          user_ids: `[M]` raw user ids (str) of the result.
+        """
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        events = np.repeat(self.offsets[users] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        events = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return self._with_events(events, user_ids=user_ids, offsets=offsets)
+
+    def with_columns(self, **columns: np.ndarray) -> Sequences:
+        """The same users and events with some arrays of `columns` exchanged or added, each `[N]` under its name.
+
+        Raises:
+          DataError: an unknown name.
+        """
+        return Sequences(self.user_ids, self.offsets, columns={**self.columns, **columns}, texts=self.texts)
+
+    def insert_events(
+        self, places: Int[np.ndarray, " M"], users: Int[np.ndarray, " M"], **columns: np.ndarray | float
+    ) -> Sequences:
+        """The same users with M events more.
+
+        Args:
+          places: `[M]` place in 0…N before which each event comes; events of one place keep their order.
+          users: `[M]` index in 0…U-1 of each event's user.
+          **columns: entries `[M]` of the new events by the name of the array, or one for all; other arrays get their
+            missing value, and an array that was not there gets it for the old events.
+
+        Raises:
+          DataError: an unknown name.
+        """
+        added = np.bincount(users, minlength=self.num_users)
+
+        def joined(name: str) -> np.ndarray:
+            column = EVENT_COLUMNS[name]
+            old = self.columns.get(name)
+            if old is None:
+                old = np.full(len(self.item_ids), column.missing, dtype=column.dtype)
+            new = np.broadcast_to(columns.get(name, column.missing), len(places))
+            return np.insert(old, places, new.astype(old.dtype))
+
+        if unknown := set(columns) - set(EVENT_COLUMNS):
+            raise DataError(f"events have no column {min(unknown)!r}; known are {', '.join(EVENT_COLUMNS)}")
         return Sequences(
-            user_ids=self.user_ids[users],
-            offsets=offsets,
-            item_ids=self.item_ids[events],
-            timestamps=self.timestamps[events],
-            behaviors=self.behaviors[events],
-            values=self.values[events],
-            query_ids=None if self.query_ids is None else self.query_ids[events],
-            queries=self.queries,
+            self.user_ids,
+            self.offsets + np.concatenate([[0], np.cumsum(added)]),
+            columns={name: joined(name) for name in (*self.columns, *(set(columns) - set(self.columns)))},
+            texts=self.texts,
         )
+
+    def _with_events(self, events: np.ndarray, *, user_ids: np.ndarray, offsets: np.ndarray) -> Sequences:
+        """The events at some places `[M]`, or where a mask `[N]` is True, under other users."""
+        chosen = {name: array[events] for name, array in self.columns.items()}
+        return Sequences(user_ids, offsets, columns=chosen, texts=self.texts)
 
 
 class Windows(NamedTuple):

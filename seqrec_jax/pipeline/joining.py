@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from seqrec_jax.data.attributes import AttributeConfig
+from seqrec_jax.data.columns import log_columns
 from seqrec_jax.data.dataset import COUNTED_COLUMNS, Dataset, prepare_dataset, read_dataset, write_dataset
 from seqrec_jax.data.item_content import FeatureFile, ItemContent, ItemEdges, match_feature
 from seqrec_jax.errors import ConfigError, DataError
@@ -111,10 +112,10 @@ def _events(dataset: Dataset, domain: str, shared_users: bool) -> pd.DataFrame:
         "item_id": raw[sequences.item_ids],
         "timestamp": sequences.timestamps,
         "behavior": np.array(dataset.behaviors, dtype=object)[sequences.behaviors],
-        "value": sequences.values,
+        **log_columns(sequences.columns, sequences.texts),
     }
-    if sequences.queries is not None:
-        columns["query"] = sequences.queries[sequences.query_ids]
+    if "session_id" in columns:  # numbers that would be the same for a shared user's sessions in two domains
+        columns["session_id"] = columns["session_id"].radd(f"{domain}:")
     return pd.DataFrame(columns)
 
 

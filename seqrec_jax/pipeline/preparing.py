@@ -11,6 +11,7 @@ import pandas as pd
 from seqrec_jax.config import DataConfig, ExperimentConfig
 from seqrec_jax.data.attributes import AttributeVocabulary
 from seqrec_jax.data.cleaning import CleaningReport, clean_events
+from seqrec_jax.data.columns import Columns
 from seqrec_jax.data.dataset import (
     COUNTED_COLUMNS,
     Dataset,
@@ -19,7 +20,7 @@ from seqrec_jax.data.dataset import (
     read_items,
     write_dataset,
 )
-from seqrec_jax.data.events import Columns, RawEvents, read_events
+from seqrec_jax.data.events import RawEvents, read_events
 from seqrec_jax.data.files import read_item_table
 from seqrec_jax.data.item_content import read_content
 from seqrec_jax.data.readers import READERS

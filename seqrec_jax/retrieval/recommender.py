@@ -19,10 +19,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqrec_jax.data.attributes import AttributeVocabulary
 from seqrec_jax.data.batches import Batch, history_batch
+from seqrec_jax.data.columns import number_texts
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.files import as_text
 from seqrec_jax.data.item_content import read_content
-from seqrec_jax.data.queries import ask, number_queries
+from seqrec_jax.data.queries import ask
 from seqrec_jax.data.rankers import SeenItems
 from seqrec_jax.data.sequences import Sequences, pad_sequences
 from seqrec_jax.errors import ConfigError, DataError
@@ -305,9 +306,7 @@ class Recommender:
         if (codes < 0).any():
             unknown = events["behavior"][codes < 0].iloc[0]
             raise DataError(f"behaviour {unknown!r} is unknown to the model; it knows {list(self.behaviors)}")
-        query_ids, queries = (
-            number_queries(as_text(events["query"], name="query")) if "query" in events else (None, None)
-        )
+        query_ids, queries = number_texts(as_text(events["query"], name="query")) if "query" in events else (None, None)
         searches = np.zeros(len(raw), dtype=bool) if query_ids is None else (query_ids > 0) & (raw == "")
         if "behavior" not in events and self._query_behavior is not None:
             codes[searches] = self._query_behavior

@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from seqrec_jax.data.cleaning import CleaningConfig, CleaningReport, clean_events
-from seqrec_jax.data.events import Columns, read_events
+from seqrec_jax.data.columns import Columns
+from seqrec_jax.data.events import read_events
 from seqrec_jax.errors import ConfigError, DataError
 
 NOW = 2_000_000_000

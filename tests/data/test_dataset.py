@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,13 +73,11 @@ def of_users(users: dict[str, list], **columns) -> pd.DataFrame:
 
 
 def assert_equal(a: Dataset, b: Dataset) -> None:
-    for field in fields(a.sequences):
-        x, y = getattr(a.sequences, field.name), getattr(b.sequences, field.name)
-        if x is None or y is None:  # queries, of which this log has none
-            assert x is y, field.name
-            continue
-        assert x.dtype == y.dtype, field.name
-        np.testing.assert_array_equal(x, y, err_msg=field.name)
+    ours, theirs = ({**vars(one.sequences), **one.sequences.columns, **one.sequences.texts} for one in (a, b))
+    assert list(ours) == list(theirs)
+    for name in set(ours) - {"columns", "texts"}:
+        assert ours[name].dtype == theirs[name].dtype, name
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
     for name in ("parts", "targets"):
         x, y = getattr(a.split, name), getattr(b.split, name)
         assert x.dtype == y.dtype, name

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqrec_jax.data.events import Columns, frame_fingerprint, read_events
+from seqrec_jax.data.columns import Columns
+from seqrec_jax.data.events import frame_fingerprint, read_events
 from seqrec_jax.data.files import as_text
 from seqrec_jax.data.timestamps import parse_timestamps
 from seqrec_jax.errors import ConfigError, DataError

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from seqrec_jax.data.events import Columns, RawEvents, read_events
+from seqrec_jax.data.columns import Columns
+from seqrec_jax.data.events import RawEvents, read_events
 from seqrec_jax.data.readers.public_files import (
     PublicDataset,
     beside,

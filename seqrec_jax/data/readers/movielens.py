@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from seqrec_jax.data.events import Columns
+from seqrec_jax.data.columns import Columns
 from seqrec_jax.data.readers.public_files import PublicDataset, beside, find_file, public_events, read_table
 
 _GENRES = [

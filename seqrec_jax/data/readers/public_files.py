@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from seqrec_jax.data.events import Columns, RawEvents, read_events
+from seqrec_jax.data.columns import Columns
+from seqrec_jax.data.events import RawEvents, read_events
 from seqrec_jax.data.timestamps import TimestampUnit
 from seqrec_jax.errors import DataError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from seqrec_jax.data.events import Columns
+from seqrec_jax.data.columns import Columns
 from seqrec_jax.data.readers.public_files import (
     PublicDataset,
     beside,

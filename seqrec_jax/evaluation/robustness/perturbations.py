@@ -10,7 +10,6 @@ An event that is put in has no value of its own (nan), and its time lies between
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -279,9 +278,9 @@ def shift_time(
         return histories
     times = histories.timestamps
     if kind == "shift":
-        return replace(histories, timestamps=times + round(rate * span_seconds))
+        return histories.with_columns(timestamps=times + round(rate * span_seconds))
     since_first = times - times[histories.offsets[:-1][histories.users_of_events]]
-    return replace(histories, timestamps=times + np.round(rate * since_first).astype(np.int64))
+    return histories.with_columns(timestamps=times + np.round(rate * since_first).astype(np.int64))
 
 
 def append_events(histories: Sequences, events: Sequences) -> Sequences:
@@ -369,8 +368,7 @@ def _keep(histories: Sequences, keep: Bool[np.ndarray, " N"]) -> Sequences:
 
 def _reorder(histories: Sequences, order: np.ndarray) -> Sequences:
     """Other events at the same times."""
-    return replace(
-        histories,
+    return histories.with_columns(
         item_ids=histories.item_ids[order],
         behaviors=histories.behaviors[order],
         values=histories.values[order],
@@ -397,19 +395,11 @@ def _insert(
         values = np.full(len(users), np.nan)
     flat = histories.offsets[users] + places
     order = np.lexsort((times, flat, users))
-    flat = flat[order]  # np.insert keeps the order of what goes to the same index
-
-    def merged(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-        return np.insert(old, flat, new[order].astype(old.dtype))
-
-    added = np.bincount(users, minlength=histories.num_users)
-    return Sequences(
-        user_ids=histories.user_ids,
-        offsets=histories.offsets + np.concatenate([[0], np.cumsum(added)]),
-        item_ids=merged(histories.item_ids, items),
-        timestamps=merged(histories.timestamps, times),
-        behaviors=merged(histories.behaviors, kinds),
-        values=merged(histories.values, values),
-        query_ids=None if histories.query_ids is None else merged(histories.query_ids, np.zeros(len(users))),
-        queries=histories.queries,
+    return histories.insert_events(
+        flat[order],
+        users[order],
+        item_ids=items[order],
+        timestamps=times[order],
+        behaviors=kinds[order],
+        values=values[order],
     )
