@@ -37,7 +37,7 @@ from seqrec_jax.data.shop.bayes_filter import BayesFilter
 from seqrec_jax.data.shop.simulator import init_shop
 from seqrec_jax.data.splits import HISTORY, TEST, TRAIN, VALIDATION, EvaluationCases
 from seqrec_jax.errors import SeqrecError
-from seqrec_jax.evaluation.protocol import judge
+from seqrec_jax.evaluation.judging import judge
 from seqrec_jax.retrieval import Recommender
 
 RESULTS = Path("benchmarks/results/cold_items.json")

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seqrec_jax.data.splits import EvaluationCases
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.evaluation.judging import Judged
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.reporting.sections import plain
 from seqrec_jax.statistics import (
     bootstrap_means,

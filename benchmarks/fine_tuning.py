@@ -37,7 +37,7 @@ from transfer import epochs_for, experiment, half_of, halved_shop, two_halves
 from seqrec_jax import pipeline
 from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
 from seqrec_jax.encoders.language import TextEncoder, encode_texts, load_text_encoder
-from seqrec_jax.evaluation import protocol
+from seqrec_jax.evaluation import judging
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.search import dense
 from seqrec_jax.search.text_tuning import TextTuningConfig, tune_text_encoder
@@ -138,7 +138,7 @@ def shop(folder: Path) -> Iterator[Row]:
     numbers = {"vocabulary": list(target.items["item_id"]), "attribute_vocabulary": target.attributes}
     fresh = half_of(larger, 1, name="fresh", users=larger.world.user_ids[USERS:], **numbers)
     cases = pipeline.cases_of(fresh, config.evaluation)
-    figures = {name: protocol.judge(one, cases, config=config.evaluation).per_user for name, one in systems.items()}
+    figures = {name: judging.judge(one, cases, config=config.evaluation).per_user for name, one in systems.items()}
     yield from compared(figures, "ndcg@10", facts)
 
 

@@ -59,14 +59,8 @@ from seqrec_jax.data.item_texts import item_texts
 from seqrec_jax.data.sequences import Sequences, pad_sequences
 from seqrec_jax.data.splits import TRAIN, EvaluationCases
 from seqrec_jax.encoders.language import encode_texts, load_text_encoder
-from seqrec_jax.evaluation.protocol import (
-    EvaluationConfig,
-    Judged,
-    judge,
-    judge_lists,
-    mean_of_users,
-    unseen_candidates,
-)
+from seqrec_jax.evaluation.judging import Judged, judge, judge_lists, mean_of_users, unseen_candidates
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.heads.decoder_fitting import catalogue_codes
 from seqrec_jax.items.semantic_ids import semantic_id_report
 from seqrec_jax.reporting.sections import plain

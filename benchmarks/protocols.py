@@ -39,8 +39,9 @@ from seqrec_jax.evaluation.audit.sampled import ranking_changes
 from seqrec_jax.evaluation.beyond.cost import measure_cost
 from seqrec_jax.evaluation.beyond.lists import beyond_accuracy
 from seqrec_jax.evaluation.comparison import compare_systems
-from seqrec_jax.evaluation.fingerprint import fingerprint, protocol_card
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge, reachable_mean
+from seqrec_jax.evaluation.judging import Judged, judge, reachable_mean
+from seqrec_jax.evaluation.protocol import EvaluationConfig
+from seqrec_jax.evaluation.protocol_card import protocol_card, protocol_fingerprint
 from seqrec_jax.reporting.sections import plain
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.settings import parse_config
@@ -238,7 +239,9 @@ def describe(dataset: Dataset, variant: Variant) -> Row:
         "variant": variant.name,
         "model": EVERYBODY,
         "metric": variant.config.metric,
-        "protocol": fingerprint(protocol_card(dataset, variant.cases, variant.config, further=variant.further)),
+        "protocol": protocol_fingerprint(
+            protocol_card(dataset, variant.cases, variant.config, further=variant.further)
+        ),
         "split": dataset.split.describe(),
         "asked_for": variant.config.targets,
         "seen_items": variant.config.seen_items,

@@ -27,7 +27,8 @@ from seqrec_jax.data.shop.bayes_filter import BayesFilter
 from seqrec_jax.data.shop.searches import ambiguous_words, query_probabilities
 from seqrec_jax.data.shop.simulator import SimulatedShop, simulate
 from seqrec_jax.data.splits import TEST, EvaluationCases
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge
+from seqrec_jax.evaluation.judging import Judged, judge
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.reporting.sections import plain
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.statistics import bootstrap_means, paired_differences

@@ -30,7 +30,8 @@ from seqrec_jax.data.splits import HISTORY, TRAIN, EvaluationCases, evaluation_c
 from seqrec_jax.encoders import ENCODERS
 from seqrec_jax.encoders.config import LANGUAGE_KINDS
 from seqrec_jax.errors import ConfigError, DivergenceError, SeqrecError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge
+from seqrec_jax.evaluation.judging import Judged, judge
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.retrieval import Recommender
 from seqrec_jax.settings import field_names
 from seqrec_jax.statistics import bootstrap_means, holm_correction, paired_differences

@@ -34,7 +34,7 @@ from seqrec_jax.data.dataset import Dataset, prepare_dataset, read_dataset, writ
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.shop.simulator import ShopConfig, SimulatedShop, simulate
 from seqrec_jax.data.splits import HISTORY, TEST, TRAIN, SplitConfig
-from seqrec_jax.evaluation.protocol import judge
+from seqrec_jax.evaluation.judging import judge
 from seqrec_jax.pipeline.joining import join_datasets
 from seqrec_jax.reporting.sections import plain
 from seqrec_jax.retrieval import Recommender

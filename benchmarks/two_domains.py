@@ -30,7 +30,7 @@ from seqrec_jax.data.dataset import Dataset, prepare_dataset, write_dataset
 from seqrec_jax.data.readers import READERS
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
-from seqrec_jax.evaluation.protocol import Judged, judge
+from seqrec_jax.evaluation.judging import Judged, judge
 from seqrec_jax.pipeline.cases import case_options, known_events
 from seqrec_jax.pipeline.joining import join
 from seqrec_jax.reporting.sections import plain

@@ -107,7 +107,7 @@ def test_ids_are_kept_as_they_are_written(call, home):
         (["--training.batch_size", "-3"], "c.yaml: training.batch_size must be greater than 0, got -3"),
         (["--model.encoder.width", "-3"], "encoder.width must be at least 1, got -3"),
         (["--data.cleaning.item_k_core", "0"], "cleaning.item_k_core must be at least 1, got 0"),
-        (["--evaluation.cutoffs", "[0]"], "evaluation.cutoffs must be list lengths of at least 1, got (0,)"),
+        (["--evaluation.cutoffs", "[0]"], "evaluation.cutoffs must be at least 1, got 0"),
         (["--name", "a/b"], "name must be a plain folder name, got 'a/b'"),
         (["--training.batch_size"], "argument --training.batch_size: expected one argument"),
         (["log.csv"], "unrecognized arguments: log.csv"),

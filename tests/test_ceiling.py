@@ -11,7 +11,7 @@ from tiny import tiny_config
 from seqrec_jax import pipeline
 from seqrec_jax.baselines import baseline_rankers
 from seqrec_jax.data.splits import evaluation_cases
-from seqrec_jax.evaluation.protocol import judge
+from seqrec_jax.evaluation.judging import judge
 
 SEARCHED = (
     *("--data.shop.search", "0.6", "--data.cleaning.item_free_behaviors", "[search]"),

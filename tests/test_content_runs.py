@@ -21,8 +21,8 @@ from seqrec_jax.data.growing import NewItems
 from seqrec_jax.data.item_content import FeatureFile
 from seqrec_jax.data.shop.simulator import simulate
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError
+from seqrec_jax.evaluation.judging import judge
 from seqrec_jax.evaluation.parts import report_parts
-from seqrec_jax.evaluation.protocol import judge
 from seqrec_jax.evaluation.users.attributes import user_table
 from seqrec_jax.pipeline.content import make_content, text_feature
 from seqrec_jax.retrieval import Recommender

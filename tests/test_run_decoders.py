@@ -14,7 +14,8 @@ from seqrec_jax import pipeline
 from seqrec_jax.data.dataset import read_dataset
 from seqrec_jax.encoders import EncoderConfig
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
+from seqrec_jax.evaluation.judging import judge
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.heads.decoder_fitting import DecoderTrainingConfig
 from seqrec_jax.items.semantic_ids import SemanticIdConfig
 from seqrec_jax.pipeline import decoders

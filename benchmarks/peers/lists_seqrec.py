@@ -22,7 +22,8 @@ from protocol import serve
 
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge, judge_lists, mean_of_users
+from seqrec_jax.evaluation.judging import Judged, judge, judge_lists, mean_of_users
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.users.slices import user_slices
 from seqrec_jax.scoring import TopK, catalogue_order, top_k
 from seqrec_jax.statistics import bootstrap_means

@@ -24,7 +24,8 @@ from seqrec_jax.data.batches import Batch, event_arrays, shuffled_rows
 from seqrec_jax.data.dataset import read_dataset
 from seqrec_jax.data.sequences import pack_windows, sliding_windows
 from seqrec_jax.data.splits import EvaluationCases, Stage, evaluation_cases
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge, mean_of_users
+from seqrec_jax.evaluation.judging import judge, mean_of_users
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.model import SequenceModel
 from seqrec_jax.parallel import make_mesh, replicate
 from seqrec_jax.retrieval import Recommender

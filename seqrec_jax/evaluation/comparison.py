@@ -11,7 +11,8 @@ import pandas as pd
 from scipy.special import ndtri
 
 from seqrec_jax.errors import DataError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.evaluation.judging import Judged
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.reporting.sections import plain
 from seqrec_jax.reporting.wording import format_count, format_figure
 from seqrec_jax.statistics import (

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
+from seqrec_jax.settings import check_value
 
 FIGURES = ("auc", "grouped_auc", "log_loss", "ece", "forecast_share")
 _LEAST = float(np.finfo(np.float32).eps)
@@ -68,8 +69,9 @@ def judge_forecasts(
     """
     if reference is not None and reference not in probabilities:
         raise ConfigError(f"there is no system {reference!r} among {list(probabilities)}")
-    if num_bins < 1 or num_resamples < 100 or not 0 < confidence < 1:
-        raise ConfigError("expected num_bins of at least 1, num_resamples of at least 100, confidence between 0 and 1")
+    check_value("num_bins", num_bins, "[1, inf)")
+    check_value("num_resamples", num_resamples, "[100, inf)")
+    check_value("confidence", confidence, "(0, 1)")
     happened, (_, rows_of) = np.asarray(labels, dtype=bool), np.unique(users, return_inverse=True)
     tables = {name: np.asarray(chances, dtype=np.float64) for name, chances in probabilities.items()}
     for name, chances in tables.items():

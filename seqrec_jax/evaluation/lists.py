@@ -6,7 +6,7 @@ import csv
 import gzip
 import zlib
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -19,9 +19,10 @@ from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.files import as_text, check_columns, read_file
 from seqrec_jax.data.rankers import SeenItems
 from seqrec_jax.data.splits import EvaluationCases
-from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation.protocol import Judged
+from seqrec_jax.errors import DataError
+from seqrec_jax.evaluation.judging import Judged
 from seqrec_jax.scoring import catalogue_order
+from seqrec_jax.settings import check_choice, check_value
 
 ListFormat = Literal["table", "trec"]
 Duplicates = Literal["error", "first"]
@@ -141,11 +142,9 @@ def match_lists(
       DataError: columns that are missing, ids that match nothing, a rank or score that is no number, a doubled item.
       ConfigError: k < 1, or an unknown policy.
     """
-    if k < 1:
-        raise ConfigError(f"k must be at least 1, got {k}")
-    for name, value, kind in (("duplicates", duplicates, Duplicates), ("seen_items", seen_items, SeenItems)):
-        if value not in get_args(kind):
-            raise ConfigError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+    check_value("k", k, "[1, inf)")
+    check_choice("duplicates", duplicates, Duplicates)
+    check_choice("seen_items", seen_items, SeenItems)
     frame = _checked(table, source=source)
     num_users, num_items = len(cases.users), dataset.num_items
     user_codes, user_names = pd.factorize(frame["user_id"])
@@ -277,8 +276,8 @@ def write_trec(table: pd.DataFrame, path: str | Path) -> Path:
 
 
 def _format(path: Path, wanted: ListFormat | None) -> ListFormat:
-    if wanted is not None and wanted not in get_args(ListFormat):
-        raise ConfigError(f"format must be one of {', '.join(get_args(ListFormat))}, got {wanted!r}")
+    if wanted is not None:
+        check_choice("format", wanted, ListFormat)
     ending = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
     return wanted or ("trec" if ending in _TREC_ENDINGS else "table")
 

@@ -16,15 +16,16 @@ from seqrec_jax.evaluation.audit.sampled import candidates_of_users, ranking_cha
 from seqrec_jax.evaluation.beyond.cost import cost_section, measure_cost
 from seqrec_jax.evaluation.beyond.exposure import exposure_correction, exposure_correction_section
 from seqrec_jax.evaluation.beyond.lists import beyond_accuracy, beyond_accuracy_section
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge, mean_of_users
+from seqrec_jax.evaluation.judging import Judged, judge, mean_of_users
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.representation.modalities import modality_ablation, modality_section
 from seqrec_jax.evaluation.representation.section import representation_section
 from seqrec_jax.evaluation.representation.similarity import sensitivity, similarity_table
 from seqrec_jax.evaluation.robustness import perturbations
 from seqrec_jax.evaluation.robustness.curves import default_changes, robustness, robustness_section
 from seqrec_jax.evaluation.robustness.list_changes import promotion, spread_cases, stability, taste_change
-from seqrec_jax.evaluation.users.questions import cutoff, question_sections
 from seqrec_jax.evaluation.users.segments import segments_section
+from seqrec_jax.evaluation.users.shop_questions import cutoff, shop_question_sections
 from seqrec_jax.items.table import without_modality
 from seqrec_jax.metrics import RANKING_METRICS
 from seqrec_jax.reporting.sections import Section, section, table
@@ -63,7 +64,7 @@ def report_parts(
     )
     sections: list[Section] = []
     if "questions" in config.parts:
-        sections += question_sections(judged, dataset, cases, users, config=config)
+        sections += shop_question_sections(judged, dataset, cases, users, config=config)
     if "segments" in config.parts:
         sections.append(segments_section(judged, users, config=config, other=_strongest(rivals, config)))
     if "beyond_accuracy" in config.parts:

@@ -1,37 +1,16 @@
-"""From a ranker or lists, and evaluation cases, to a table users × metrics; the only file here that touches scores."""
+"""The protocol of an evaluation: which events are predicted, what may be recommended, what is measured and reported."""
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Annotated, Literal, get_args
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pandas as pd
-from jax.sharding import Mesh
-
-from seqrec_jax.data.rankers import Ranker, SeenItems
-from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.data.splits import EvaluationCases, Stage, num_next_targets
-from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.measures import (
-    NOT_DECIDING,
-    Measured,
-    apart,
-    by_width,
-    measure_ranks,
-    measure_scores,
-    metric_names,
-    ranks_in_lists,
-)
-from seqrec_jax.parallel import over_rows, replicated
-from seqrec_jax.scoring import UNREACHABLE, Ranks, catalogue_order
+from seqrec_jax.data.rankers import SeenItems
+from seqrec_jax.data.splits import Stage, num_next_targets
+from seqrec_jax.errors import ConfigError
+from seqrec_jax.evaluation.measures import NOT_DECIDING, metric_names
+from seqrec_jax.settings import Interval, check_fields
 
 Part = Literal[
     "audit",
@@ -45,10 +24,7 @@ Part = Literal[
     "modalities",
     "cost",
 ]
-
-
-_T = TypeVar("_T")
-_MANY_TARGETS = 64  # of a user; of those with more there are fewer in a tile
+"""Parts of the report beside figures, comparisons and slices."""
 
 
 @dataclass(frozen=True)
@@ -56,340 +32,44 @@ class EvaluationConfig:
     """How rankers are judged; all items that could be recommended are ranked.
 
     Attributes:
-      stage: test or validation.
-      metric: the figure that decides, such as ndcg@10; one of which more is better.
+      stage: part of the split that holds the targets, test or validation.
+      metric: the metric that decides, such as ndcg@10; larger must be better.
       cutoffs: list lengths K of the metrics at k.
-      seen_items: kept, or excluded: items of the history are then not recommended, and a target among them is
-        a miss.
-      targets: what is to be predicted of the events that followed: "all", "next", "next 5" (or another number), or
-        "basket", the next one and those at its very time.
-      min_history: users with fewer events before their target are left out, and counted.
+      seen_items: whether items of the history may be recommended ("kept") or not ("excluded"; a target among them is
+        then a miss).
+      targets: which of the events after the history are the targets: "all", "next", "next 5" (or another number), or
+        "basket", the next event and those at its very time.
+      min_history: least number of events before the target; users with fewer are left out and counted.
       gains: what a target of each behaviour is worth, such as `{view: 1, purchase: 3}`; adds graded_ndcg@k. Behaviours
         that are not named are worth 1.
-      margin: share of the other system's figure by which the model may be worse without being called inferior.
-      num_resamples: of the user bootstrap behind the intervals.
-      seed: of the order of the catalogue that settles ties, and of the bootstrap.
-      score_bytes: most memory that the scores of one tile of users take.
-      num_devices: how many share the users of a tile.
-      parts: of the report beside figures, comparisons and slices. Each costs time; robustness and cost the most.
+      margin: share of the other system's figure by which the model may be worse and still be called non-inferior.
+      num_resamples: bootstrap resamples of the users behind each interval.
+      seed: of the random order of the catalogue that settles ties, and of the bootstrap.
+      score_bytes: most bytes that the scores of one tile of users take.
+      num_devices: number of devices that share the users of a tile.
+      parts: parts of the report beside figures, comparisons and slices. Each takes time; robustness and cost take most.
     """
 
     stage: Stage = "test"
     metric: str = "ndcg@10"
-    cutoffs: tuple[int, ...] = (5, 10, 20)
+    cutoffs: tuple[Annotated[int, Interval("[1, inf)")], ...] = (5, 10, 20)
     seen_items: SeenItems = "kept"
     targets: str = "all"
-    min_history: int = 1
-    gains: Mapping[str, float] = field(default_factory=dict)
-    margin: float = 0.05
-    num_resamples: int = 2000
-    seed: int = 0
-    score_bytes: int = 512 * 2**20
-    num_devices: int = 1
+    min_history: Annotated[int, Interval("[0, inf)")] = 1
+    gains: Mapping[str, Annotated[float, Interval("[0, inf)")]] = field(default_factory=dict)
+    margin: Annotated[float, Interval("(0, 1)")] = 0.05
+    num_resamples: Annotated[int, Interval("[100, inf)")] = 2000
+    seed: Annotated[int, Interval("[0, inf)")] = 0
+    score_bytes: Annotated[int, Interval("[1, inf)")] = 512 * 2**20
+    num_devices: Annotated[int, Interval("[1, inf)")] = 1
     parts: tuple[Part, ...] = get_args(Part)
 
     def __post_init__(self) -> None:
-        for name, kind in (("stage", Stage), ("seen_items", SeenItems)):
-            if (value := getattr(self, name)) not in get_args(kind):
-                raise ConfigError(f"evaluation.{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
-        if not self.cutoffs or min(self.cutoffs) < 1:
-            raise ConfigError(f"evaluation.cutoffs must be list lengths of at least 1, got {self.cutoffs}")
-        if unknown := set(self.parts) - set(get_args(Part)):
-            raise ConfigError(f"evaluation.parts can be {', '.join(get_args(Part))}, got {', '.join(sorted(unknown))}")
-        if not 0 < self.margin < 1:
-            raise ConfigError(f"evaluation.margin must be a share between 0 and 1, got {self.margin}")
+        check_fields(self, "evaluation")
+        if not self.cutoffs:
+            raise ConfigError("evaluation.cutoffs must hold at least one list length, got none")
         num_next_targets(self.targets)
-        if wrong := [name for name, gain in self.gains.items() if not gain >= 0]:
-            raise ConfigError(f"evaluation.gains must not be negative, got {self.gains[wrong[0]]} for {wrong[0]}")
-        # training keeps the checkpoint with the largest figure, so it must be one of which more is better
+        # training keeps the checkpoint with the largest figure
         names = metric_names(self.cutoffs, graded=bool(self.gains))
         if self.metric not in (known := [name for name in names if name not in NOT_DECIDING]):
             raise ConfigError(f"evaluation.metric is {self.metric!r}; with these cutoffs it can be {', '.join(known)}")
-        for name, least in (
-            ("min_history", 0),
-            ("num_resamples", 100),
-            ("seed", 0),
-            ("score_bytes", 1),
-            ("num_devices", 1),
-        ):
-            if (value := getattr(self, name)) < least:
-                raise ConfigError(f"evaluation.{name} must be at least {least}, got {value}")
-
-
-class Judged(NamedTuple):
-    """One system under one protocol.
-
-    Attributes:
-      name: of the system.
-      per_user: U rows: `rank` of the first target, missing where it cannot be ranked, and a column of each of
-        `metric_names`, nan where it is undefined.
-      lists: `[U, K]` int32 recommended item ids, K the largest cutoff, 0 = none.
-      list_scores: `[U, K]` float32 their scores.
-      ranks: `[T]` int32 rank of every target, `UNREACHABLE` where it cannot be ranked.
-      best_ranks: `[T]` int32 the ranks if every tie were won.
-      worst_ranks: `[T]` int32 the ranks if every tie were lost.
-      tied_targets: targets that share their score with another candidate.
-      best: the deciding metric's mean if every tie were won.
-      worst: the deciding metric's mean if every tie were lost.
-      seconds: wall time of scoring and ranking for all users, without compilation.
-      whole_ranking: False for lists made elsewhere, whose ranks end with the list.
-    """
-
-    name: str
-    per_user: pd.DataFrame
-    lists: np.ndarray
-    list_scores: np.ndarray
-    ranks: np.ndarray
-    best_ranks: np.ndarray
-    worst_ranks: np.ndarray
-    tied_targets: int
-    best: float
-    worst: float
-    seconds: float
-    whole_ranking: bool = True
-
-
-def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig, mesh: Mesh | None = None) -> Judged:
-    """Rank every target among all candidates, and measure each user.
-
-    Users go through in tiles of a fixed shape, so that memory is bounded and a figure does not depend on how
-    many users there are; and by the length of their history, so that a ranker has to do with like ones at a time.
-
-    Args:
-      ranker: a model's `Recommender`, a baseline, or anything with the same call.
-      cases: whom to ask what.
-      config: the protocol.
-      mesh: devices that share the users of a tile over the axis `data`; None for the default device.
-
-    Returns:
-      The table and the lists.
-
-    Raises:
-      ShapeError: scores of another shape than users × (V+1).
-      DataError: a score that is nan.
-    """
-    num_items = len(cases.candidates) - 1
-    num_users = len(cases.users)
-    tile = int(max(1, min(256, config.score_bytes // (4 * (num_items + 1)))))
-    spread, everywhere, least = jnp.asarray, jnp.asarray, 1
-    if mesh is not None:
-        least = mesh.shape["data"]
-        tile = -(-tile // least) * least
-        spread, everywhere = (
-            partial(jax.device_put, device=over_rows(mesh)),
-            partial(jax.device_put, device=replicated(mesh)),
-        )
-    priority = everywhere(catalogue_order(num_items, jax.random.key(config.seed)))
-    longest = max(config.cutoffs)
-    lists = np.zeros((num_users, longest), dtype=np.int32)
-    list_scores = np.full((num_users, longest), -np.inf, dtype=np.float32)
-    num_candidates = np.zeros(num_users, dtype=np.int32)
-    ranks = {name: np.zeros(len(cases.target_items), dtype=np.int32) for name in Ranks._fields}
-    probabilities: dict[str, np.ndarray] = {}
-    total = 0.0
-
-    def measured(members: np.ndarray, rows: int, width: int, start: int) -> tuple[int, Sequences, Measured]:
-        # the last user fills up the last tile
-        users = members[np.minimum(np.arange(start, start + rows), len(members) - 1)]
-        histories = cases.histories.select_users(users)
-        scores = ranker.scores(histories)
-        if scores.shape != (rows, num_items + 1):
-            raise ShapeError(
-                f"{ranker.name} gave scores {scores.shape} for {rows} users of {num_items} items; expected "
-                f"({rows}, {num_items + 1}), column 0 for padding"
-            )
-        candidates = cases.candidate_mask(users)
-        if config.seen_items == "excluded":
-            candidates = unseen_candidates(candidates, histories)
-        result = measure_scores(
-            spread(scores),
-            spread(cases.padded(cases.target_items, users, width=width)),
-            priority,
-            spread(candidates) if len(candidates) == rows else everywhere(candidates),
-            k=longest,
-            logits=bool(getattr(ranker, "gives_logits", False)),
-        )
-        return start, histories, result
-
-    for width, members in by_width(cases.num_targets):
-        # a wide tile has fewer rows, since each target is counted against each candidate
-        rows = max(least, min(tile, tile * _MANY_TARGETS // width // least * least))
-        members = members[_by_length(cases.histories.lengths[members], rows)]
-        starts = range(0, len(members), rows)
-        # the first tile compiles, so its time says nothing; where it is the only one it goes through twice
-        tiles = map(partial(measured, members, rows, width), starts if len(starts) > 1 else (0, 0))
-        first = jax.block_until_ready(next(tiles))
-        started, timed = time.monotonic(), max(len(starts) - 1, 1)
-        for start, histories, on_device in _one_ahead(itertools.chain([first], tiles)):
-            users = members[start : start + rows]
-            result = jax.tree.map(partial(_first_rows, count=len(users)), on_device)
-            _check_numbers(ranker.name, result.nan_scores, histories)
-            lists[users], list_scores[users] = result.lists.item_ids, result.lists.scores
-            num_candidates[users] = result.num_candidates
-            real = np.arange(width) < cases.num_targets[users, None]
-            places = cases.targets_of(users)
-            for name, padded in result.ranks._asdict().items():
-                ranks[name][places] = padded[real]
-            for name, values in result.probabilities.items():
-                probabilities.setdefault(name, np.full(num_users, np.nan, dtype=np.float32))[users] = values
-        total += (time.monotonic() - started) * len(starts) / timed
-    names = metric_names(config.cutoffs, graded=cases.target_gains is not None)
-    columns = measure_ranks(ranks["ranks"], cases, names=names, num_candidates=num_candidates) | probabilities
-    decided = partial(measure_ranks, cases=cases, names=[config.metric], num_candidates=num_candidates)
-    best, worst = (decided(apart(ranks[name], cases, step=step)) for name, step in (("best", 1), ("worst", -1)))
-    return Judged(
-        name=ranker.name,
-        per_user=_per_user(ranks["ranks"][cases.target_offsets[:-1]], columns, cases, config),
-        lists=lists,
-        list_scores=list_scores,
-        ranks=ranks["ranks"],
-        best_ranks=ranks["best"],
-        worst_ranks=ranks["worst"],
-        tied_targets=int((ranks["worst"] > ranks["best"]).sum()),
-        best=mean_of_users(best[config.metric]),
-        worst=mean_of_users(worst[config.metric]),
-        seconds=total,
-    )
-
-
-def judge_lists(
-    name: str,
-    lists: np.ndarray,
-    cases: EvaluationCases,
-    *,
-    config: EvaluationConfig,
-    list_scores: np.ndarray | None = None,
-) -> Judged:
-    """Measure lists that another system made for the same users, under the same protocol.
-
-    A target beyond the end of a list is a miss; `auc`, `mean_rank` and `log_loss` are undefined. A listed item that the
-    protocol does not let be recommended (no candidate, or seen where seen items are excluded) keeps its place and is
-    no hit.
-
-    Args:
-      name: the row's label.
-      lists: `[U, K]` item ids, best first; 0 is an empty place, an id above V an item that the catalogue lacks.
-      cases: whom to ask what, the same U users in the same order.
-      config: the protocol.
-      list_scores: `[U, K]` the scores behind the lists; None where they are not known.
-
-    Returns:
-      The same table as of a ranker.
-
-    Raises:
-      ShapeError: lists that are not one a user.
-      DataError: an item twice in one list.
-    """
-    started = time.monotonic()
-    num_users, longest = len(cases.users), max(config.cutoffs)
-    if lists.ndim != 2 or len(lists) != num_users:
-        raise ShapeError(f"{name}: lists have shape {lists.shape}, expected [{num_users}, K], one a user of the cases")
-    if not np.issubdtype(lists.dtype, np.integer) or lists.min(initial=0) < 0:
-        raise DataError(
-            f"{name}: lists are {lists.dtype} with a smallest entry of {lists.min(initial=0)}; expected item numbers "
-            "from 1, and 0 for an empty place"
-        )
-    ordered = np.sort(lists, axis=1)
-    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)
-    if twice.any():
-        user = int(np.flatnonzero(twice.any(axis=1))[0])
-        item = ordered[user, 1:][twice[user]][0]
-        raise DataError(
-            f"{name}: the list of user {cases.histories.user_ids[user]!r} has item number {item} twice, as have "
-            f"{int(twice.any(axis=1).sum()) - 1} lists besides; keep the first place of an item only"
-        )
-    ranks = ranks_in_lists(lists, cases)
-    ranks[~cases.targets_available()] = UNREACHABLE
-    if config.seen_items == "excluded":
-        ranks[cases.targets_seen()] = UNREACHABLE
-    names = metric_names(config.cutoffs, graded=cases.target_gains is not None)
-    columns = measure_ranks(ranks, cases, names=names)
-    kept = np.zeros((num_users, longest), dtype=np.int32)
-    kept[:, : lists.shape[1]] = lists[:, :longest]
-    scores = np.full(kept.shape, np.nan, dtype=np.float32)
-    if list_scores is not None:
-        scores[:, : lists.shape[1]] = list_scores[:, :longest]
-    per_user = _per_user(ranks[cases.target_offsets[:-1]], columns, cases, config)
-    mean = mean_of_users(per_user[config.metric])
-    seconds = time.monotonic() - started
-    return Judged(name, per_user, kept, scores, ranks, ranks, ranks, 0, mean, mean, seconds, whole_ranking=False)
-
-
-def _check_numbers(name: str, nan_scores: np.ndarray, histories: Sequences) -> None:
-    if nan_scores.any():
-        user = int(nan_scores.argmax())
-        raise DataError(
-            f"{name} gave nan as the score of {nan_scores[user]} candidates for user {histories.user_ids[user]!r}; "
-            "their place would be anybody's guess; give -inf to an item that cannot be ranked"
-        )
-
-
-def _per_user(
-    first_ranks: np.ndarray, columns: dict[str, np.ndarray], cases: EvaluationCases, config: EvaluationConfig
-) -> pd.DataFrame:
-    first = pd.arrays.IntegerArray(first_ranks, first_ranks == UNREACHABLE)
-    names = metric_names(config.cutoffs, graded=cases.target_gains is not None)
-    table = np.full((len(names), len(first_ranks)), np.nan, dtype=np.float32)
-    for row, name in zip(table, names, strict=True):
-        if name in columns:
-            row[:] = columns[name]
-    per_user = pd.DataFrame(table.T, columns=names, copy=False)
-    per_user.insert(0, "rank", first)
-    return per_user
-
-
-def unseen_candidates(candidates: np.ndarray, histories: Sequences) -> np.ndarray:
-    """`[U, V+1]` bool, the candidates that are not in a user's history.
-
-    Args:
-      candidates: `[V+1]` or `[1, V+1]` bool, the same for all users, or `[U, V+1]`.
-      histories: of U users.
-    """
-    unseen = np.array(np.broadcast_to(candidates, (histories.num_users, candidates.shape[-1])))
-    unseen[np.repeat(np.arange(histories.num_users), histories.lengths), histories.item_ids] = False
-    return unseen
-
-
-def _by_length(lengths: np.ndarray, tile: int) -> np.ndarray:
-    """The users, first a tile of them with histories of all lengths, then the others from the shortest on.
-
-    Tiles of like lengths are quick to encode, and the first one compiles what the others need.
-    """
-    order = np.argsort(lengths, kind="stable")
-    first = np.zeros(len(order), dtype=bool)
-    first[np.linspace(0, len(order) - 1, min(tile, len(order))).astype(np.int64)] = True
-    return np.concatenate([order[first], order[~first]])
-
-
-def mean_of_users(values: np.ndarray | pd.Series) -> float:
-    """Mean over the users for whom a metric is defined, nan without any.
-
-    >>> mean_of_users(np.array([0.0, 1.0, np.nan]))
-    0.5
-    """
-    return float(pd.Series(values, dtype=np.float64).mean())
-
-
-def reachable_targets(judged: Judged, cases: EvaluationCases) -> np.ndarray:
-    """`[T]` bool, targets that could be in a list; of lists made elsewhere only the candidates are known to be."""
-    return judged.ranks != UNREACHABLE if judged.whole_ranking else cases.targets_available()
-
-
-def reachable_mean(judged: Judged, cases: EvaluationCases, metric: str) -> float:
-    """Mean of a metric over the users all of whose targets can be ranked, nan without any."""
-    unreachable = np.add.reduceat((~reachable_targets(judged, cases)).astype(np.int64), cases.target_offsets[:-1])
-    return mean_of_users(judged.per_user[metric][unreachable == 0])
-
-
-def _one_ahead(tiles: Iterable[_T]) -> Iterator[_T]:
-    """Each tile only after the next one was asked for, so that a device computes while the host reads and prepares."""
-    ready: deque[_T] = deque()
-    for tile in tiles:
-        ready.append(tile)
-        if len(ready) > 1:
-            yield ready.popleft()
-    yield from ready
-
-
-def _first_rows(values: jax.Array, *, count: int) -> np.ndarray:
-    return np.asarray(values)[:count]

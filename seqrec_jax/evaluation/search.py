@@ -24,8 +24,9 @@ from seqrec_jax.data.queries import query_sequences
 from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.errors import DataError, ShapeError
 from seqrec_jax.evaluation.comparison import compare_systems
+from seqrec_jax.evaluation.judging import Judged, mean_of_users
 from seqrec_jax.evaluation.measures import measure_scores
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, mean_of_users
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.users.slices import figure, slice_by
 from seqrec_jax.reporting.sections import plain
 from seqrec_jax.scoring import UNREACHABLE, Ranks, TopK, catalogue_order

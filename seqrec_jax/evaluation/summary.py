@@ -17,9 +17,10 @@ from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.audit.audit import audit
 from seqrec_jax.evaluation.comparison import compare_systems
-from seqrec_jax.evaluation.fingerprint import fingerprint, protocol_card
+from seqrec_jax.evaluation.judging import Judged, judge, reachable_mean, reachable_targets
 from seqrec_jax.evaluation.parts import report_parts, similarity_section
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge, reachable_mean, reachable_targets
+from seqrec_jax.evaluation.protocol import EvaluationConfig
+from seqrec_jax.evaluation.protocol_card import protocol_card, protocol_fingerprint
 from seqrec_jax.evaluation.representation.section import LEAST_USERS
 from seqrec_jax.evaluation.users.attributes import user_table
 from seqrec_jax.evaluation.users.slices import FEWEST_USERS, figure, paired_slices, paired_slices_section, user_slices
@@ -269,7 +270,7 @@ def _protocol(
     return {
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
-        "protocol_fingerprint": fingerprint(card),
+        "protocol_fingerprint": protocol_fingerprint(card),
         "split": dataset.split.describe(),
         "order": card["order of events"],
         "candidates": f"{num_candidates:,} of {dataset.num_items:,} items: {card['candidate rule']}{of_a_user}",

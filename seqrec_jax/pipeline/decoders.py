@@ -24,7 +24,8 @@ from seqrec_jax.data.rankers import SeenItems
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge_lists, unseen_candidates
+from seqrec_jax.evaluation.judging import Judged, judge_lists, unseen_candidates
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.heads import GenerativeHead, GenerativeHeadConfig, decoder_fitting, make_generative_head
 from seqrec_jax.heads.decoder_fitting import DecoderTrainingConfig, FittedDecoder, Targets, catalogue_codes
 from seqrec_jax.items.semantic_ids import SemanticIdReport, semantic_id_report

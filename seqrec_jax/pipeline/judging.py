@@ -14,8 +14,9 @@ from seqrec_jax.data.dataset import Dataset, read_dataset
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import CheckpointError, ConfigError
 from seqrec_jax.evaluation import summary
+from seqrec_jax.evaluation.judging import judge_lists, mean_of_users
 from seqrec_jax.evaluation.lists import match_lists, read_lists
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge_lists, mean_of_users
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.report.examples import example_users
 from seqrec_jax.evaluation.report.model_card import model_card
 from seqrec_jax.evaluation.summary import Contender, Evaluation

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError
 from seqrec_jax.evaluation.comparison import compare_systems, shared_users
-from seqrec_jax.evaluation.fingerprint import fingerprint, protocol_warning
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.evaluation.judging import Judged
+from seqrec_jax.evaluation.protocol import EvaluationConfig
+from seqrec_jax.evaluation.protocol_card import protocol_fingerprint, protocol_warning
 from seqrec_jax.evaluation.summary import SCHEMA_VERSION
 from seqrec_jax.pipeline.writing import make_folder, write_evaluation
 
@@ -73,7 +74,7 @@ def compare_saved(first: str | Path, other: str | Path, *, config: EvaluationCon
         "run": f"{names[1]} against {names[0]}",
         "systems": systems,
         "comparisons": rows,
-        "fingerprints": {name: fingerprint(card) for name, card in cards.items()},
+        "fingerprints": {name: protocol_fingerprint(card) for name, card in cards.items()},
         "fingerprints_differ": loud is not None,
         "warnings": [text for text in (loud, left_out) if text],
         "slices": {},

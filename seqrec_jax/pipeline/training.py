@@ -12,7 +12,7 @@ from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import Dataset, read_dataset
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError
-from seqrec_jax.evaluation.protocol import judge, mean_of_users
+from seqrec_jax.evaluation.judging import judge, mean_of_users
 from seqrec_jax.parallel import is_first_process, wait_for_processes
 from seqrec_jax.pipeline.cases import cases_of
 from seqrec_jax.pipeline.starting import start_model

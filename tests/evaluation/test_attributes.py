@@ -165,7 +165,7 @@ def test_the_tail_is_as_large_as_it_can_be_and_ties_stay_together():
     assert counts[tail].sum() + next_level * (counts[1:] == next_level).sum() > 0.2 * counts[1:].sum()
     assert tail_items(np.array([0, 5, 5, 5])).sum() == 0
     for share in (0, 1, math.nan):
-        with pytest.raises(ConfigError, match="expected a part of the events"):
+        with pytest.raises(ConfigError, match="share must be greater than 0 and less than 1"):
             tail_items(counts, share=share)
 
 

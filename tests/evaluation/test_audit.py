@@ -15,7 +15,8 @@ from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.errors import DataError, ShapeError
 from seqrec_jax.evaluation.audit.audit import audit
 from seqrec_jax.evaluation.audit.leakage import metric_of_ranks
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.evaluation.judging import Judged
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.scoring import UNREACHABLE
 
 METRIC, K = "ndcg@3", 3

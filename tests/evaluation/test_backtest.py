@@ -17,7 +17,8 @@ from seqrec_jax.data.shop.simulator import ShopConfig, simulate
 from seqrec_jax.data.shop.world import DAY_SECONDS
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
+from seqrec_jax.evaluation.judging import judge
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.robustness import backtest as module
 from seqrec_jax.evaluation.robustness.backtest import backtest, freshness_section, mean_over_origins, rolling_origins
 
@@ -215,7 +216,11 @@ def test_the_section_tells_age_from_difficulty_only_where_it_can(shop, cuts, fra
     [
         ({"num_origins": 0}, ConfigError, "num_origins must be at least 1, got 0"),
         ({"num_origins": 2, "window_seconds": 0}, ConfigError, "window_seconds must be at least 1, got 0"),
-        ({"num_origins": 2, "first_share": 1.0}, ConfigError, "first_share must be between 0 and 1, got 1.0"),
+        (
+            {"num_origins": 2, "first_share": 1.0},
+            ConfigError,
+            "first_share must be greater than 0 and less than 1",
+        ),
         ({"num_origins": 9, "window_seconds": 7 * DAY_SECONDS}, DataError, "9 windows of 604800 s do not fit"),
     ],
 )

@@ -20,7 +20,8 @@ from seqrec_jax.data.splits import TRAIN, SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, ShapeError
 from seqrec_jax.evaluation.beyond import lists as module
 from seqrec_jax.evaluation.beyond.lists import FIGURES, beyond_accuracy, beyond_accuracy_section
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
+from seqrec_jax.evaluation.judging import judge
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.users.attributes import tail_items, training_counts
 
 NUM_ITEMS, K = 25, 4
@@ -210,7 +211,7 @@ def test_lists_from_elsewhere_and_data_without_attributes(shop):
     beyond_accuracy_section(found, k=4, model="theirs")
     assert (dataset.split.parts == TRAIN).sum() == 2
     for k in (0, 5):
-        with pytest.raises(ConfigError, match=f"k is {k}, expected 1 to 4, the length of the lists"):
+        with pytest.raises(ConfigError, match=f"k must be from 1 to 4, got {k}"):
             beyond_accuracy([judged], dataset, cases, k=k, config=CONFIG)
     with pytest.raises(ShapeError, match=r"item_vectors have shape \(3, 2\), expected \[4, E\]"):
         beyond_accuracy([judged], dataset, cases, k=4, config=CONFIG, item_vectors=np.zeros((3, 2)))

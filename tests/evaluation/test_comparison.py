@@ -12,7 +12,8 @@ from scipy import stats
 
 from seqrec_jax.errors import DataError
 from seqrec_jax.evaluation.comparison import compare_systems, shared_users
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.evaluation.judging import Judged
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 
 CONFIG = EvaluationConfig(num_resamples=500, parts=())
 NDCG = 1 / np.log2(np.arange(2, 12))

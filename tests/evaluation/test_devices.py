@@ -10,7 +10,8 @@ import pytest
 from tiny import tiny_config
 
 from seqrec_jax import pipeline
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge
+from seqrec_jax.evaluation.judging import Judged, judge
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.scoring import UNREACHABLE
 

@@ -12,7 +12,8 @@ from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.splits import EvaluationCases, SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.evaluation.beyond.exposure import exposure_correction, exposure_correction_section
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.evaluation.judging import Judged
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 
 CONFIG = EvaluationConfig(num_resamples=200)
 
@@ -127,5 +128,5 @@ def test_wrong_input_is_refused(log):
         with pytest.raises(DataError, match="expected above 0 and at most 1 for every target"):
             exposure_correction(judged, dataset, cases, config=CONFIG, propensities=[0.5, 0.5, wrong, 0.5])
     for options in ({"caps": []}, {"caps": [0.5]}, {"powers": []}):
-        with pytest.raises(ConfigError, match="caps must be at least 1 and powers be given"):
+        with pytest.raises(ConfigError, match=r"caps must be at least 1, got 0\.5|at least one cap and one power"):
             exposure_correction(judged, dataset, cases, config=CONFIG, **options)

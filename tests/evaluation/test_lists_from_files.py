@@ -15,8 +15,9 @@ import pytest
 from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.evaluation.judging import judge, judge_lists
 from seqrec_jax.evaluation.lists import match_lists, read_lists, read_qrels, trec_table, write_trec
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge, judge_lists
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.scoring import catalogue_order
 
 NUM_USERS, NUM_ITEMS = 8, 9

@@ -12,7 +12,8 @@ from seqrec_jax import metrics
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.evaluation import measures
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge_lists
+from seqrec_jax.evaluation.judging import judge_lists
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.scoring import UNREACHABLE
 
 CUTOFFS = (3, 40)  # more than one number holds

@@ -16,8 +16,9 @@ from seqrec_jax import pipeline
 from seqrec_jax.baselines import FunctionRanker, baseline_rankers
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
+from seqrec_jax.evaluation.judging import Judged, judge, judge_lists
 from seqrec_jax.evaluation.parts import SAMPLED_NEGATIVES, report_parts, similarity_section
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, Part, judge, judge_lists
+from seqrec_jax.evaluation.protocol import EvaluationConfig, Part
 from seqrec_jax.evaluation.users.attributes import user_table
 from seqrec_jax.retrieval import Recommender
 

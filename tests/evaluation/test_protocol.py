@@ -17,9 +17,10 @@ import pytest
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation import protocol
+from seqrec_jax.evaluation import judging
+from seqrec_jax.evaluation.judging import judge, judge_lists, reachable_mean
 from seqrec_jax.evaluation.measures import metric_names
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge, judge_lists, reachable_mean
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.scoring import UNREACHABLE, catalogue_order
 
@@ -295,7 +296,7 @@ def test_a_metric_that_is_undefined_for_everybody_is_nan_without_a_warning():
     candidates = np.arange(NUM_ITEMS + 1) == 3
     judged = judge(constant(1), make_cases([[3]], [[1]], candidates=candidates), config=CONFIG)
     assert judged.ranks.tolist() == [1] and judged.lists[0].tolist() == [3] + [0] * 13
-    assert protocol.mean_of_users(judged.per_user["auc"]) != protocol.mean_of_users(judged.per_user["auc"])
+    assert judging.mean_of_users(judged.per_user["auc"]) != judging.mean_of_users(judged.per_user["auc"])
     assert judged.per_user["mean_rank"].tolist() == [1.0]
 
 
@@ -307,7 +308,7 @@ def test_lists_cannot_be_hit_by_what_the_protocol_does_not_recommend():
     kept = judge_lists("theirs", lists, cases, config=CONFIG)
     assert kept.ranks.tolist() == [UNREACHABLE, 2, 2, UNREACHABLE]
     assert kept.per_user["hit_rate@3"].tolist() == [1.0, 1.0, 0.0]
-    assert protocol.reachable_targets(kept, cases).tolist() == [False, True, True, True]
+    assert judging.reachable_targets(kept, cases).tolist() == [False, True, True, True]
     excluded = judge_lists("theirs", lists, cases, config=replace(CONFIG, seen_items="excluded"))
     assert excluded.ranks.tolist() == [UNREACHABLE, UNREACHABLE, 2, UNREACHABLE]
     assert excluded.lists[:, :3].tolist() == lists.tolist() and excluded.lists.shape == (3, 14)
@@ -374,8 +375,8 @@ def test_scores_of_another_shape_are_refused():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"cutoffs": ()}, "evaluation.cutoffs must be list lengths of at least 1, got ()"),
-        ({"cutoffs": (0, 10)}, "evaluation.cutoffs must be list lengths of at least 1, got (0, 10)"),
+        ({"cutoffs": ()}, "evaluation.cutoffs must hold at least one list length, got none"),
+        ({"cutoffs": (0, 10)}, "evaluation.cutoffs must be at least 1, got 0"),
         ({"metric": "ndcg@7"}, "evaluation.metric is 'ndcg@7'; with these cutoffs it can be accuracy@1, hit_rate@5, "),
         ({"metric": "mean_rank"}, "evaluation.metric is 'mean_rank'; with these cutoffs it can be accuracy@1, "),
         ({"stage": "tset"}, "evaluation.stage must be one of validation, test, got 'tset'"),
@@ -385,7 +386,7 @@ def test_scores_of_another_shape_are_refused():
         ({"seed": -1}, "evaluation.seed must be at least 0, got -1"),
         ({"score_bytes": 0}, "evaluation.score_bytes must be at least 1, got 0"),
         ({"targets": "next five"}, 'targets must be "all", "next", "next 5" or another number, or "basket", got '),
-        ({"gains": {"view": -1.0}}, "evaluation.gains must not be negative, got -1.0 for view"),
+        ({"gains": {"view": -1.0}}, "evaluation.gains.view must be at least 0, got -1.0"),
     ],
 )
 def test_a_wrong_protocol_is_refused(wrong, message):

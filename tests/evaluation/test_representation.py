@@ -218,7 +218,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ShapeError, match="at least 2 dimensions"):
         two_dimensional_map(v[:, :1])
     for k in (0, 5):
-        with pytest.raises(ConfigError, match=f"between 1 and 4 for 5 vectors, got {k}"):
+        with pytest.raises(ConfigError, match=f"k must be from 1 to 4, got {k}"):
             neighbours(v, k=k)
     with pytest.raises(ConfigError, match="temperature"):
         uniformity(v, temperature=0.0)

@@ -255,7 +255,7 @@ BAD = [
     (
         lambda: corrected_gains("ndcg@10", num_candidates=500, num_negatives=100, trade_off=0.0),
         ConfigError,
-        "trade_off is 0.0, expected above 0 and at most 1",
+        "trade_off must be greater than 0 and at most 1, got 0.0",
     ),
 ]
 

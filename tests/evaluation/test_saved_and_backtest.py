@@ -15,7 +15,7 @@ from seqrec_jax import pipeline
 from seqrec_jax.data.dataset import read_dataset
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError
-from seqrec_jax.evaluation.protocol import judge_lists
+from seqrec_jax.evaluation.judging import judge_lists
 from seqrec_jax.evaluation.summary import Contender, evaluate
 
 

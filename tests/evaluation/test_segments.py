@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.evaluation.judging import Judged
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.users.segments import distinct_segments, make_segments, segments_section, worst_segments
 from seqrec_jax.evaluation.users.slices import Bins
 
@@ -171,10 +172,11 @@ def test_wrong_input_is_refused():
         make_segments({**attributes, "x": Bins(["y"], np.zeros(2, dtype=int))})
     with pytest.raises(DataError, match="values are infinite"):
         worst_segments(np.where(values == 3, np.inf, values), attributes)
-    for options in ({"num_permutations": 50}, {"level": 1.0}):
-        with pytest.raises(ConfigError, match="num_permutations must be at least 99 and level between 0 and 1"):
-            worst_segments(values, attributes, **options)
-    with pytest.raises(ConfigError, match="a segment must have at least 2 users"):
+    with pytest.raises(ConfigError, match="num_permutations must be at least 99, got 50"):
+        worst_segments(values, attributes, num_permutations=50)
+    with pytest.raises(ConfigError, match=r"level must be greater than 0 and less than 1, got 1\.0"):
+        worst_segments(values, attributes, level=1.0)
+    with pytest.raises(ConfigError, match="fewest must be at least 2, got 1"):
         worst_segments(values, attributes, fewest=1)
 
 

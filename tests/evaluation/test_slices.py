@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.evaluation.judging import Judged
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.users.slices import (
     FEWEST_USERS,
     bins_of,

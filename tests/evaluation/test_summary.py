@@ -16,8 +16,9 @@ from seqrec_jax.baselines import FunctionRanker
 from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError
-from seqrec_jax.evaluation.fingerprint import fingerprint
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge_lists, metric_names
+from seqrec_jax.evaluation.judging import judge_lists
+from seqrec_jax.evaluation.protocol import EvaluationConfig, metric_names
+from seqrec_jax.evaluation.protocol_card import protocol_fingerprint
 from seqrec_jax.evaluation.report.examples import example_users
 from seqrec_jax.evaluation.summary import Contender, compare, evaluate
 from seqrec_jax.scoring import UNREACHABLE
@@ -201,7 +202,7 @@ def test_the_protocol_card_counts_what_was_asked(whole):
     assert card["targets_per_user"] == "all that followed the history"
     assert card["intervals"] == "95 %, 200 resamples of users"
     assert card["card"]["note"] == "a fact"
-    assert card["protocol_fingerprint"] == fingerprint(card["card"])
+    assert card["protocol_fingerprint"] == protocol_fingerprint(card["card"])
     assert evaluation.result["stage"] == "test" and evaluation.result["primary_metric"] == "ndcg@10"
     assert evaluation.result["cleaning"] == {"dropped": {}}
 

@@ -10,7 +10,7 @@ from seqrec_jax import pipeline
 from seqrec_jax.baselines import FunctionRanker, baseline_rankers
 from seqrec_jax.data.splits import evaluation_cases
 from seqrec_jax.evaluation.audit.audit import audit
-from seqrec_jax.evaluation.protocol import Judged, judge
+from seqrec_jax.evaluation.judging import Judged, judge
 from seqrec_jax.evaluation.users.attributes import user_table
 from seqrec_jax.evaluation.users.segments import distinct_segments, segments_section, worst_segments
 from seqrec_jax.evaluation.users.slices import user_bins

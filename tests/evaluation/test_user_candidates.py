@@ -18,9 +18,10 @@ from seqrec_jax.data.splits import EvaluationCases, SplitConfig, evaluation_case
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.audit.audit import audit
 from seqrec_jax.evaluation.audit.sampled import candidates_of_users
-from seqrec_jax.evaluation.fingerprint import differences, protocol_card
+from seqrec_jax.evaluation.judging import judge, judge_lists
 from seqrec_jax.evaluation.lists import match_lists
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge, judge_lists
+from seqrec_jax.evaluation.protocol import EvaluationConfig
+from seqrec_jax.evaluation.protocol_card import protocol_card, protocol_differences
 from seqrec_jax.evaluation.robustness.list_changes import promotion, select_cases
 from seqrec_jax.evaluation.summary import Contender, evaluate
 from seqrec_jax.scoring import UNREACHABLE, catalogue_order
@@ -147,7 +148,7 @@ def test_a_whole_evaluation_respects_them_and_its_protocol_says_so():
     assert protocol["unreachable_targets"] == int((~own.targets_available()).sum()) > 0
     words = f"{counts.min():,} to {counts.max():,}, {counts.mean():,.1f} on average"
     assert protocol["candidates"].endswith(f"; of these {words} for a user")
-    found = differences(protocol["card"], protocol_card(dataset, cases, config))
+    found = protocol_differences(protocol["card"], protocol_card(dataset, cases, config))
     assert f"candidates of a user: {words} against nothing" in found
     assert {text.partition(":")[0] for text in found} == {"candidates of a user", "hash of users' candidates"}
     dataset.items.loc[:4, "first_timestamp"] = dataset.sequences.timestamps.max()  # five items that are new at the end

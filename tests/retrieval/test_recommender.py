@@ -22,7 +22,8 @@ from seqrec_jax.data.dataset import Dataset, read_dataset
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases, evaluation_cases
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
+from seqrec_jax.evaluation.judging import judge
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.reranking import RerankConfig
 from seqrec_jax.retrieval import USERS_PER_TILE, Recommender, row_lengths
 from seqrec_jax.scoring import catalogue_order

@@ -19,7 +19,8 @@ from seqrec_jax.evaluation.audit.findings import (
     finding,
     without,
 )
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, mean_of_users, reachable_mean, reachable_targets
+from seqrec_jax.evaluation.judging import Judged, mean_of_users, reachable_mean, reachable_targets
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 
 _EXPLAINED_BY_POPULARITY = 0.9
 

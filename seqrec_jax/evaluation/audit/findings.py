@@ -10,7 +10,7 @@ import numpy as np
 
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
-from seqrec_jax.evaluation.protocol import Judged, mean_of_users
+from seqrec_jax.evaluation.judging import Judged, mean_of_users
 
 Severity = Literal["info", "warning", "error"]
 

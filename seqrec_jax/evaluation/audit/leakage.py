@@ -11,7 +11,7 @@ from seqrec_jax import metrics
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.evaluation.audit.findings import AuditCase, Finding, Severity, changed, finding, lost, without
-from seqrec_jax.evaluation.protocol import mean_of_users
+from seqrec_jax.evaluation.judging import mean_of_users
 
 _SHORTEST_TWIN = 3  # events from which two identical sequences are no coincidence to be expected
 _ROWS = 2**16

@@ -18,9 +18,11 @@ from scipy.special import gammaln
 from seqrec_jax import metrics
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.evaluation.judging import Judged
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.reporting.sections import Section, section, table
 from seqrec_jax.scoring import UNREACHABLE
+from seqrec_jax.settings import check_value
 
 _BLOCK_ELEMENTS = 2**21
 
@@ -230,8 +232,7 @@ def corrected_gains(metric: str, *, num_candidates: int, num_negatives: int, tra
     >>> corrected_gains("hit_rate@1", num_candidates=11, num_negatives=10, trade_off=1e-6).round(2)[:3] + 0.0
     array([1., 0., 0.])
     """
-    if not 0 < trade_off <= 1:
-        raise ConfigError(f"trade_off is {trade_off}, expected above 0 and at most 1")
+    check_value("trade_off", trade_off, "(0, 1]")
     full = place_gains(metric)[:num_candidates]
     places = num_negatives + 1
     products, spread, towards = np.zeros((places, places)), np.zeros(places), np.zeros(places)
@@ -406,8 +407,7 @@ def _log_choose(n: np.ndarray, k: ArrayLike) -> np.ndarray:
 
 
 def _check_sample(num_negatives: int, available: np.ndarray) -> None:
-    if num_negatives < 1:
-        raise ConfigError(f"num_negatives must be at least 1, got {num_negatives}")
+    check_value("num_negatives", num_negatives, "[1, inf)")
     if available.size and available.min() < num_negatives:
         raise DataError(
             f"num_negatives is {num_negatives}, but a user has only {int(available.min())} candidates that are no "

@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike
 
 from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.errors import ConfigError, DataError, ShapeError
+from seqrec_jax.errors import DataError, ShapeError
 from seqrec_jax.reporting.sections import Block, Section, points, section, table
 from seqrec_jax.reporting.wording import format_figure, join_names
+from seqrec_jax.settings import check_value
 
 COUNTERS = Path("/sys/class/powercap")
 """Where Linux shows the processors' energy counters."""
@@ -62,8 +63,8 @@ def measure_cost(
     """
     if not histories.num_users:
         raise DataError(f"there are no histories to time {ranker.name} with; expected at least one user")
-    if calls < 1 or batch_size < 1:
-        raise ConfigError(f"calls and batch_size must be at least 1, got {calls} and {batch_size}")
+    check_value("calls", calls, "[1, inf)")
+    check_value("batch_size", batch_size, "[1, inf)")
     chosen = np.linspace(0, histories.num_users - 1, min(calls, histories.num_users)).astype(np.int64)
     single = [histories.select_users(chosen[[place % len(chosen)]]) for place in range(calls)]
     for history in single[: len(chosen)]:

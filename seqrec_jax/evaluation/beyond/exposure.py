@@ -19,10 +19,12 @@ from seqrec_jax import metrics
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.evaluation.judging import Judged
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.users.attributes import training_counts
 from seqrec_jax.reporting.sections import Section, section, table
 from seqrec_jax.reporting.wording import format_count, format_figure
+from seqrec_jax.settings import check_value
 from seqrec_jax.statistics import bootstrap_means
 
 OBSERVED = "as logged"
@@ -63,8 +65,10 @@ def exposure_correction(
       DataError: a propensity that is not above 0 and at most 1.
       ConfigError: no powers or caps, or a cap below 1.
     """
-    if not len(caps) or min(caps) < 1 or (propensities is None and not len(powers)):
-        raise ConfigError(f"caps must be at least 1 and powers be given, got caps {list(caps)}, powers {list(powers)}")
+    for cap in caps:
+        check_value("caps", cap, "[1, inf]")
+    if not len(caps) or (propensities is None and not len(powers)):
+        raise ConfigError(f"expected at least one cap and one power, got caps {list(caps)}, powers {list(powers)}")
     values = np.stack([entry.per_user[config.metric].to_numpy(np.float64, na_value=np.nan) for entry in judged], axis=1)
     rows = []
     for exposure, chances in _exposures(dataset, cases, propensities, powers).items():

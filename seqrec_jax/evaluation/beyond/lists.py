@@ -17,12 +17,14 @@ from seqrec_jax import metrics
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.sequences import Sequences, pad_sequences
 from seqrec_jax.data.splits import EvaluationCases
-from seqrec_jax.errors import ConfigError, ShapeError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.errors import ShapeError
+from seqrec_jax.evaluation.judging import Judged
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.users.attributes import TAIL_SHARE, categorical_codes, tail_items, training_counts
-from seqrec_jax.evaluation.users.questions import POPULAR, known_items
+from seqrec_jax.evaluation.users.shop_questions import POPULAR, known_items
 from seqrec_jax.reporting.sections import Block, Section, curve, section, table
 from seqrec_jax.reporting.wording import format_figure, format_percent
+from seqrec_jax.settings import check_value
 from seqrec_jax.statistics import bootstrap_means
 
 _TILE_ELEMENTS = 2**22  # pairs of a list's and a history's places that a tile of users compares at once
@@ -109,8 +111,7 @@ def beyond_accuracy(
       ShapeError: item_vectors that are not one an item.
     """
     longest = min(entry.lists.shape[1] for entry in judged)
-    if not 1 <= k <= longest:
-        raise ConfigError(f"k is {k}, expected 1 to {longest}, the length of the lists")
+    check_value("k", k, f"[1, {longest}]")
     names, items = _item_facts(dataset, item_vectors)
     counts, tail = training_counts(dataset), tail_items(training_counts(dataset))
     base = next((entry for entry in judged if entry.name == popular), None)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
-from seqrec_jax.evaluation.protocol import Judged, mean_of_users
+from seqrec_jax.evaluation.judging import Judged, mean_of_users
 from seqrec_jax.evaluation.summary import COMPARED, RIVALS, Evaluation, of_kinds
 from seqrec_jax.reporting.sections import plain
 from seqrec_jax.scoring import UNREACHABLE

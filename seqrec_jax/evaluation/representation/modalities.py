@@ -9,7 +9,8 @@ import pandas as pd
 from jaxtyping import Bool
 
 from seqrec_jax.errors import ShapeError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, mean_of_users
+from seqrec_jax.evaluation.judging import Judged, mean_of_users
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.reporting.sections import Section, section, table
 from seqrec_jax.reporting.wording import format_figure, is_finite
 from seqrec_jax.statistics import paired_differences

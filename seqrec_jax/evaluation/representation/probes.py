@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
-from seqrec_jax.errors import ConfigError, DataError, ShapeError
+from seqrec_jax.errors import DataError, ShapeError
+from seqrec_jax.settings import check_value
 
 _BLOCK_ELEMENTS = 2**21
 """Entries of one block of resamples × examples."""
@@ -103,16 +104,12 @@ def fit_probe(
     >>> probe.metric, probe.value, probe.constant
     ('auc', 1.0, 0.5)
     """
-    for name, value, least in (
-        ("folds", folds, 2), ("num_permutations", num_permutations, 1), ("num_resamples", num_resamples, 100),
-        ("seed", seed, 0),
-    ):  # fmt: skip
-        if value < least:
-            raise ConfigError(f"{name} is {value}, expected at least {least}")
-    if not ridge > 0:
-        raise ConfigError(f"ridge is {ridge}, expected a positive number")
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence is {confidence}, expected a share between 0 and 1 such as 0.95")
+    check_value("folds", folds, "[2, inf)")
+    check_value("ridge", ridge, "(0, inf)")
+    check_value("num_permutations", num_permutations, "[1, inf)")
+    check_value("num_resamples", num_resamples, "[100, inf)")
+    check_value("confidence", confidence, "(0, 1)")
+    check_value("seed", seed, "[0, inf)")
     vectors, truth, classes = _checked(vectors, labels, folds)
     metric = {0: "r2", 2: "auc"}.get(classes, "accuracy")
     random = np.random.default_rng(seed)

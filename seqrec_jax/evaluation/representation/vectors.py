@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seqrec_jax.errors import ConfigError, ShapeError
+from seqrec_jax.errors import ShapeError
+from seqrec_jax.settings import check_value
 
 _TILE = 256
 """Rows that are compared with all others at once."""
@@ -150,8 +151,7 @@ def uniformity(v: Float[Array, "N D"], *, temperature: float = 2.0) -> Float[Arr
     >>> uniformity(jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
     Array(-8., dtype=float32)
     """
-    if not temperature > 0:
-        raise ConfigError(f"temperature must be positive, got {temperature}")
+    check_value("temperature", temperature, "(0, inf)")
     units = unit_vectors(_several(v))
     squares = jnp.sum(units * units, axis=1)
     rows = jnp.arange(len(units))
@@ -287,8 +287,7 @@ def dead_dimensions(v: Float[Array, "N D"], *, tolerance: float = 1e-3) -> Int[A
     >>> dead_dimensions(jnp.array([[1.0, 5.0, 0.0], [2.0, 5.0, 1.0]]))
     Array(1, dtype=int32)
     """
-    if not tolerance >= 0:
-        raise ConfigError(f"tolerance must be at least 0, got {tolerance}")
+    check_value("tolerance", tolerance, "[0, inf)")
     deviations = jnp.std(as_vectors(v), axis=0)
     typical = jnp.sqrt(jnp.mean(deviations**2))
     return jnp.sum(deviations <= tolerance * typical, dtype=jnp.int32)
@@ -313,8 +312,7 @@ def neighbours(v: Float[Array, "N D"], *, k: int) -> Int[Array, "N k"]:
     [[1], [0], [1]]
     """
     units = unit_vectors(_several(v))
-    if not 1 <= k < len(units):
-        raise ConfigError(f"k must be between 1 and {len(units) - 1} for {len(units)} vectors, got {k}")
+    check_value("k", k, f"[1, {len(units) - 1}]")
     rows = jnp.arange(len(units))
 
     def nearest(row: Array) -> Array:

@@ -21,10 +21,12 @@ from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import HISTORY, TEST, TRAIN, EvaluationCases, Split, SplitConfig, evaluation_cases
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
+from seqrec_jax.evaluation.judging import judge
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.robustness.list_changes import ratio_values, spread_cases
 from seqrec_jax.reporting.sections import Section, curve, section, table
 from seqrec_jax.reporting.wording import format_figure, format_percent
+from seqrec_jax.settings import check_value
 from seqrec_jax.statistics import bootstrap_means
 
 _MOST_SERIES = 5  # curves of one chart
@@ -54,12 +56,9 @@ def rolling_origins(
     >>> rolling_origins(log, num_origins=2, window_seconds=30)
     [40, 70, 100]
     """
-    if num_origins < 1:
-        raise ConfigError(f"num_origins must be at least 1, got {num_origins}")
-    if window_seconds is not None and window_seconds < 1:
-        raise ConfigError(f"window_seconds must be at least 1, got {window_seconds}")
-    if not 0 < first_share < 1:
-        raise ConfigError(f"first_share must be between 0 and 1, got {first_share}")
+    check_value("num_origins", num_origins, "[1, inf)")
+    check_value("window_seconds", window_seconds, "[1, inf)")
+    check_value("first_share", first_share, "(0, 1)")
     times = sequences.timestamps
     if not len(times):
         raise DataError("the log has no events; expected some before the first origin and some after it")
@@ -115,8 +114,7 @@ def backtest(
     """
     if len(cuts) < 2 or any(late <= early for early, late in pairwise(cuts)):
         raise ConfigError(f"cuts must rise and be at least two, an origin and an end, got {list(cuts)}")
-    if max_age is not None and max_age < 0:
-        raise ConfigError(f"max_age must be at least 0, got {max_age}")
+    check_value("max_age", max_age, "[0, inf)")
     if dataset.time_kind != "seconds":
         raise DataError("a backtest needs timestamps, this log has only an order; use leave_one_out")
     times = dataset.sequences.timestamps

@@ -18,7 +18,8 @@ from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged, judge
+from seqrec_jax.evaluation.judging import Judged, judge
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.robustness import perturbations
 from seqrec_jax.evaluation.robustness.list_changes import interval_columns, list_overlaps, ratio_values, spread_cases
 from seqrec_jax.reporting.sections import Section, bars, curve, section, table

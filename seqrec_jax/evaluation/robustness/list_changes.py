@@ -23,8 +23,10 @@ from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
+from seqrec_jax.evaluation.judging import judge
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.robustness import perturbations
+from seqrec_jax.settings import check_value
 from seqrec_jax.statistics import bootstrap_means
 
 _DRAWS = 16  # tries to find each user a donor, or an item that they have not seen
@@ -222,8 +224,7 @@ def spread_cases(cases: EvaluationCases, num_users: int) -> EvaluationCases:
     Raises:
       ConfigError: num_users < 1.
     """
-    if num_users < 1:
-        raise ConfigError(f"num_users must be at least 1, got {num_users}")
+    check_value("num_users", num_users, "[1, inf)")
     count = len(cases.users)
     return cases if count <= num_users else select_cases(cases, np.arange(num_users) * count // num_users)
 

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.settings import check_choice, check_value
 
 
 def inject_noise(
@@ -43,7 +44,7 @@ def inject_noise(
     Raises:
       ConfigError: a rate out of range, or weights that are not one an item.
     """
-    if _is_unchanged(rate, below=1):
+    if _is_unchanged(rate, "[0, 1)"):
         return histories
     counts = _rounded(histories.lengths * rate / (1 - rate), rng)
     users = np.repeat(np.arange(histories.num_users), counts)
@@ -84,11 +85,9 @@ def inject_bot(
     Raises:
       ConfigError: an option out of range, or weights that are not one an item.
     """
-    if kind not in ("repeat", "crawl"):
-        raise ConfigError(f"kind must be repeat or crawl, got {kind!r}")
-    if gap_seconds < 0:
-        raise ConfigError(f"gap_seconds must be at least 0, got {gap_seconds}")
-    if _is_unchanged(rate, below=1):
+    check_choice("kind", kind, ("repeat", "crawl"))
+    check_value("gap_seconds", gap_seconds, "[0, inf)")
+    if _is_unchanged(rate, "[0, 1)"):
         return histories
     counts = _rounded(histories.lengths * rate / (1 - rate), rng)
     users = np.repeat(np.arange(histories.num_users), counts)
@@ -136,8 +135,7 @@ def inject_item(
     >>> inject_item(log, num_items=3, rng=np.random.default_rng(0), items=3).item_ids
     array([2, 1, 3], dtype=int32)
     """
-    if place not in ("last", "random"):
-        raise ConfigError(f"place must be last or random, got {place!r}")
+    check_choice("place", place, ("last", "random"))
     of_users = np.asarray(items)
     if of_users.shape not in ((), (histories.num_users,)):
         raise DataError(f"items must be one item or [U] = ({histories.num_users},), got shape {of_users.shape}")
@@ -202,8 +200,7 @@ def truncate(
     Raises:
       ConfigError: a rate or keep_last out of range.
     """
-    if keep_last is not None and keep_last < 1:
-        raise ConfigError(f"keep_last must be at least 1, got {keep_last}")
+    check_value("keep_last", keep_last, "[1, inf)")
     if _is_unchanged(rate) and keep_last is None:
         return histories
     lengths = histories.lengths
@@ -272,9 +269,8 @@ def shift_time(
     Raises:
       ConfigError: a negative rate or an unknown kind.
     """
-    if kind not in ("shift", "stretch"):
-        raise ConfigError(f"kind must be shift or stretch, got {kind!r}")
-    if _is_unchanged(rate, below=np.inf):
+    check_choice("kind", kind, ("shift", "stretch"))
+    if _is_unchanged(rate, "[0, inf)"):
         return histories
     times = histories.timestamps
     if kind == "shift":
@@ -315,11 +311,9 @@ def append_events(histories: Sequences, events: Sequences) -> Sequences:
     )
 
 
-def _is_unchanged(rate: float, *, below: float | None = None) -> bool:
-    """Whether the rate is 0; ConfigError where it is out of range, which ends at 1 or before `below`."""
-    if not (0 <= rate <= 1 if below is None else 0 <= rate < below):
-        end = "1" if below is None else f"below {below}"
-        raise ConfigError(f"rate must be a share from 0 to {end}, got {rate}")
+def _is_unchanged(rate: float, interval: str = "[0, 1]") -> bool:
+    """Whether the rate is 0; ConfigError where it is outside the interval."""
+    check_value("rate", rate, interval)
     return rate == 0
 
 

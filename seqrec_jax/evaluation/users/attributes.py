@@ -15,7 +15,8 @@ from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import TRAIN, EvaluationCases
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
-from seqrec_jax.errors import ConfigError, DataError, ShapeError
+from seqrec_jax.errors import DataError, ShapeError
+from seqrec_jax.settings import check_value
 
 TAIL_SHARE = 0.2
 """The tail of a catalogue are its least popular items that have this share of the training events together."""
@@ -69,8 +70,7 @@ def tail_items(counts: Int[np.ndarray, " V+1"], *, share: float = TAIL_SHARE) ->
     >>> tail_items(np.array([0, 60, 30, 6, 4, 0])).tolist()
     [False, False, False, True, True, True]
     """
-    if not 0 < share < 1:
-        raise ConfigError(f"share is {share}, expected a part of the events such as {TAIL_SHARE}")
+    check_value("share", share, "(0, 1)")
     levels, level = np.unique(np.asarray(counts)[1:], return_inverse=True)
     events = np.cumsum(np.bincount(level, weights=np.asarray(counts)[1:], minlength=len(levels)))
     inside = events <= share * (events[-1] if len(events) else 0) * (1 + 1e-12)

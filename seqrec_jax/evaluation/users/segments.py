@@ -17,12 +17,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import sparse
 
-from seqrec_jax.errors import ConfigError, DataError, ShapeError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.errors import DataError, ShapeError
+from seqrec_jax.evaluation.judging import Judged
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.users.attributes import check_users
 from seqrec_jax.evaluation.users.slices import Bins, user_bins
 from seqrec_jax.reporting.sections import Block, Section, section, table
 from seqrec_jax.reporting.wording import format_count, format_figure, format_p
+from seqrec_jax.settings import check_value
 from seqrec_jax.statistics import bootstrap_means
 
 FEWEST_USERS = 50
@@ -91,8 +93,7 @@ def make_segments(attributes: Mapping[str, Bins], *, fewest: int = FEWEST_USERS)
     """
     if not attributes:
         raise DataError("there are no attributes of users to search in; pass the cuts of user_bins")
-    if fewest < 2:
-        raise ConfigError(f"fewest is {fewest}, a segment must have at least 2 users")
+    check_value("fewest", fewest, "[2, inf)")
     if len(sizes := {len(bins.codes) for bins in attributes.values()}) > 1:
         raise ShapeError(f"the attributes are about different numbers of users: {sorted(sizes)}")
     codes = np.stack([bins.codes for bins in attributes.values()], axis=1)
@@ -170,10 +171,8 @@ def worst_segments(
     """
     values = np.asarray(values, dtype=np.float64)
     kept = ~np.isnan(values)
-    if num_permutations < 99 or not 0 < level < 1:
-        raise ConfigError(
-            f"num_permutations must be at least 99 and level between 0 and 1, got {num_permutations} and {level}"
-        )
+    check_value("num_permutations", num_permutations, "[99, inf)")
+    check_value("level", level, "(0, 1)")
     if np.isinf(values).any():
         raise DataError("values are infinite for some users; expected finite ones or nan = undefined")
     for name, bins in attributes.items():

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.evaluation.judging import Judged
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.users.attributes import check_users
 from seqrec_jax.reporting.sections import Section, plain, section, table
 from seqrec_jax.reporting.wording import format_count, format_figure, format_p, join_names

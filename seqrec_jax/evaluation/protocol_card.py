@@ -74,23 +74,23 @@ def protocol_card(
     )
 
 
-def fingerprint(card: Mapping[str, Any]) -> str:
+def protocol_fingerprint(card: Mapping[str, Any]) -> str:
     """Short hash, 12 hexadecimal digits, of a card's canonical JSON without what is there for people only.
 
-    >>> fingerprint({"targets": "next", "data": "beauty"}) == fingerprint({"data": "Beauty", "targets": "next"})
+    >>> protocol_fingerprint({"targets": "next", "data": "beauty"}) == protocol_fingerprint({"targets": "next"})
     True
     """
     text = json.dumps(_deciding(card), sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return _digest(text.encode())
 
 
-def differences(card_a: Mapping[str, Any], card_b: Mapping[str, Any]) -> list[str]:
+def protocol_differences(card_a: Mapping[str, Any], card_b: Mapping[str, Any]) -> list[str]:
     """Sentences that say in what two protocols differ; none exactly where their fingerprints are the same.
 
     What is a consequence, such as the hash of the targets, comes last.
 
-    >>> differences({"split": "leave_one_out", "targets": "all"}, {"split": "global_timeline", "targets": "all"})
-    ['split: leave_one_out against global_timeline']
+    >>> protocol_differences({"targets": "all", "seed": 0}, {"targets": "next", "seed": 0})
+    ['targets: all against next']
     """
     a, b = _deciding(card_a), _deciding(card_b)
     names = [name for name in dict.fromkeys([*a, *b]) if name not in a or name not in b or _differ(a[name], b[name])]
@@ -108,11 +108,11 @@ def protocol_warning(cards: Mapping[str, Mapping[str, Any]]) -> str | None:
     True
     """
     (first, card), *others = cards.items()
-    known = fingerprint(card)
+    known = protocol_fingerprint(card)
     parts = [
-        f"{name} (protocol {fingerprint(other)}) differs from {first} (protocol {known}) in {'; '.join(found)}"
+        f"{name} (protocol {protocol_fingerprint(other)}) differs from {first} (protocol {known}) in {'; '.join(found)}"
         for name, other in others
-        if (found := differences(card, other))
+        if (found := protocol_differences(card, other))
     ]
     return f"THESE FIGURES CANNOT BE COMPARED: {'. '.join(parts)}." if parts else None
 

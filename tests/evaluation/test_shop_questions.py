@@ -14,16 +14,17 @@ from seqrec_jax.baselines import FunctionRanker, last_item, most_popular
 from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
 from seqrec_jax.errors import ConfigError, ShapeError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, judge
+from seqrec_jax.evaluation.judging import judge
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.users.attributes import tail_items, training_counts, user_table
-from seqrec_jax.evaluation.users.questions import (
+from seqrec_jax.evaluation.users.shop_questions import (
     cutoff,
     exposure_share,
     found_by_bin,
     gain_over,
     known_items,
     list_distance,
-    question_sections,
+    shop_question_sections,
 )
 from seqrec_jax.evaluation.users.slices import Bins, bins_of
 
@@ -101,7 +102,9 @@ def test_the_cutoff_is_that_of_the_deciding_metric():
 def test_the_sections_say_what_the_figures_are(shop):
     dataset, cases, judged = shop
     users = user_table(dataset, cases)
-    sections = {section["key"]: section for section in question_sections(judged, dataset, cases, users, config=CONFIG)}
+    sections = {
+        section["key"]: section for section in shop_question_sections(judged, dataset, cases, users, config=CONFIG)
+    }
     assert list(sections) == ["cold_start", "long_tail", "freshness", "personalisation"]
     json.dumps(sections, allow_nan=False)
     cold = sections["cold_start"]
@@ -162,10 +165,10 @@ def test_without_times_or_a_popular_list_the_sections_say_so(shop):
     cases = evaluation_cases(dataset.sequences, dataset.split, stage="test", num_items=dataset.num_items)
     judged = [judge(last_item(num_items=dataset.num_items), cases, config=CONFIG)]
     users = user_table(dataset, cases)
-    sections = question_sections(judged, dataset, cases, users, config=CONFIG)
+    sections = shop_question_sections(judged, dataset, cases, users, config=CONFIG)
     assert "has an order but no times" in sections[2]["summary"] and not sections[2]["blocks"]
     assert "No system is called “most popular”" in sections[3]["summary"] and len(sections[3]["blocks"]) == 1
     assert len(sections[0]["blocks"]) == 2  # no ages
     assert "No user was without history." in sections[0]["summary"] or "are left out" in sections[0]["summary"]
     with pytest.raises(ShapeError, match="the table of users has"):
-        question_sections(judged, dataset, cases, users.iloc[1:], config=CONFIG)
+        shop_question_sections(judged, dataset, cases, users.iloc[1:], config=CONFIG)

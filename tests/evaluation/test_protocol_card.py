@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from seqrec_jax.data.dataset import prepare_dataset
 from seqrec_jax.data.splits import SplitConfig, evaluation_cases
-from seqrec_jax.evaluation.fingerprint import (
+from seqrec_jax.evaluation.protocol import EvaluationConfig
+from seqrec_jax.evaluation.protocol_card import (
     PROTOCOL_SCHEMA_VERSION,
-    differences,
-    fingerprint,
     protocol_card,
+    protocol_differences,
+    protocol_fingerprint,
     protocol_warning,
 )
-from seqrec_jax.evaluation.protocol import EvaluationConfig
 
 CONFIG = EvaluationConfig()
 LAST_OUT = SplitConfig(rule="leave_one_out")
@@ -63,9 +63,9 @@ def test_the_card_is_readable_and_survives_json(card):
     expected |= {"candidate rule": "all items of the vocabulary, also those that appear later", "users left out": 0}
     assert {name: card[name] for name in expected} == expected
     assert not {"metric", "num resamples", "score bytes"} & set(card)
-    assert re.fullmatch("[0-9a-f]{12}", fingerprint(card))
+    assert re.fullmatch("[0-9a-f]{12}", protocol_fingerprint(card))
     again = json.loads(json.dumps(card))
-    assert fingerprint(again) == fingerprint(card) and differences(card, again) == []
+    assert protocol_fingerprint(again) == protocol_fingerprint(card) and protocol_differences(card, again) == []
     assert protocol_warning({"a": card, "b": again}) is None
 
 
@@ -81,7 +81,7 @@ def test_the_card_is_readable_and_survives_json(card):
 )
 def test_what_changes_no_figure_changes_no_fingerprint(card, change):
     other = card_of(**change)
-    assert fingerprint(other) == fingerprint(card) and differences(card, other) == []
+    assert protocol_fingerprint(other) == protocol_fingerprint(card) and protocol_differences(card, other) == []
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_what_changes_no_figure_changes_no_fingerprint(card, change):
 )
 def test_what_changes_a_figure_changes_the_fingerprint_and_is_said(card, change, sentence):
     other = card_of(**change)
-    assert fingerprint(other) != fingerprint(card)
-    said = differences(card, other)
+    assert protocol_fingerprint(other) != protocol_fingerprint(card)
+    said = protocol_differences(card, other)
     assert sentence in said
     hashes = [line.startswith("hash of ") for line in said]
     assert hashes == sorted(hashes)  # consequences come last
@@ -112,7 +112,7 @@ def test_what_changes_a_figure_changes_the_fingerprint_and_is_said(card, change,
 
 def test_the_same_counts_of_other_users_targets_and_candidates_are_seen(card):
     other = card_of(log=make_log(seed=1))
-    said = differences(card, other)
+    said = protocol_differences(card, other)
     for part in ("data fingerprint", "hash of histories", "hash of targets"):
         assert any(line.startswith(f"{part}: ") for line in said)
     dataset = prepare_dataset(make_log(), name="shop", split=SplitConfig(rule="leave_one_out"))
@@ -120,9 +120,9 @@ def test_the_same_counts_of_other_users_targets_and_candidates_are_seen(card):
     candidates = np.roll(cases.candidates, 0)
     candidates[3] = False
     fewer = protocol_card(dataset, replace(cases, candidates=candidates), CONFIG)
-    assert {line.split(":")[0] for line in differences(card, fewer)} == {"candidates", "hash of candidates"}
+    assert {line.split(":")[0] for line in protocol_differences(card, fewer)} == {"candidates", "hash of candidates"}
     gained = protocol_card(dataset, replace(cases, target_gains=np.ones(12, dtype=np.float32)), CONFIG)
-    assert [line.split(":")[0] for line in differences(card, gained)] == ["hash of targets"]
+    assert [line.split(":")[0] for line in protocol_differences(card, gained)] == ["hash of targets"]
 
 
 def test_a_timeline_names_its_cuts_and_what_was_available():
@@ -137,8 +137,8 @@ def test_a_comparison_across_protocols_is_refused_loudly(card):
     other = card_of(replace(CONFIG, seen_items="excluded"))
     text = protocol_warning({"sasrec": card, "gru": card, "ease": other})
     assert text == (
-        f"THESE FIGURES CANNOT BE COMPARED: ease (protocol {fingerprint(other)}) differs from sasrec (protocol "
-        f"{fingerprint(card)}) in seen items: kept against excluded."
+        f"THESE FIGURES CANNOT BE COMPARED: ease (protocol {protocol_fingerprint(other)}) differs from sasrec "
+        f"(protocol {protocol_fingerprint(card)}) in seen items: kept against excluded."
     )
 
 
@@ -150,5 +150,5 @@ CARDS = st.dictionaries(NAMES, VALUES | st.lists(VALUES))
 @settings(max_examples=200, deadline=None)
 @given(CARDS, CARDS)
 def test_two_cards_differ_exactly_where_their_fingerprints_do(a, b):
-    assert (fingerprint(a) == fingerprint(b)) == (differences(a, b) == [])
-    assert len(differences(a, b)) == len(differences(b, a))
+    assert (protocol_fingerprint(a) == protocol_fingerprint(b)) == (protocol_differences(a, b) == [])
+    assert len(protocol_differences(a, b)) == len(protocol_differences(b, a))

@@ -13,7 +13,8 @@ from seqrec_jax import metrics
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError
-from seqrec_jax.evaluation.protocol import EvaluationConfig, Judged
+from seqrec_jax.evaluation.judging import Judged
+from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.users.attributes import TAIL_SHARE, check_users, tail_items, target_table, training_counts
 from seqrec_jax.evaluation.users.slices import Bins, bins_of, duration, figure, first_and_last, slice_figures
 from seqrec_jax.reporting.sections import Block, Section, bars, curve, section, table
@@ -39,7 +40,7 @@ class Gain(NamedTuple):
     same: float
 
 
-def question_sections(
+def shop_question_sections(
     judged: Sequence[Judged],
     dataset: Dataset,
     cases: EvaluationCases,
