@@ -99,7 +99,7 @@ def event_arrays(
     events = EventArrays(
         jnp.asarray(item_ids, dtype=jnp.int32),
         jnp.asarray(behaviors, dtype=jnp.int32),
-        jnp.asarray(_device_seconds(timestamps, first_timestamp)),
+        jnp.asarray(device_seconds(timestamps, first_timestamp)),
     )
     if sequences.query_ids is None or sequences.queries is None:
         return events
@@ -154,7 +154,7 @@ def history_batch(
     return Batch(
         item_ids=padded(histories.item_ids[index]),
         behaviors=padded(histories.behaviors[index]),
-        timestamps=padded(_device_seconds(histories.timestamps[index], first_timestamp)),
+        timestamps=padded(device_seconds(histories.timestamps[index], first_timestamp)),
         positions=seen * columns,
         segment_ids=seen.astype(np.int32),
         targets=zeros,
@@ -293,8 +293,12 @@ def positions_from_end(batch: Batch) -> Int[Array, "B L"]:
     return jnp.where(segment_ids > 0, last - columns, 0)
 
 
-def _device_seconds(timestamps: np.ndarray, first_timestamp: int) -> np.ndarray:
-    """`[N]` int32 seconds since the Monday on or before `first_timestamp`; DataError where they would wrap."""
+def device_seconds(timestamps: Int[np.ndarray, " N"], first_timestamp: int) -> Int[np.ndarray, " N"]:
+    """`[N]` int32 seconds since the Monday on or before `first_timestamp`, of int64 seconds UTC.
+
+    Raises:
+      DataError: times that do not fit int32 (68 years), which would wrap silently on the device.
+    """
     seconds = timestamps - ((first_timestamp - FIRST_MONDAY) // SECONDS_PER_WEEK * SECONDS_PER_WEEK + FIRST_MONDAY)
     limit = np.iinfo(np.int32).max
     if len(seconds) and not (-limit <= seconds.min() and seconds.max() <= limit):

@@ -13,10 +13,10 @@ from seqrec_jax.data.shop.bayes_filter import BayesFilter
 from seqrec_jax.data.shop.simulator import init_shop
 from seqrec_jax.data.shop.world import ShopConfig
 from seqrec_jax.data.splits import TRAIN, VALIDATION, EvaluationCases, evaluation_cases
-from seqrec_jax.data.timestamps import parse_timestamps
-from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.errors import ConfigError
 from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.summary import Contender
+from seqrec_jax.retrieval.policy import available_from
 from seqrec_jax.settings import parse_config
 
 
@@ -34,7 +34,7 @@ def case_options(config: EvaluationConfig, dataset: Dataset) -> dict[str, Any]:
     """What `evaluation_cases` takes besides sequences, split and stage."""
     return {
         "num_items": dataset.num_items,
-        "available_from": available_from(dataset),
+        "available_from": available_from(dataset.items),
         "targets": config.targets,
         "min_history": config.min_history,
         "gains": _gains(config, dataset),
@@ -48,25 +48,6 @@ def _gains(config: EvaluationConfig, dataset: Dataset) -> np.ndarray | None:
     if unknown := set(config.gains) - set(dataset.behaviors):
         raise ConfigError(f"evaluation.gains names {sorted(unknown)}, the log has {list(dataset.behaviors)}")
     return np.array([config.gains.get(name, 1.0) for name in dataset.behaviors], dtype=np.float32)
-
-
-def available_from(dataset: Dataset) -> np.ndarray | None:
-    """`[V+1]` seconds from which each item can be recommended, None where the item table does not say."""
-    if "available_from" not in dataset.items:
-        return None
-    written = dataset.items["available_from"]
-    seconds = parse_timestamps(written, name="available_from", source="the item table")
-    wrong = (seconds.isna() & written.notna()).to_numpy()
-    if wrong.any():
-        raise DataError(
-            f"the item table's column available_from has {written[wrong].iloc[0]!r}, which is no time; it says from "
-            "when an item can be recommended: use seconds or ISO times, or name the column otherwise"
-        )
-    # an item that was in the log earlier was there earlier; one without a time always was
-    first = np.minimum(
-        seconds.fillna(np.iinfo(np.int64).min).to_numpy(dtype=np.int64), dataset.items["first_timestamp"].to_numpy()
-    )
-    return np.concatenate([[0], first])
 
 
 def known_events(dataset: Dataset, stage: str) -> Sequences:

@@ -177,8 +177,16 @@ class RunDecoder:
         if not users.num_users:
             raise DataError("there is no user to recommend to")
         found = self.lists(users, min(k, int((self.codes[:, 0] > 0).sum())), seen_items=seen_items)
-        table = self.recommender.lists_table(users.user_ids, *map(np.asarray, found))
-        return Recommendations(table, unknown, list(users.user_ids[users.lengths == 0]))
+        return Recommendations(
+            user_ids=users.user_ids,
+            item_ids=np.asarray(found.item_ids),
+            scores=np.asarray(found.scores),
+            raw_ids=self.recommender.catalogue.raw_ids,
+            k=k,
+            unknown_items=unknown,
+            without_history=users.user_ids[users.lengths == 0].tolist(),
+            unknown_in_filters=[],
+        )
 
     def _of_items(self, raw: Sequence[str]) -> tuple[Sequences, list[str]]:
         return self.recommender.histories([pd.DataFrame({"item_id": list(raw)})], ["history"])

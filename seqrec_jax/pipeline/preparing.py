@@ -27,7 +27,7 @@ from seqrec_jax.data.readers import READERS
 from seqrec_jax.data.shop.simulator import simulate
 from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.pipeline.cases import available_from
+from seqrec_jax.retrieval.policy import available_from
 from seqrec_jax.pipeline.content import make_content, with_paths
 from seqrec_jax.reporting.terminal import labelled
 from seqrec_jax.settings import config_dict
@@ -68,7 +68,7 @@ def prepare(config: ExperimentConfig, *, strict: bool = False, overwrite: bool =
         **numbered,
     )
     dataset = replace(dataset, content=make_content(data.items, dataset.items, earlier=earlier_content))
-    available_from(dataset)  # so that a wrong column shows now, and not after training
+    available_from(dataset.items)  # so that a wrong column shows now, and not after training
     write_dataset(dataset, directory, overwrite=overwrite)
     return dataset
 

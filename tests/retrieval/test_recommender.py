@@ -394,7 +394,7 @@ def test_what_is_predicted_can_be_asked_for(tiny_run, recommender, dataset):
     assert not np.allclose(asked.scores(few), asked.predicting("view").scores(few))
     with pytest.raises(ConfigError, match=r"behaviour 'buy' is unknown to the model; it knows \['view', "):
         asked.predicting("buy")
-    with pytest.raises(ConfigError, match=r"train one with model\.target_behavior on to ask for 'view'"):
+    with pytest.raises(ConfigError, match=r"train one with model\.target_behavior on to predict 'view'"):
         recommender.predicting("view")
 
 

@@ -1,0 +1,354 @@
+"""What may be listed, as one mask before any list is made, and the soft rules that reorder a list afterwards.
+
+An item is eligible for a user if the model can rank it, it is available now, no hard rule takes it out, it is on the
+request's allow list (if there is one) and not on its deny list, and the user has not seen it (if seen items are
+excluded). A `ListPolicy` is built once and answers many requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jaxtyping import Array, Bool, Float, Int
+
+from seqrec_jax.data.files import as_text, check_columns, read_file
+from seqrec_jax.data.rankers import SeenItems
+from seqrec_jax.data.sequences import Sequences, pad_sequences
+from seqrec_jax.data.timestamps import parse_timestamps
+from seqrec_jax.errors import DataError
+from seqrec_jax.reranking import RerankConfig, Reranked, Rule, load_rules, make_reranker, matching_items
+from seqrec_jax.retrieval.catalogue import ItemCatalogue
+from seqrec_jax.settings import check_choice
+
+CANDIDATES = 200
+"""Best eligible items of a user that soft rules choose from, at least twice the list."""
+
+ItemLists: TypeAlias = Iterable[str] | Mapping[str, Iterable[str]] | Sequence[Iterable[str]]
+"""Raw item ids for all users; or a mapping from user ids to raw item ids, where an absent user has no list; or one
+collection of raw item ids for each user in order."""
+
+
+class Lists(NamedTuple):
+    """Lists of U users, NumPy.
+
+    Attributes:
+      item_ids: `[U, K]` int32, best first; 0 behind the last item.
+      scores: `[U, K]` float32; -inf behind the last item.
+    """
+
+    item_ids: Int[np.ndarray, "U K"]
+    scores: Float[np.ndarray, "U K"]
+
+
+class Eligibility(NamedTuple):
+    """Which items may be listed for each of U users.
+
+    Attributes:
+      items: `[V+1]` bool for all users, or `[U, V+1]`; column 0 is False.
+      excluded: `[U, X]` int32 ids that this user may not be listed besides, 0 = none; None for no such ids.
+    """
+
+    items: Bool[np.ndarray, " V+1"] | Bool[np.ndarray, "U V+1"] | Bool[Array, " V+1"]
+    excluded: Int[np.ndarray, "U X"] | None = None
+
+    def table(self, num_users: int) -> Bool[np.ndarray, "U V+1"]:
+        """`[U, V+1]` True for items that may be listed for each user."""
+        table = np.array(np.broadcast_to(np.asarray(self.items), (num_users, np.shape(self.items)[-1])))
+        if self.excluded is not None:
+            table[np.arange(num_users)[:, None], self.excluded] = False
+        table[:, 0] = False
+        return table
+
+
+class ItemFilter:
+    """The allow and deny lists that come with a request, as item numbers."""
+
+    def __init__(
+        self,
+        catalogue: ItemCatalogue,
+        user_ids: Sequence[str] | np.ndarray,
+        *,
+        allowed: ItemLists | None = None,
+        denied: ItemLists | None = None,
+    ):
+        """Lists of raw item ids for U users; `unknown` keeps the ids that the catalogue does not have.
+
+        Args:
+          catalogue: numbers the ids.
+          user_ids: `[U]` raw user ids.
+          allowed: items that may be listed; None for no limit.
+          denied: items that may not be listed; None for none.
+
+        Raises:
+          DataError: a sequence of lists that is not one a user.
+        """
+        self.num_items = catalogue.num_items
+        self.unknown: list[str] = []
+        self._allowed = self._numbers(catalogue, user_ids, allowed, "allowed")
+        self._denied = self._numbers(catalogue, user_ids, denied, "denied")
+
+    def _numbers(
+        self, catalogue: ItemCatalogue, user_ids: Sequence[str] | np.ndarray, lists: ItemLists | None, name: str
+    ) -> np.ndarray | list[np.ndarray | None] | None:
+        """Item numbers for all users, or for each of them; None for no list."""
+        if lists is None:
+            return None
+        if isinstance(lists, str):
+            raise DataError(f"{name} must be a collection of item ids, got the text {lists!r}")
+
+        def read(raw: Iterable[str]) -> np.ndarray:
+            found, unknown = catalogue.numbers(raw)
+            self.unknown = sorted({*self.unknown, *unknown})
+            return found
+
+        if isinstance(lists, Mapping):
+            by_user = {user: read(raw) for user, raw in lists.items()}
+            return [by_user.get(user) for user in user_ids]
+        entries: list[Any] = list(lists)
+        if not entries or isinstance(entries[0], (str, bytes)) or not isinstance(entries[0], Iterable):
+            return read(entries)
+        if len(entries) != len(user_ids):
+            raise DataError(f"{name} has {len(entries)} lists for {len(user_ids)} users; give one a user")
+        return [read(raw) for raw in entries]
+
+    @property
+    def by_user(self) -> bool:
+        """Whether users differ in what is allowed or denied."""
+        return isinstance(self._allowed, list) or isinstance(self._denied, list)
+
+    def candidates(
+        self, items: Bool[np.ndarray, " V+1"], users: Int[np.ndarray, " U"]
+    ) -> Bool[np.ndarray, " V+1"] | Bool[np.ndarray, "U V+1"]:
+        """The items of a mask that the request lets be listed.
+
+        Args:
+          items: `[V+1]` bool, for all users.
+          users: `[U]` indices of users of the request.
+
+        Returns:
+          `[V+1]` if no list is for single users, else `[U, V+1]`.
+        """
+        for numbers, keep in ((self._allowed, True), (self._denied, False)):
+            if isinstance(numbers, np.ndarray):
+                listed = np.zeros(self.num_items + 1, dtype=bool)
+                listed[numbers] = True
+                items = items & (listed if keep else ~listed)
+        for lists, keep in ((self._allowed, True), (self._denied, False)):
+            if isinstance(lists, list):
+                items = np.array(np.broadcast_to(items, (len(users), self.num_items + 1)))
+                for row, user in zip(items, users.tolist(), strict=True):
+                    if (numbers := lists[user]) is not None:
+                        listed = np.zeros(self.num_items + 1, dtype=bool)
+                        listed[numbers] = True
+                        row &= listed if keep else ~listed
+        return items
+
+
+class ListPolicy:
+    """What may be listed and how candidates are reordered: item masks and rules, read once."""
+
+    def __init__(
+        self,
+        catalogue: ItemCatalogue,
+        rankable: Bool[np.ndarray, " V+1"],
+        *,
+        seen_items: SeenItems = "kept",
+        reranking: RerankConfig | None = None,
+        item_vectors: Callable[[], np.ndarray] | None = None,
+    ):
+        """A policy over a catalogue.
+
+        Args:
+          catalogue: the items.
+          rankable: `[V+1]` bool, items that the model can rank.
+          seen_items: excluded: items of a user's history are not eligible.
+          reranking: preferences and shop rules; None for none.
+          item_vectors: makes `[V+1, E]` for diversity by vectors; called only if that is on.
+
+        Raises:
+          ConfigError: another seen_items, or a weight, rule or column that is wrong; see `make_reranker`.
+          DataError: an item's `available_from` that is not a time.
+        """
+        check_choice("seen_items", seen_items, SeenItems)
+        reranking = reranking or RerankConfig()
+        self._seen_excluded = seen_items == "excluded"
+        self._base = np.asarray(rankable).copy()
+        self._base[0] = False
+        self._available_from = available_from(catalogue.items)
+        rules = () if reranking.rules is None else load_rules(reranking.rules)
+        self._filters = [
+            (rule, matching_items(rule, catalogue.items, place=f"{reranking.rules}: rule {number}"))
+            for number, rule in enumerate(rules, start=1)
+            if rule.action == "filter"
+        ]
+        self._rerank: Callable[..., Reranked] | None = None
+        if reranking != RerankConfig():
+            vectors = item_vectors() if reranking.diversity and item_vectors is not None else None
+            self._rerank = make_reranker(reranking, items=catalogue.items, item_vectors=vectors)
+        self._mask: tuple[tuple[object, ...], np.ndarray, Array] | None = None
+        popularity = catalogue.popularity
+        self.order = catalogue.order
+        self._popular = np.lexsort((np.asarray(self.order)[1:], -popularity[1:])).astype(np.int32) + 1
+
+    def num_candidates(self, k: int) -> int:
+        """How many eligible items are needed for a list of k: more than k if soft rules choose among them."""
+        return k if self._rerank is None else max(CANDIDATES, 2 * k)
+
+    def eligible(
+        self, histories: Sequences, *, now: int, request: ItemFilter | None = None, users: np.ndarray | None = None
+    ) -> Eligibility:
+        """The items that may be listed for each of U users.
+
+        Args:
+          histories: of U users.
+          now: seconds UTC at which rules and availability are looked up.
+          request: the request's allow and deny lists; None for none.
+          users: `[U]` the users' indices in the request; None for 0…U-1.
+        """
+        mask, on_device = self._mask_at(now)
+        items: np.ndarray | Array = on_device
+        if request is not None:
+            items = request.candidates(mask, np.arange(histories.num_users) if users is None else users)
+        excluded = None
+        if self._seen_excluded:
+            width = 1 << int(max(1, histories.lengths.max(initial=0)) - 1).bit_length()  # few shapes, few compilations
+            excluded = pad_sequences(histories, length=width)
+        return Eligibility(items, excluded)
+
+    def _mask_at(self, now: int) -> tuple[np.ndarray, Array]:
+        """`[V+1]` eligible for everybody, on the host and on the device, made anew when a rule starts or ends."""
+        active = [_holds(rule, now) for rule, _ in self._filters]
+        late = None if self._available_from is None else self._available_from > now
+        key = (*active, 0 if late is None else int(late.sum()))
+        if self._mask is None or self._mask[0] != key:
+            mask = self._base.copy()
+            for holds, (_, matches) in zip(active, self._filters, strict=True):
+                if holds:
+                    mask &= ~matches
+            if late is not None:
+                mask &= ~late
+            self._mask = (key, mask, jnp.asarray(mask))
+        return self._mask[1:]
+
+    def reordered(self, candidates: Lists, histories: Sequences, *, k: int, now: int) -> Lists:
+        """The first k of candidates `[U, C]` after soft rules, `[U, k]`."""
+        if self._rerank is None:
+            return Lists(candidates.item_ids[:, :k].copy(), candidates.scores[:, :k])
+        reranked = self._rerank(*candidates, histories=histories, k=k, now=now)
+        return Lists(reranked.item_ids, reranked.scores)
+
+    def filled(self, lists: Lists, eligible: Eligibility) -> Lists:
+        """Lists `[U, K]` whose empty places hold the most popular eligible items that are not listed yet.
+
+        A place is empty where the ranker found fewer items than are eligible. Such an item's score is -inf.
+        """
+        item_ids, scores = lists
+        short = np.flatnonzero((item_ids == 0).any(axis=1))
+        if not len(short):
+            return lists
+        shared = np.asarray(eligible.items)
+        pool = None if shared.ndim == 2 else self._popular[shared[self._popular]]
+        for user in short:
+            own = self._popular[shared[user][self._popular]] if pool is None else pool
+            barred = item_ids[user] if eligible.excluded is None else np.r_[item_ids[user], eligible.excluded[user]]
+            rest = own[~np.isin(own, barred)]
+            places = np.flatnonzero(item_ids[user] == 0)[: len(rest)]
+            item_ids[user, places] = rest[: len(places)]
+        return Lists(item_ids, scores)
+
+
+class Policies:
+    """The policies of one catalogue and model, each built at its first use and kept for later requests."""
+
+    def __init__(
+        self,
+        catalogue: ItemCatalogue,
+        rankable: Callable[[], np.ndarray],
+        *,
+        item_vectors: Callable[[], np.ndarray] | None = None,
+    ):
+        """Policies that differ in their rules and weights; arguments as of `ListPolicy`."""
+        self._catalogue, self._rankable, self._item_vectors = catalogue, rankable, item_vectors
+        self._kept: dict[tuple[object, ...], ListPolicy] = {}
+
+    def policy(self, seen_items: SeenItems = "kept", reranking: RerankConfig | None = None) -> ListPolicy:
+        """The policy of these settings; a rules file that has changed is read again.
+
+        Raises:
+          ConfigError, DataError: as `ListPolicy`.
+        """
+        rules = None if reranking is None else reranking.rules
+        written = None if rules is None or not Path(rules).is_file() else Path(rules).stat()
+        key = (seen_items, reranking, written and (written.st_mtime_ns, written.st_size))
+        if key not in self._kept:
+            self._kept[key] = ListPolicy(
+                self._catalogue,
+                self._rankable(),
+                seen_items=seen_items,
+                reranking=reranking,
+                item_vectors=self._item_vectors,
+            )
+        return self._kept[key]
+
+
+def available_from(items: pd.DataFrame) -> Int[np.ndarray, " V1"] | None:
+    """`[V+1]` int64 seconds UTC from which each item can be recommended; None without the column `available_from`.
+
+    An item that was in the log earlier is available from then; one without a time always is.
+
+    Args:
+      items: V rows of an item table in vocabulary order, with `first_timestamp`.
+
+    Raises:
+      DataError: a value that is not a time.
+    """
+    if "available_from" not in items:
+        return None
+    written = items["available_from"]
+    seconds = parse_timestamps(written, name="available_from", source="the item table")
+    wrong = (seconds.isna() & written.notna()).to_numpy()
+    if wrong.any():
+        raise DataError(
+            f"the item table's column available_from has {written[wrong].iloc[0]!r}, which is no time; it says from "
+            "when an item can be recommended: use seconds or ISO times, or name the column otherwise"
+        )
+    first = seconds.fillna(np.iinfo(np.int64).min).to_numpy(dtype=np.int64)
+    return np.concatenate([[0], np.minimum(first, items["first_timestamp"].to_numpy())])
+
+
+def read_item_lists(path: str | Path) -> list[str] | dict[str, list[str]]:
+    """Raw item ids of a file, for `allowed` or `denied`.
+
+    Args:
+      path: a text file (.txt) with one id a line; or a table (CSV, TSV, JSON lines, Parquet) with a column `item_id`
+        and, for lists of single users, `user_id`.
+
+    Returns:
+      Ids for all users, or a dictionary from user ids to ids.
+
+    Raises:
+      DataError: a missing or unreadable file, or no column item_id.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".txt":
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read the item ids of {path}: {error}") from error
+        return [line.strip() for line in lines if line.strip()]
+    table = read_file(path)
+    check_columns(list(table.columns), ["item_id"], source=str(path))
+    item_ids = as_text(table["item_id"], name="item_id").fillna("")
+    if "user_id" not in table:
+        return item_ids.tolist()
+    users = as_text(table["user_id"], name="user_id").fillna("")
+    return {str(user): ids.tolist() for user, ids in item_ids.groupby(users.to_numpy(dtype=object), sort=False)}
+
+
+def _holds(rule: Rule, now: int) -> bool:
+    return (rule.start is None or rule.start <= now) and (rule.end is None or now < rule.end)
