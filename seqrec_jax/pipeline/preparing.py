@@ -27,9 +27,9 @@ from seqrec_jax.data.readers import READERS
 from seqrec_jax.data.shop.simulator import simulate
 from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
 from seqrec_jax.errors import ConfigError, DataError
-from seqrec_jax.retrieval.policy import available_from
 from seqrec_jax.pipeline.content import make_content, with_paths
 from seqrec_jax.reporting.terminal import labelled
+from seqrec_jax.retrieval.policy import available_from
 from seqrec_jax.settings import config_dict
 
 
