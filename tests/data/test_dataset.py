@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import os
-import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from work import count_calls
 
 from seqrec_jax.data import dataset as dataset_module
 from seqrec_jax.data.attributes import AttributeConfig
@@ -596,21 +597,29 @@ def test_what_the_split_and_the_attributes_refuse_comes_through():
         prepare(items=make_items(), attributes=AttributeConfig(categorical=("colour",)))
 
 
-def test_a_million_events_take_seconds(tmp_path):
-    count = 1_000_000
-    rng = np.random.default_rng(0)
-    events = pd.DataFrame(
-        {
-            "user_id": np.char.add("u", rng.integers(0, 50_000, count).astype(str)),
-            "item_id": np.char.add("i", rng.integers(0, 20_000, count).astype(str)),
-            "timestamp": rng.integers(1_600_000_000, 1_650_000_000, count),
-            "behavior": rng.choice(["view", "purchase"], count),
-            "row": np.arange(count),
-        }
-    )
-    started = time.monotonic()
-    dataset = prepare(events, split=SplitConfig())
-    again = read_dataset(write_dataset(dataset, tmp_path / "large"))
-    assert time.monotonic() - started < 20  # about 2 s on two idle cores
-    assert again.fingerprint == dataset.fingerprint
-    assert len(again.sequences.item_ids) == count
+def test_no_step_loops_over_events_and_memory_grows_with_them_only(tmp_path):
+    def prepared_and_read(count: int) -> int:
+        rng = np.random.default_rng(0)
+        events = pd.DataFrame(
+            {
+                "user_id": np.char.add("u", rng.integers(0, count // 20, count).astype(str)),
+                "item_id": np.char.add("i", rng.integers(0, count // 50, count).astype(str)),
+                "timestamp": rng.integers(1_600_000_000, 1_650_000_000, count),
+                "behavior": rng.choice(["view", "purchase"], count),
+                "row": np.arange(count),
+            }
+        )
+        dataset = prepare(events, split=SplitConfig())
+        again = read_dataset(write_dataset(dataset, tmp_path / "large", overwrite=True))
+        assert again.fingerprint == dataset.fingerprint
+        assert len(again.sequences.item_ids) == count
+        return count
+
+    prepared_and_read(2_000)  # what is made once
+    few, many = (count_calls(lambda count=count: prepared_and_read(count)) for count in (2_000, 20_000))
+    assert many - few < 18_000 / 4  # about 2,200: users and items, not events
+    tracemalloc.start()
+    prepared_and_read(20_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 400 * 20_000  # bytes; about 160 an event, and as many for the log itself
