@@ -14,13 +14,20 @@ if TYPE_CHECKING:
     from seqrec_jax import baselines, losses, metrics, negatives, scoring, statistics
     from seqrec_jax.config import ExperimentConfig
     from seqrec_jax.errors import SeqrecError
-    from seqrec_jax.pipeline import add_items, join, prepare
-    from seqrec_jax.pipeline import backtest_run as backtest
-    from seqrec_jax.pipeline import compare_runs as compare
-    from seqrec_jax.pipeline import embed_run as embed
-    from seqrec_jax.pipeline import evaluate_run as evaluate
-    from seqrec_jax.pipeline import train_run as train
+    from seqrec_jax.pipeline import (
+        add_items,
+        backtest,
+        compare,
+        embed,
+        evaluate,
+        fit_decoder,
+        fit_head,
+        join,
+        prepare,
+        train,
+    )
     from seqrec_jax.retrieval import Recommender
+    from seqrec_jax.runs import Run
     from seqrec_jax.settings import parse_config
 
 __version__ = "0.2.0"
@@ -28,6 +35,7 @@ __version__ = "0.2.0"
 __all__ = [
     "ExperimentConfig",
     "Recommender",
+    "Run",
     "SeqrecError",
     "add_items",
     "backtest",
@@ -35,6 +43,8 @@ __all__ = [
     "compare",
     "embed",
     "evaluate",
+    "fit_decoder",
+    "fit_head",
     "join",
     "losses",
     "metrics",
@@ -46,29 +56,22 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {  # the room and the name there; a name that is missing here is a room itself
-    "ExperimentConfig": ("config", "ExperimentConfig"),
-    "Recommender": ("retrieval", "Recommender"),
-    "SeqrecError": ("errors", "SeqrecError"),
-    "add_items": ("pipeline", "add_items"),
-    "backtest": ("pipeline", "backtest_run"),
-    "compare": ("pipeline", "compare_runs"),
-    "embed": ("pipeline", "embed_run"),
-    "evaluate": ("pipeline", "evaluate_run"),
-    "join": ("pipeline", "join"),
-    "parse_config": ("settings", "parse_config"),
-    "prepare": ("pipeline", "prepare"),
-    "train": ("pipeline", "train_run"),
+_ROOMS = ("baselines", "losses", "metrics", "negatives", "scoring", "statistics")
+_HOMES = {  # of what is not a verb of the pipeline
+    "ExperimentConfig": "config",
+    "Recommender": "retrieval",
+    "Run": "runs",
+    "SeqrecError": "errors",
+    "parse_config": "settings",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'seqrec_jax' has no attribute {name!r}")
-    if name not in _HOMES:
+    if name in _ROOMS:
         return importlib.import_module(f"seqrec_jax.{name}")
-    room, attribute = _HOMES[name]
-    value = getattr(importlib.import_module(f"seqrec_jax.{room}"), attribute)
+    value = getattr(importlib.import_module(f"seqrec_jax.{_HOMES.get(name, 'pipeline')}"), name)
     globals()[name] = value  # found without this function from now on
     return value
 

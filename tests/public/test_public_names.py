@@ -12,7 +12,7 @@ import pytest
 
 import seqrec_jax as sj
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(sj.__file__).read_text(encoding="utf-8")
 
 
