@@ -109,7 +109,7 @@ def test_sharing_item_vectors_is_one_table() -> None:
 def one_by_one(model: SequenceModel, params: dict, batch: Batch) -> jax.Array:
     """States `[B, L, D]` by appending every real event of rows that hold one user each, padding left out."""
     append = jax.jit(model.append)
-    memory, columns = model.start(len(batch.item_ids)), []
+    cache, columns = model.start(len(batch.item_ids)), []
     for column in range(batch.item_ids.shape[1]):
         event = Event(
             batch.item_ids[:, column],
@@ -118,9 +118,9 @@ def one_by_one(model: SequenceModel, params: dict, batch: Batch) -> jax.Array:
             where=batch.segment_ids[:, column] > 0,
             target_behaviors=None if batch.target_behaviors is None else batch.target_behaviors[:, column],
         )
-        v_x, memory = append(params, TABLE, memory, event)
+        v_x, cache = append(params, TABLE, cache, event)
         columns.append(v_x)
-    np.testing.assert_array_equal(memory.num_events, jnp.sum(batch.segment_ids > 0, axis=1))
+    np.testing.assert_array_equal(cache.num_events, jnp.sum(batch.segment_ids > 0, axis=1))
     return jnp.stack(columns, axis=1)
 
 
@@ -177,7 +177,7 @@ def test_the_behaviour_to_be_predicted_scales_and_shifts_the_state() -> None:
     params["target_behaviors"] = {"scale": rows[0], "shift": rows[1]}
     expected = np.asarray(states) * (1 + np.asarray(rows[0, 2])) + np.asarray(rows[1, 2])
     np.testing.assert_allclose(model.encode(params, TABLE, asked), expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ConfigError, match="the behaviour to be predicted must be said"):
+    with pytest.raises(ConfigError, match="each state needs a target behaviour"):
         model.encode(params, TABLE, BATCH)
 
 
@@ -346,7 +346,7 @@ def test_ones_own_encoder_and_tower() -> None:
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="got 64 and 32; make them equal or choose full or low_rank"):
         ModelConfig(items=ItemTowerConfig(width=32))
-    with pytest.raises(ConfigError, match="identity, diagonal, full or low_rank"):
+    with pytest.raises(ConfigError, match="identity, diagonal, full, low_rank"):
         ModelConfig(bilinear="cubic")
     with pytest.raises(ConfigError, match="bilinear_rank"):
         ModelConfig(bilinear="low_rank", bilinear_rank=0)

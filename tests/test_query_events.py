@@ -96,7 +96,7 @@ def test_events_one_by_one_give_the_state_of_the_whole_sequence(run, dataset, re
     longest = dataset.sequences.select_users(np.argsort(-dataset.sequences.lengths)[:2])
     batch = jax.tree.map(jnp.asarray, history_batch(longest, length=10, first_timestamp=dataset.first_timestamp))
     assert (batch.query_words > 0).any()
-    memory, append = model.start(2), jax.jit(model.append)
+    cache, append = model.start(2), jax.jit(model.append)
     for column in range(10):
         event = Event(
             batch.item_ids[:, column],
@@ -104,7 +104,7 @@ def test_events_one_by_one_give_the_state_of_the_whole_sequence(run, dataset, re
             batch.timestamps[:, column],
             query_words=batch.query_words[:, column],
         )
-        v_x, memory = append(recommender.params, item_table, memory, event)
+        v_x, cache = append(recommender.params, item_table, cache, event)
     whole = jax.jit(model.encode_last)(recommender.params, item_table, batch)
     np.testing.assert_allclose(v_x, whole, rtol=2e-4, atol=2e-5)
 

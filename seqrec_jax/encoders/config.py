@@ -1,14 +1,15 @@
-"""What an encoder is, and the settings that the built-in encoders share."""
+"""The contract of an encoder, and the settings that the built-in encoders share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import jax
 
 from seqrec_jax.errors import ConfigError
+from seqrec_jax.settings import Interval, check_fields
 
 Params: TypeAlias = dict[str, Any]
 EncoderKind = Literal[
@@ -19,26 +20,26 @@ LANGUAGE_KINDS = ("language", "text")
 
 
 class Encoder(NamedTuple):
-    """Pure functions that turn event vectors into states; one's own encoder is the first two of them.
+    """Pure functions that turn event vectors into hidden states; an encoder of one's own needs the first two only.
 
     Attributes:
       init: `init(key) -> params`, a nested dict of arrays with string keys.
-      encode: `encode(params, event_vectors [B, L, D], batch, *, key=None) -> states [B, L, D]`. The state at
-        a position knows the events of its own segment, up to and including that position if `causal`, and
-        nothing else; what it holds at padding is free, but finite. Without a key there is no dropout. A key is
-        one typed key, or `[B]` typed keys, one a row.
-      causal: whether a state knows no later event. Where it does know them, training predicts masked events instead
-        of the next one, and a list is made from a masked event after the last.
-      start: `start(num_users, dtype) -> memory`, a pytree of arrays `[num_users, ...]` that has seen no event, for
-        event vectors of that dtype; None where events cannot be appended.
-      append: `append(params, memory, event_vectors [B, D], batch) -> (states [B, D], memory)`, one event more of
-        each user: the last column of `encode` over all events so far, without going through them again. `batch`
-        is `[B, 1]` and its positions count each user's events from 0, which starts a user afresh whatever the
-        memory holds. An event of segment 0 changes nothing of its user's memory.
-      encode_last: `encode_last(params, event_vectors, batch, *, key=None) -> [B, D]`, of the states of `encode` the one
-        at the last real position of each row, for rows of one user each; with a key its dropout is another draw. Finite
-        where a row is all padding. None where nothing is saved by leaving out the others: it is then taken from
-        `encode`.
+      encode: `encode(params, event_vectors [B, L, D], batch, *, key=None) -> states [B, L, D]`. If `causal`, the state
+        at a position depends on the events of its own segment up to and including that position, else on all events of
+        its segment; it never depends on another segment. Its value at padding is arbitrary, but finite. `key` is one
+        typed key, or `[B]` typed keys, one a row; None switches dropout off.
+      causal: whether a state depends on no later event. An encoder that is not causal is trained to predict masked
+        events instead of the next one, and predicts from a masked event after the last.
+      start: `start(num_users, dtype) -> cache`, the cache of users without events, for event vectors of that dtype: a
+        pytree of arrays `[num_users, ...]`, keys and values of attention or the hidden state of a recurrence. None if
+        events cannot be appended.
+      append: `append(params, cache, event_vectors [B, D], batch) -> (states [B, D], cache)`, one more event of
+        each user: the last column of `encode` over all events so far, without reading them again. `batch` is `[B, 1]`
+        and its positions count each user's events from 0; at position 0 the user starts afresh and the old cache is
+        ignored. A row of segment 0 leaves its user's cache as it was.
+      encode_last: `encode_last(params, event_vectors, batch, *, key=None) -> [B, D]`, the state of `encode` at the last
+        real position of each row, for rows of one user each; with a key, dropout draws another mask than `encode`.
+        Finite if a row is all padding. None if nothing is saved by it: the state is then taken from `encode`.
     """
 
     init: Callable[[jax.Array], Params]
@@ -56,52 +57,43 @@ class EncoderConfig:
     Attributes:
       kind: mean (pooling), gru, lstm, linear_recurrence (diagonal and gated), sasrec (causal self-attention),
         bert4rec (self-attention in both directions over masked events), ligr (gated self-attention blocks), hstu
-        (pointwise attention with position and time biases), or the first blocks of a language model, which start from
-        its weights: language (over event vectors) or text (over the tokens of the items' texts, one after the other).
+        (pointwise attention with position and time biases), or the first blocks of a pretrained language model:
+        language (over event vectors) or text (over the tokens of the items' texts, one after the other).
       width: D, the width of event vectors and of the user vector v_x.
-      num_layers: stacked layers or blocks; mean pooling has none.
+      num_layers: number of stacked layers or blocks; mean pooling has none.
       num_heads: attention heads; they divide the width.
       feed_forward_multiple: width of a block's feed-forward layer as a multiple of D; 1 as in SASRec, 4 as in BERT4Rec
         and LiGR. HSTU has no such layer.
-      dropout: share of event vectors' and layers' outputs set to zero in training.
+      dropout: share of the entries of event vectors and of layers' outputs set to zero in training.
       attention_dropout: share of attention weights set to zero in training.
-      max_length: L, the most events of a user that the model looks at.
+      max_length: L, the largest number of events of a user that the model reads.
       norm: layer normalisation before (pre) or after (post) each part of a sasrec or bert4rec block.
       activation: of sasrec's and bert4rec's feed-forward layers; gelu is the exact one, not its tanh approximation.
-      recency_half_life: events after which an event weighs half in mean pooling; null weighs all alike.
+      recency_half_life: number of later events after which an event has half its weight in mean pooling; null weighs
+        all alike.
       time_bias: hstu's attention depends on the time between two events, besides their distance.
-      language_model: directory of kind language's or text's model in the Hugging Face layout; `width` is that of its
-        vectors, and the fields above that are about blocks do not concern it, but for num_layers.
+      language_model: directory of kind language's or text's model in the Hugging Face layout; `width` must be the width
+        of its vectors. Of the settings of blocks above only num_layers applies to it.
       text: name of the item feature whose tokens kind text reads.
     """
 
     kind: EncoderKind = "sasrec"
-    width: int = 64
-    num_layers: int = 2
-    num_heads: int = 2
+    width: Annotated[int, Interval("[1, inf)")] = 64
+    num_layers: Annotated[int, Interval("[1, inf)")] = 2
+    num_heads: Annotated[int, Interval("[1, inf)")] = 2
     feed_forward_multiple: float = 1.0
-    dropout: float = 0.2
-    attention_dropout: float = 0.0
-    max_length: int = 50
+    dropout: Annotated[float, Interval("[0, 1)")] = 0.2
+    attention_dropout: Annotated[float, Interval("[0, 1)")] = 0.0
+    max_length: Annotated[int, Interval("[1, inf)")] = 50
     norm: Literal["pre", "post"] = "pre"
     activation: Literal["gelu", "relu"] = "gelu"
-    recency_half_life: float | None = None
+    recency_half_life: Annotated[float, Interval("(0, inf)")] | None = None
     time_bias: bool = True
     language_model: str | None = None
     text: str = "text"
 
     def __post_init__(self) -> None:
-        _check_choice("kind", self.kind, get_args(EncoderKind))
-        _check_choice("norm", self.norm, ("pre", "post"))
-        _check_choice("activation", self.activation, ("gelu", "relu"))
-        for name in ("width", "num_layers", "num_heads", "max_length"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ConfigError(f"encoder.{name} must be at least 1, got {value}")
-        for name in ("dropout", "attention_dropout"):
-            value = getattr(self, name)
-            if not 0.0 <= value < 1.0:
-                raise ConfigError(f"encoder.{name} must be at least 0 and less than 1, got {value}")
+        check_fields(self, "encoder")
         if round(self.feed_forward_multiple * self.width) < 1:
             raise ConfigError(
                 "encoder.feed_forward_multiple times encoder.width must round to at least 1, got "
@@ -116,15 +108,5 @@ class EncoderConfig:
                 f"encoder.language_model is {self.language_model!r} and encoder.kind {self.kind}; kind "
                 f"{' or '.join(LANGUAGE_KINDS)} needs a language model's directory, and no other kind takes one"
             )
-        if self.recency_half_life is not None:
-            if self.recency_half_life <= 0:
-                raise ConfigError(f"encoder.recency_half_life must be above 0, got {self.recency_half_life}")
-            if self.kind != "mean":
-                raise ConfigError(
-                    f"encoder.recency_half_life belongs to kind 'mean', leave it out for kind {self.kind!r}"
-                )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"encoder.{name} must be one of {', '.join(choices)}, got {value!r}")
+        if self.recency_half_life is not None and self.kind != "mean":
+            raise ConfigError(f"encoder.recency_half_life belongs to kind 'mean', leave it out for kind {self.kind!r}")

@@ -1,4 +1,4 @@
-"""Pointwise attention that knows distances in events and in time (HSTU)."""
+"""Pointwise attention with biases for distances in events and in time (HSTU)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from seqrec_jax.encoders.config import Encoder, EncoderConfig
 from seqrec_jax.encoders.dropout import dropout
 from seqrec_jax.encoders.layers import (
     NUM_TIME_BUCKETS,
+    AttentionMask,
     KeyValues,
     LayerNorm,
     Linear,
-    Recall,
-    Sight,
+    UpdateCache,
     embedding_init,
     in_causal_spans,
     split_heads,
@@ -26,13 +26,13 @@ from seqrec_jax.encoders.stack import stack_encoder
 def hstu_encoder(config: EncoderConfig) -> Encoder:
     """Causal transduction units, then a layer normalisation.
 
-    `config.norm`, `config.activation` and `config.feed_forward_multiple` are without effect.
+    `config.norm`, `config.activation` and `config.feed_forward_multiple` have no effect.
 
     Source:
       Zhai et al. (2024), Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers for Generative
-      Recommendations. As in the authors' code for public data, scores are not scaled by the heads' width. Theirs
-      counts the time up to the next event, which a shop does not know yet; here it is up to the query's own event,
-      in powers of two. Their heads share one bias, here each has its own.
+      Recommendations. As in the authors' code for public data, scores are not scaled by the heads' width. Their
+      time bias uses the time up to the next event, which is unknown when a list is made; here it is the time up to the
+      query's own event, in powers of two. Their heads share one bias, here each head has its own.
     """
     return stack_encoder(config, TransductionUnit, timed=config.time_bias)
 
@@ -52,16 +52,16 @@ def pointwise_attend(
 ) -> Float[Array, "B Q H d"]:
     """Attention whose weights do not compete: `silu(q kᵀ + bias) v / max_length` for each of H heads.
 
-    A sum of weights that softmax would hold at one tells how much there is to look at.
+    The sum of the weights, which a softmax would fix at one, grows with the number of matching events.
 
     Args:
       queries: `[B, Q, H, d]`.
       keys: `[B, K, H, d]`.
       values: `[B, K, H, d]`.
       bias: `[B or 1, Q, K, H]` added to the scores.
-      where: `[B, Q, K]` True where a query may look at a key.
+      where: `[B, Q, K]` True where a query may attend to a key.
       max_length: divisor, the most events of a user.
-      causal: Q = K and `where` holds no later key, so that what is later need not be computed.
+      causal: Q = K and `where` is False at later keys, so that their scores need not be computed.
       dropout_rate: share of the weights set to zero.
       site: name of the call's place, for dropout.
       key: as for `dropout`.
@@ -100,29 +100,35 @@ class TransductionUnit(nnx.Module):
         self.config = config
 
     def __call__(
-        self, x: Float[Array, "B N D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
+        self,
+        x: Float[Array, "B N D"],
+        mask: AttentionMask,
+        *,
+        update_cache: UpdateCache,
+        site: str,
+        key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "B Q D"], KeyValues]:
         config = self.config
         gate, *parts = jnp.split(jax.nn.silu(self.projections(self.norm(x))), 4, axis=-1)
         values, queries, keys = (split_heads(part, num_heads=config.num_heads) for part in parts)
-        seen = recall(KeyValues(keys, values))
+        cached = update_cache(KeyValues(keys, values))
         mixed = pointwise_attend(
-            sight.of_queries(queries),
-            *seen,
-            bias=self.bias(sight),
-            where=sight.where,
+            mask.take_queries(queries),
+            *cached,
+            bias=self.bias(mask),
+            where=mask.where,
             max_length=config.max_length,
-            causal=sight.causal,
+            causal=mask.causal,
             dropout_rate=config.attention_dropout,
             site=f"{site}/weights",
             key=key,
         )
-        gated = sight.of_queries(gate) * self.mixed_norm(mixed.reshape(*mixed.shape[:2], -1))
+        gated = mask.take_queries(gate) * self.mixed_norm(mixed.reshape(*mixed.shape[:2], -1))
         gated = dropout(gated, rate=config.dropout, site=f"{site}/gated", key=key)
-        return sight.of_queries(x) + self.output(gated), seen
+        return mask.take_queries(x) + self.output(gated), cached
 
-    def bias(self, sight: Sight) -> Float[Array, "#B Q K H"]:
-        """What the distances add to the scores; those beyond the last learned one share it."""
+    def bias(self, mask: AttentionMask) -> Float[Array, "#B Q K H"]:
+        """`[B or 1, Q, K, H]` added to the scores; distances beyond the last learned one share its bias."""
         last = self.config.max_length - 1
-        by_distance = self.distance_bias[...][jnp.minimum(sight.distances, last)]
-        return by_distance + self.time_bias[...][sight.time_buckets] if self.config.time_bias else by_distance
+        by_distance = self.distance_bias[...][jnp.minimum(mask.distances, last)]
+        return by_distance + self.time_bias[...][mask.time_buckets] if self.config.time_bias else by_distance

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import EncoderConfig, Params
@@ -23,42 +23,42 @@ NUM_TIME_BUCKETS = 32  # floor(log2(1 + seconds)) of int32 seconds
 
 
 class KeyValues(NamedTuple):
-    """What attention reads of the events: keys and values `[B, K, H, d]`."""
+    """Keys and values of attention, `[B, K, H, d]` each."""
 
     keys: Float[Array, "B K H d"]
     values: Float[Array, "B K H d"]
 
 
-class Sight(NamedTuple):
-    """Which events a state may look at, and how far away they are.
+class AttentionMask(NamedTuple):
+    """Which events each query may attend to, and how far away they are.
 
     Attributes:
-      where: `[B, Q, K]` True where a query may look at a key; each query needs one.
-      distances: `[B or 1, Q, K]` int32 events from the key to the query, at least 0.
-      time_buckets: `[B, Q, K]` int32, logarithm of the seconds from the key to the query; None where unused.
-      queries: `[B]` int32 column of the only event of each row that looks, so that Q = 1; None where all of them do.
-      causal: Q = K, and no query looks at a later key.
+      where: `[B, Q, K]` True where a query may attend to a key; each query has at least one.
+      distances: `[B or 1, Q, K]` int32 number of events from the key to the query, at least 0.
+      time_buckets: `[B, Q, K]` int32 logarithm of the seconds from the key to the query; None if unused.
+      query_columns: `[B]` int32 column of each row's only query, so that Q = 1; None if every event is a query.
+      causal: True if Q = K and no query attends to a later key.
     """
 
     where: Bool[Array, "B Q K"]
     distances: Int[Array, "#B Q K"]
     time_buckets: Int[Array, "B Q K"] | None = None
-    queries: Int[Array, " B"] | None = None
+    query_columns: Int[Array, " B"] | None = None
     causal: bool = False
 
-    def of_queries(self, x: Float[Array, "B K ..."]) -> Float[Array, "B Q ..."]:
-        """What belongs to the events that look, out of that of all events."""
-        return x if self.queries is None else take_columns(x, self.queries)
+    def take_queries(self, x: Shaped[Array, "B K ..."]) -> Shaped[Array, "B Q ..."]:
+        """The rows of `x` that belong to queries: `[B, K, ...]` of all events to `[B, Q, ...]`."""
+        return x if self.query_columns is None else take_columns(x, self.query_columns)
 
 
-Recall: TypeAlias = Callable[[KeyValues], KeyValues]
-"""From the keys and values of the present events to all those that they may look at."""
+UpdateCache: TypeAlias = Callable[[KeyValues], KeyValues]
+"""From the keys and values of the present events to all those that they attend to, cached ones included."""
 
 
 def pure_module(
     make: Callable[[nnx.Rngs], nnx.Module],
 ) -> tuple[Callable[[Array], Params], Callable[[Params], Any]]:
-    """An NNX module without state as two pure functions over a nested dict of arrays.
+    """Turn an NNX module without state into two pure functions over a nested dict of arrays.
 
     Args:
       make: builds the module; it may use the random streams to initialise but must not keep them.
@@ -85,8 +85,10 @@ def pure_module(
 
 
 class Linear(nnx.Linear):
-    """`x W + b` over the last axis, with all rows of x in one matrix: for an x of rank 3, JAX's product on a CPU and
-    its gradients are slower."""
+    """`x W + b` over the last axis.
+
+    All rows of x are one matrix: for an x of rank 3, JAX's product on a CPU and its gradients are slower.
+    """
 
     bias: nnx.Param[Array]
 
@@ -97,7 +99,7 @@ class Linear(nnx.Linear):
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis with scale and bias, as `torch.nn.LayerNorm`.
 
-    Mean and variance are taken in float32, whatever the input; Flax's own refuses half precision under strict
+    Mean and variance are computed in float32 for any input; Flax's own layer raises for half precision under strict
     dtype promotion.
     """
 
@@ -116,7 +118,7 @@ class LayerNorm(nnx.Module):
 
 
 def causal_mask(segment_ids: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
-    """Which position (second axis) may look at which (third): earlier or the same, of the same segment.
+    """`[B, L, L]` True where a query (second axis) may attend to a key (third): not later, and of the same segment.
 
     Padding counts as a segment of its own, so that each position sees itself and no softmax is empty.
 
@@ -131,7 +133,7 @@ def causal_mask(segment_ids: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
 
 
 def segment_mask(segment_ids: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
-    """Which position (second axis) may look at which (third): all of the same segment, earlier and later.
+    """`[B, L, L]` True where a query (second axis) may attend to a key (third): any of the same segment.
 
     >>> segment_mask(jnp.array([[1, 1, 2]]))[0].astype(int)
     Array([[1, 1, 0],
@@ -142,7 +144,7 @@ def segment_mask(segment_ids: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
 
 
 def time_buckets(seconds: Int[Array, "*N"]) -> Int[Array, "*N"]:
-    """Powers of two: `floor(log2(1 + seconds))`, int32 below `NUM_TIME_BUCKETS`; negative times count as 0.
+    """Buckets by powers of two, `floor(log2(1 + seconds))`: int32 below `NUM_TIME_BUCKETS`; negative times count as 0.
 
     >>> time_buckets(jnp.array([-5, 0, 1, 2, 3, 86400])).tolist()
     [0, 0, 1, 1, 2, 16]
@@ -152,13 +154,13 @@ def time_buckets(seconds: Int[Array, "*N"]) -> Int[Array, "*N"]:
 
 
 def last_columns(batch: Batch) -> Int[Array, " B"]:
-    """Column of the last real position of each row, on whichever side the padding is; 0 where all is padding."""
+    """`[B]` int32 column of each row's last real position, padding on either side; 0 for a row of padding alone."""
     columns = jnp.arange(batch.segment_ids.shape[1], dtype=jnp.int32)[None]
     return jnp.max(jnp.where(batch.segment_ids > 0, columns, 0), axis=1)
 
 
-def take_columns(x: Float[Array, "B L ..."], columns: Int[Array, " B"]) -> Float[Array, "B 1 ..."]:
-    """One column of each row.
+def take_columns(x: Shaped[Array, "B L ..."], columns: Int[Array, " B"]) -> Shaped[Array, "B 1 ..."]:
+    """One column of each row: `[B, L, ...]` of any dtype and `[B]` int32 columns to `[B, 1, ...]`.
 
     >>> take_columns(jnp.array([[1, 2, 3], [4, 5, 6]]), jnp.array([2, 0]))
     Array([[3],
@@ -168,7 +170,7 @@ def take_columns(x: Float[Array, "B L ..."], columns: Int[Array, " B"]) -> Float
 
 
 def first_and_real(batch: Batch) -> tuple[Bool[Array, "B L"], Bool[Array, "B L"]]:
-    """Where a recurrence starts afresh, at a segment's first event, and where there is an event at all."""
+    """`[B, L]` True at a segment's first event, where a recurrence starts afresh, and `[B, L]` True at real events."""
     real = batch.segment_ids > 0
     return real & (batch.positions == 0), real
 
@@ -199,7 +201,7 @@ def linear_scan(
 
 
 def split_heads(x: Float[Array, "B L D"], *, num_heads: int) -> Float[Array, "B L H d"]:
-    """The width cut into heads of equal width."""
+    """`[B, L, D]` cut into H heads of equal width, `[B, L, H, D / H]`."""
     return x.reshape(*x.shape[:2], num_heads, x.shape[2] // num_heads)
 
 
@@ -213,16 +215,21 @@ def in_causal_spans(
     site: str,
     options: dict[str, Any],
 ) -> Float[Array, "B L H d"]:
-    """An attention of queries that look at no later keys, span by span: that of a…b-1 needs no keys from b on.
+    """Causal attention in spans of queries: the span a…b-1 reads the keys before b only, which saves their products.
 
-    Many small products are slower than few large ones, so that spans are not short.
+    Spans are not short, since many small products are slower than few large ones.
 
     Args:
-      attention: called with the queries, keys and values of each span, its pairs, a site of its own and the options.
-      queries, keys, values: `[B, L, H, d]`.
-      pairs: arguments that are about pairs of them, `[B, L, L, ...]`.
+      attention: called with the queries, keys and values of each span, its part of `pairs`, a site and the options.
+      queries: `[B, L, H, d]`.
+      keys: `[B, L, H, d]`.
+      values: `[B, L, H, d]`.
+      pairs: arguments with an entry for each pair of a query and a key, `[B, L, L, ...]`.
       site: name of the call's place, for dropout.
-      options: other arguments.
+      options: the other arguments.
+
+    Returns:
+      `[B, L, H, d]`.
     """
     length = queries.shape[1]
     number = min(8, max(1, length // _SHORTEST_SPAN))
@@ -258,8 +265,8 @@ def attend(
       queries: `[B, Q, H, d]`.
       keys: `[B, K, H, d]`.
       values: `[B, K, H, d]`.
-      where: `[B, Q, K]` True where a query may look at a key; each query needs one.
-      causal: Q = K and `where` holds no later key, so that what is later need not be computed.
+      where: `[B, Q, K]` True where a query may attend to a key; each query needs one.
+      causal: Q = K and `where` is False at later keys, so that their scores need not be computed.
       dropout_rate: share of the weights set to zero.
       site: name of the call's place, for dropout.
       key: as for `dropout`.
@@ -280,7 +287,7 @@ def attend(
     exponentials = jnp.exp(scores_bhqk - largest)
     sums = jnp.sum(exponentials, axis=-1, keepdims=True)
     weights = dropout(exponentials.astype(values.dtype), rate=dropout_rate, site=site, key=key)
-    # dividing what was mixed instead of the weights saves a pass over these
+    # dividing the mixture instead of the weights saves a pass over the weights
     mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, values, preferred_element_type=jnp.float32) / sums
     return jnp.swapaxes(mixed.astype(values.dtype), 1, 2)
 
@@ -288,7 +295,7 @@ def attend(
 class SelfAttention(nnx.Module):
     """Multi-head self-attention with one product for queries, keys and values.
 
-    Called for one event of each row, it makes no keys and values of the others, and returns none.
+    With one query a row (`mask.query_columns`) it computes no keys and values, and returns None in their place.
     """
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
@@ -299,42 +306,48 @@ class SelfAttention(nnx.Module):
         self.dropout = config.attention_dropout
 
     def __call__(
-        self, x: Float[Array, "B N D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
+        self,
+        x: Float[Array, "B N D"],
+        mask: AttentionMask,
+        *,
+        update_cache: UpdateCache,
+        site: str,
+        key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "B Q D"], KeyValues | None]:
-        if sight.queries is not None:
-            return self.output(self._of_one_query(x, sight, site=site, key=key)), None
+        if mask.query_columns is not None:
+            return self.output(self._attend_one_query(x, mask, site=site, key=key)), None
         parts = jnp.split(self.queries_keys_values(x), 3, axis=-1)
         queries, keys, values = (split_heads(part, num_heads=self.num_heads) for part in parts)
-        seen = recall(KeyValues(keys, values))
-        queries = sight.of_queries(queries)
+        cached = update_cache(KeyValues(keys, values))
+        queries = mask.take_queries(queries)
         mixed = attend(
             queries,
-            *seen,
-            where=sight.where,
-            causal=sight.causal,
+            *cached,
+            where=mask.where,
+            causal=mask.causal,
             dropout_rate=self.dropout,
             site=f"{site}/weights",
             key=key,
         )
-        return self.output(mixed.reshape(*mixed.shape[:2], -1)), seen
+        return self.output(mixed.reshape(*mixed.shape[:2], -1)), cached
 
-    def _of_one_query(
-        self, x: Float[Array, "B N D"], sight: Sight, *, site: str, key: PRNGKeyArray | None
+    def _attend_one_query(
+        self, x: Float[Array, "B N D"], mask: AttentionMask, *, site: str, key: PRNGKeyArray | None
     ) -> Float[Array, "B 1 D"]:
-        """What the one event of each row that looks gets to see, without the keys and values of all events.
+        """Attention of one query a row, without computing the keys and values of all events.
 
         A score q · (K x) is (Kᵀ q) · x, and a mixture of V x is V times the mixture of x. The bias of the keys adds
-        the same to all scores of a query, which softmax does not notice.
+        the same number to all scores of a query, which cancels in the softmax.
         """
         kernels = self.queries_keys_values.kernel[...].reshape(x.shape[2], 3, self.num_heads, -1)
         of_queries, of_keys, of_values = (kernels[:, part] for part in range(3))
         biases = self.queries_keys_values.bias[...].reshape(3, self.num_heads, -1)
-        queries = jnp.einsum("bd,dhe->bhe", sight.of_queries(x)[:, 0], of_queries) + biases[None, 0]
+        queries = jnp.einsum("bd,dhe->bhe", mask.take_queries(x)[:, 0], of_queries) + biases[None, 0]
         # each head is a query of its own, as wide as x, in an attention of one head, which divides by the root of D
-        asked = jnp.einsum("bhe,dhe->bhd", queries, of_keys) * math.sqrt(self.num_heads)
-        where = jnp.broadcast_to(sight.where, (x.shape[0], self.num_heads, x.shape[1]))
+        queries = jnp.einsum("bhe,dhe->bhd", queries, of_keys) * math.sqrt(self.num_heads)
+        where = jnp.broadcast_to(mask.where, (x.shape[0], self.num_heads, x.shape[1]))
         events, site = x[:, :, None], f"{site}/weights"
-        mixed = attend(asked[:, :, None], events, events, where=where, dropout_rate=self.dropout, site=site, key=key)[
+        mixed = attend(queries[:, :, None], events, events, where=where, dropout_rate=self.dropout, site=site, key=key)[
             :, :, 0
         ]
         mixed = jnp.einsum("bhd,dhe->bhe", mixed, of_values) + biases[None, 2]
@@ -368,15 +381,21 @@ class AttentionBlock(nnx.Module):
         self.dropout = config.dropout
 
     def __call__(
-        self, x: Float[Array, "B N D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
+        self,
+        x: Float[Array, "B N D"],
+        mask: AttentionMask,
+        *,
+        update_cache: UpdateCache,
+        site: str,
+        key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "B Q D"], KeyValues | None]:
         attention_site, feed_forward_site = f"{site}/attention", f"{site}/feed_forward"
 
         y = self.attention_norm(x) if self.norm_first else x
-        y, seen = self.attention(y, sight, recall=recall, site=attention_site, key=key)
-        x = sight.of_queries(x) + dropout(y, rate=self.dropout, site=attention_site, key=key)
+        y, cached = self.attention(y, mask, update_cache=update_cache, site=attention_site, key=key)
+        x = mask.take_queries(x) + dropout(y, rate=self.dropout, site=attention_site, key=key)
         x = x if self.norm_first else self.attention_norm(x)
 
         y = self.feed_forward(self.feed_forward_norm(x) if self.norm_first else x)
         x = x + dropout(y, rate=self.dropout, site=feed_forward_site, key=key)
-        return x if self.norm_first else self.feed_forward_norm(x), seen
+        return x if self.norm_first else self.feed_forward_norm(x), cached

@@ -9,14 +9,22 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from seqrec_jax.encoders.config import Encoder, EncoderConfig
 from seqrec_jax.encoders.dropout import dropout
-from seqrec_jax.encoders.layers import KeyValues, LayerNorm, Linear, Recall, SelfAttention, Sight, embedding_init
+from seqrec_jax.encoders.layers import (
+    AttentionMask,
+    KeyValues,
+    LayerNorm,
+    Linear,
+    SelfAttention,
+    UpdateCache,
+    embedding_init,
+)
 from seqrec_jax.encoders.stack import stack_encoder
 
 
 def ligr_encoder(config: EncoderConfig) -> Encoder:
     """Gated blocks of causal self-attention and a SwiGLU layer, then a layer normalisation.
 
-    `config.norm` and `config.activation` are without effect.
+    `config.norm` and `config.activation` have no effect.
 
     Source:
       Borisyuk et al. (2025), From Features to Transformers: Redefining Ranking for Scalable Impact, for the gates;
@@ -56,13 +64,21 @@ class GatedBlock(nnx.Module):
         self.dropout = config.dropout
 
     def __call__(
-        self, x: Float[Array, "B N D"], sight: Sight, *, recall: Recall, site: str, key: PRNGKeyArray | None
+        self,
+        x: Float[Array, "B N D"],
+        mask: AttentionMask,
+        *,
+        update_cache: UpdateCache,
+        site: str,
+        key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "B Q D"], KeyValues | None]:
         attention_site, feed_forward_site = f"{site}/attention", f"{site}/feed_forward"
-        y, seen = self.attention(self.attention_norm(x), sight, recall=recall, site=attention_site, key=key)
+        y, cached = self.attention(
+            self.attention_norm(x), mask, update_cache=update_cache, site=attention_site, key=key
+        )
         y = dropout(y, rate=self.dropout, site=attention_site, key=key)
-        x = sight.of_queries(x)
+        x = mask.take_queries(x)
         x = x + jax.nn.sigmoid(self.attention_gate(x)) * y
 
         y = dropout(self.feed_forward(self.feed_forward_norm(x)), rate=self.dropout, site=feed_forward_site, key=key)
-        return x + jax.nn.sigmoid(self.feed_forward_gate(x)) * y, seen
+        return x + jax.nn.sigmoid(self.feed_forward_gate(x)) * y, cached

@@ -1,4 +1,4 @@
-"""A gated linear recurrence, one number of memory a channel, computed over a sequence by a parallel scan."""
+"""A gated linear recurrence, one number of state a channel, computed over a sequence by a parallel scan."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def linear_recurrence_encoder(config: EncoderConfig) -> Encoder:
     def encode(
         params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "B L D"]:
-        return bind(params)(event_vectors, batch, memory=None, key=key)[0]
+        return bind(params)(event_vectors, batch, cache=None, key=key)[0]
 
     def start(num_users: int, dtype: Any) -> Params:
         # float32 whatever the dtype: a channel may sum over hundreds of events
@@ -48,10 +48,10 @@ def linear_recurrence_encoder(config: EncoderConfig) -> Encoder:
         }
 
     def append(
-        params: Params, memory: Params, event_vectors: Float[Array, "B D"], batch: Batch
+        params: Params, cache: Params, event_vectors: Float[Array, "B D"], batch: Batch
     ) -> tuple[Float[Array, "B D"], Params]:
-        states, memory = bind(params)(event_vectors[:, None], batch, memory=memory, key=None)
-        return jnp.where(batch.segment_ids > 0, states[:, 0], 0.0), memory
+        states, cache = bind(params)(event_vectors[:, None], batch, cache=cache, key=None)
+        return jnp.where(batch.segment_ids > 0, states[:, 0], 0.0), cache
 
     return Encoder(init, encode, start=start, append=append)
 
@@ -141,13 +141,13 @@ class LinearRecurrenceStack(nnx.Module):
         self.norm = LayerNorm(config.width)
 
     def __call__(
-        self, x: Float[Array, "B L D"], batch: Batch, *, memory: Params | None, key: PRNGKeyArray | None
+        self, x: Float[Array, "B L D"], batch: Batch, *, cache: Params | None, key: PRNGKeyArray | None
     ) -> tuple[Float[Array, "B L D"], Params]:
-        """The states, and each block's last h; `memory` holds those before the first position, None is zeros."""
+        """The states, and each block's last h; `cache` holds those before the first position, None is zeros."""
         first, real = first_and_real(batch)
         after = {}
         for name in self.names:
-            before = None if memory is None else memory[name]
+            before = None if cache is None else cache[name]
             site = f"linear_recurrence/{name}"
             x, after[name] = getattr(self, name)(x, first=first, real=real, before=before, site=site, key=key)
         return self.norm(x), after

@@ -31,9 +31,9 @@ def mean_encoder(config: EncoderConfig) -> Encoder:
         return {name: jnp.zeros((num_users, size), jnp.float32) for name, size in sizes.items()}
 
     def append(
-        params: Params, memory: Params, event_vectors: Float[Array, "B D"], batch: Batch
+        params: Params, cache: Params, event_vectors: Float[Array, "B D"], batch: Batch
     ) -> tuple[Float[Array, "B D"], Params]:
-        total, weight = _running_sums(event_vectors[:, None], batch, decay=decay, before=memory)
+        total, weight = _running_sums(event_vectors[:, None], batch, decay=decay, before=cache)
         state = _ratio(total, weight).astype(event_vectors.dtype)
         return state[:, 0], {"total": total[:, 0], "weight": weight[:, 0]}
 

@@ -68,10 +68,10 @@ def lstm_cell(
     Returns:
       The next carry.
     """
-    _, memory = carry
+    _, cell_state = carry
     enter, forget, new, leave = jnp.split(inputs + recurrent, 4, axis=-1)
-    memory = jax.nn.sigmoid(forget) * memory + jax.nn.sigmoid(enter) * jnp.tanh(new)
-    return jax.nn.sigmoid(leave) * jnp.tanh(memory), memory
+    cell_state = jax.nn.sigmoid(forget) * cell_state + jax.nn.sigmoid(enter) * jnp.tanh(new)
+    return jax.nn.sigmoid(leave) * jnp.tanh(cell_state), cell_state
 
 
 class RecurrentLayer(nnx.Module):
@@ -140,13 +140,13 @@ class RecurrentStack(nnx.Module):
         return x
 
     def append(
-        self, x: Float[Array, "B D"], memory: dict[str, tuple[Array, ...]], batch: Batch
+        self, x: Float[Array, "B D"], cache: dict[str, tuple[Array, ...]], batch: Batch
     ) -> tuple[Float[Array, "B D"], dict[str, tuple[Array, ...]]]:
         """The state after one event more, and the layers' carries."""
         first, real = first_and_real(batch)
         after = {}
         for name in self.names:
-            after[name] = getattr(self, name).append(x, memory[name], first=first, real=real)
+            after[name] = getattr(self, name).append(x, cache[name], first=first, real=real)
             x = after[name][0]
         return x, after
 
@@ -172,7 +172,7 @@ def _recurrent_encoder(config: EncoderConfig, *, cell: Cell, num_gates: int, car
         return bind(params)(event_vectors, batch, key=key)
 
     def start(num_users: int, dtype: Any) -> Params:
-        # an array each, so that all of the memory may be donated to `append`
+        # an array each, so that the whole cache may be donated to `append`
         shape = (num_users, config.width)
         return {
             f"layer_{number}": tuple(jnp.zeros(shape, dtype) for _ in range(carry_size))
@@ -180,8 +180,8 @@ def _recurrent_encoder(config: EncoderConfig, *, cell: Cell, num_gates: int, car
         }
 
     def append(
-        params: Params, memory: Params, event_vectors: Float[Array, "B D"], batch: Batch
+        params: Params, cache: Params, event_vectors: Float[Array, "B D"], batch: Batch
     ) -> tuple[Float[Array, "B D"], Params]:
-        return bind(params).append(event_vectors, memory, batch)
+        return bind(params).append(event_vectors, cache, batch)
 
     return Encoder(init, encode, start=start, append=append)

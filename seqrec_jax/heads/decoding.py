@@ -14,14 +14,14 @@ from seqrec_jax.items.code_tree import CodeTree
 from seqrec_jax.scoring import TopK
 
 DecodeStep: TypeAlias = Callable[[Any, int, Int[Array, "B W"] | None], tuple[Float[Array, "B W S+1"], Any]]
-"""`step(memory, level, codes [B, W]) -> (logits [B, W, S+1], memory)`: of B users, the logits of a level's codes after
+"""`step(cache, level, codes [B, W]) -> (logits [B, W, S+1], cache)`: of B users, the logits of a level's codes after
 each of W beginnings. `codes` holds the last code of each beginning, or is None at level 0, where W = 1. Column 0 is no
-code. The leaves of a memory are `[B, W, ...]`."""
+code. The leaves of a cache are `[B, W, ...]`."""
 
 
 def constrained_beam_search(
     tree: CodeTree,
-    memory: Any,
+    cache: Any,
     step: DecodeStep,
     *,
     k: int,
@@ -36,7 +36,7 @@ def constrained_beam_search(
 
     Args:
       tree: of the codes of all items.
-      memory: what the decoder knows before level 0; leaves `[B, 1, ...]`.
+      cache: what the decoder knows before level 0; leaves `[B, 1, ...]`.
       step: the decoder.
       k: K, at least 1.
       num_beams: beginnings that are kept at each level, at least K.
@@ -50,7 +50,7 @@ def constrained_beam_search(
     """
     if not 1 <= k <= num_beams:
         raise ShapeError(f"a beam search needs k of at least 1 and num_beams of at least k, got {k} and {num_beams}")
-    logits, memory = step(memory, 0, None)
+    logits, cache = step(cache, 0, None)
     num_users = len(logits)
     masks = None if allowed is None else tree.allowed_nodes(_checked_allowed(tree, allowed, num_users))
     nodes, totals = jnp.zeros((num_users, 1), jnp.int32), jnp.zeros((num_users, 1), jnp.float32)
@@ -66,23 +66,23 @@ def constrained_beam_search(
         totals, chosen = jax.lax.top_k(values, min(num_beams, len(tree.codes[level]), values.shape[1]))
         nodes = jnp.take_along_axis(children.reshape(num_users, -1), chosen, axis=1)
         if level + 1 < tree.num_levels:
-            logits, memory = step(_beginnings(memory, chosen // branching), level + 1, tree.codes[level][nodes])
+            logits, cache = step(_beginnings(cache, chosen // branching), level + 1, tree.codes[level][nodes])
     item_ids = jnp.where(totals > -jnp.inf, tree.item_ids[nodes], 0)[:, :k]
     missing = ((0, 0), (0, k - item_ids.shape[1]))
     return TopK(jnp.pad(item_ids, missing), jnp.pad(totals[:, :k], missing, constant_values=-jnp.inf))
 
 
-def all_item_scores(tree: CodeTree, memory: Any, step: DecodeStep) -> Float[Array, "B V+1"]:
+def all_item_scores(tree: CodeTree, cache: Any, step: DecodeStep) -> Float[Array, "B V+1"]:
     """The log probability of every item, for catalogues of which all nodes can be visited for a user.
 
     Args:
-      tree, memory, step: as for `constrained_beam_search`.
+      tree, cache, step: as for `constrained_beam_search`.
 
     Returns:
       `[B, V+1]` float32; -inf for items without a code. The exponentials of a row sum to the share of the decoder's
       probability that lies on existing items.
     """
-    logits, memory = step(memory, 0, None)
+    logits, cache = step(cache, 0, None)
     num_users = len(logits)
     totals = jnp.zeros((num_users, 1), jnp.float32)
     for level in range(tree.num_levels):
@@ -90,8 +90,8 @@ def all_item_scores(tree: CodeTree, memory: Any, step: DecodeStep) -> Float[Arra
         totals = (_log_softmax(logits) + totals[..., None])[:, parents, codes]
         if level + 1 < tree.num_levels:
             rows = (num_users, len(codes))
-            memory = _beginnings(memory, jnp.broadcast_to(parents[None], rows))
-            logits, memory = step(memory, level + 1, jnp.broadcast_to(codes[None], rows))
+            cache = _beginnings(cache, jnp.broadcast_to(parents[None], rows))
+            logits, cache = step(cache, level + 1, jnp.broadcast_to(codes[None], rows))
     return jnp.full((num_users, tree.num_rows), -jnp.inf).at[:, tree.item_ids].set(totals)
 
 
@@ -100,9 +100,9 @@ def _log_softmax(logits: Float[Array, "B W S+1"]) -> Float[Array, "B W S+1"]:
     return jax.nn.log_softmax(logits.astype(jnp.float32).at[..., 0].set(-jnp.inf), axis=-1)
 
 
-def _beginnings(memory: Any, parents: Int[Array, "B W"]) -> Any:
+def _beginnings(cache: Any, parents: Int[Array, "B W"]) -> Any:
     """What is remembered of the beginning that each new one continues."""
-    return jax.tree.map(lambda leaf: _rows_of(leaf, parents), memory)
+    return jax.tree.map(lambda leaf: _rows_of(leaf, parents), cache)
 
 
 def _rows_of(table: Shaped[Array, "B N ..."], chosen: Int[Array, "B W ..."]) -> Shaped[Array, "B W ..."]:

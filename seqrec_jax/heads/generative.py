@@ -143,11 +143,11 @@ def make_generative_head(
     def make_step(params: Params, states: Float[Array, "B D"]) -> Any:
         embedding = params["codes"]["embedding"]
 
-        def step(memory: Any, level: int, codes: Int[Array, "B W"] | None) -> tuple[Float[Array, "B W S+1"], Any]:
+        def step(cache: Any, level: int, codes: Int[Array, "B W"] | None) -> tuple[Float[Array, "B W S+1"], Any]:
             vectors = first_vectors(params, states) if codes is None else embedding[level - 1][codes]
             rows = vectors.shape[:2]
             batch = _batch_at(jnp.full((rows[0] * rows[1], 1), level, jnp.int32))
-            flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), memory)
+            flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), cache)
             queries, flat = append(params["decoder"], flat, vectors.reshape(-1, width), batch)
             logits = (queries @ embedding[level].T).reshape(*rows, -1)
             return logits, jax.tree.map(lambda leaf: leaf.reshape(*rows, *leaf.shape[1:]), flat)

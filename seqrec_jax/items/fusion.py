@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-Fusion = Literal["sum", "concat", "gate", "cross_attention"]
+FusionKind = Literal["sum", "concat", "gate", "cross_attention"]
 Params: TypeAlias = dict[str, Any]
 
 _embedding_init = jax.nn.initializers.truncated_normal(0.02)
 
 
-def init_fusion(kind: Fusion, key: Array, *, num_parts: int, width: int) -> Params:
+def init_fusion(kind: FusionKind, key: Array, *, num_parts: int, width: int) -> Params:
     """Parameters of a fusion of so many parts; an empty dict for sum, which has none.
 
     Gates and attention start as the plain mean of the parts that an item has.
@@ -42,7 +42,7 @@ def init_fusion(kind: Fusion, key: Array, *, num_parts: int, width: int) -> Para
 
 
 def fuse(
-    kind: Fusion,
+    kind: FusionKind,
     params: Params,
     parts: Sequence[Float[Array, "*N E"]],
     present: Sequence[Bool[Array, "*N"]],

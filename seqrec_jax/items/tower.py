@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from seqrec_jax.errors import ConfigError
-from seqrec_jax.items.fusion import Fusion, fuse, init_fusion
+from seqrec_jax.items.fusion import FusionKind, fuse, init_fusion
 from seqrec_jax.items.table import ItemTable, check_item_table, has_modality, kind_of
 
 Params: TypeAlias = dict[str, Any]
@@ -51,14 +51,14 @@ class ItemTowerConfig:
     texts: tuple[str, ...] = ()
     language_model: str | None = None
     edges: tuple[str, ...] = ()
-    fusion: Fusion = "sum"
+    fusion: FusionKind = "sum"
     id_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ConfigError(f"items.width must be at least 1, got {self.width}")
-        if self.fusion not in get_args(Fusion):
-            raise ConfigError(f"items.fusion must be one of {', '.join(get_args(Fusion))}, got {self.fusion!r}")
+        if self.fusion not in get_args(FusionKind):
+            raise ConfigError(f"items.fusion must be one of {', '.join(get_args(FusionKind))}, got {self.fusion!r}")
         if not self.ids and not self.attributes and not self.features and not self.texts:
             raise ConfigError(
                 "items: ids is false and there are no attributes, features or texts: nothing tells items apart"

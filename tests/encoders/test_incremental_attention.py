@@ -46,9 +46,9 @@ def states_one_by_one(encoder: Encoder, params: dict) -> np.ndarray:
 
     @jax.jit
     def run(params: dict, vectors: jax.Array, batches: Batch) -> jax.Array:
-        def step(memory: object, now: tuple) -> tuple[object, jax.Array]:
-            states, memory = encoder.append(params, memory, *now)
-            return memory, states
+        def step(cache: object, now: tuple) -> tuple[object, jax.Array]:
+            states, cache = encoder.append(params, cache, *now)
+            return cache, states
 
         return jax.lax.scan(step, encoder.start(len(SCHEDULE), jnp.float32), (vectors, batches))[1]
 
@@ -108,9 +108,9 @@ def test_eager_vmap_and_pmap_agree() -> None:
     encoder, params = make(6, num_layers=1, **KINDS["hstu"])
     batch = jax.tree.map(lambda x: jnp.concatenate([x, x]), step_batch(2))
     vectors = jnp.asarray(np.concatenate([VECTORS[:, 2], VECTORS[:, 3]]))
-    memory = encoder.start(8, jnp.float32)
-    expected = encoder.append(params, memory, vectors, batch)
-    parts = jax.tree.map(lambda x: x.reshape(8, 1, *x.shape[1:]), (memory, vectors, batch))
+    cache = encoder.start(8, jnp.float32)
+    expected = encoder.append(params, cache, vectors, batch)
+    parts = jax.tree.map(lambda x: x.reshape(8, 1, *x.shape[1:]), (cache, vectors, batch))
     for transform in (jax.vmap, jax.pmap):
         found = jax.block_until_ready(transform(lambda *now: encoder.append(params, *now))(*parts))
         for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -122,10 +122,10 @@ def test_memory_may_be_kept_in_half_precision() -> None:
     append = jax.jit(encoder.append)
 
     def last_states(dtype: object, vectors: jax.Array, params: dict) -> jax.Array:
-        memory = encoder.start(4, dtype)
+        cache = encoder.start(4, dtype)
         for step in range(3):
-            states, memory = append(params, memory, vectors[:, step], step_batch(step))
-            assert {leaf.dtype for leaf in jax.tree.leaves(memory)} == {jnp.dtype(dtype)}
+            states, cache = append(params, cache, vectors[:, step], step_batch(step))
+            assert {leaf.dtype for leaf in jax.tree.leaves(cache)} == {jnp.dtype(dtype)}
         return states
 
     exact = last_states(jnp.float32, jnp.asarray(VECTORS), params)

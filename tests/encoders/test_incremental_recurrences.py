@@ -1,4 +1,4 @@
-"""Means and recurrences that take one event at a time, from a memory of fixed size."""
+"""Means and recurrences that take one event at a time, from a cache of fixed size."""
 
 from collections.abc import Callable
 
@@ -62,10 +62,10 @@ def test_one_by_one_equals_the_whole_with_users_at_different_positions(
     step_segments[users, steps], step_positions[users, steps] = segments, positions
     step_vectors = jnp.full((USERS, STEPS, WIDTH), 7.0, dtype).at[users, steps].set(vectors)
 
-    def step(memory: object, now: tuple[jax.Array, ...]) -> tuple[object, jax.Array]:
+    def step(cache: object, now: tuple[jax.Array, ...]) -> tuple[object, jax.Array]:
         step_vectors, *ids = now
-        states, memory = encoder.append(params, memory, step_vectors, make_batch(*(x[:, None] for x in ids)))
-        return memory, states
+        states, cache = encoder.append(params, cache, step_vectors, make_batch(*(x[:, None] for x in ids)))
+        return cache, states
 
     @jax.jit
     def run() -> jax.Array:
@@ -79,8 +79,8 @@ def test_one_by_one_equals_the_whole_with_users_at_different_positions(
 
 
 def append_from(encoder: Encoder, params: dict) -> Callable:
-    def append(memory: object, vectors: jax.Array, batch: Batch) -> tuple[jax.Array, object]:
-        return encoder.append(params, memory, vectors, batch)
+    def append(cache: object, vectors: jax.Array, batch: Batch) -> tuple[jax.Array, object]:
+        return encoder.append(params, cache, vectors, batch)
 
     return append
 
@@ -91,16 +91,16 @@ def test_an_idle_user_keeps_his_memory_and_a_new_one_forgets_it(built: tuple[Enc
     vectors = jax.random.normal(jax.random.key(5), (3, 3, WIDTH))
     column = np.ones((3, 1), np.int32)
     fresh, _ = append(encoder.start(3, jnp.float32), vectors[0], make_batch(column, 0 * column))
-    memory = encoder.start(3, jnp.float32)
+    cache = encoder.start(3, jnp.float32)
     for number in range(2):
-        states, memory = append(memory, vectors[number], make_batch(column, number * column))
+        states, cache = append(cache, vectors[number], make_batch(column, number * column))
 
-    before = jax.tree.map(jnp.copy, memory)
-    idle, kept = append(memory, vectors[2], make_batch(0 * column, 0 * column))
+    before = jax.tree.map(jnp.copy, cache)
+    idle, kept = append(cache, vectors[2], make_batch(0 * column, 0 * column))
     jax.tree.map(np.testing.assert_array_equal, kept, before)
     assert np.array_equal(idle, states) or not idle.any()
 
-    # nothing of the old memory is left, whatever it was
+    # nothing of the old cache is left, whatever it was
     spoilt = jax.tree.map(lambda x: x.at[1].set(jnp.nan), before)
     mixed, after = append(spoilt, vectors[0], make_batch(column, np.array([[2], [0], [0]])))
     np.testing.assert_allclose(mixed[1:], fresh[1:], rtol=1e-6, atol=1e-6)
@@ -113,12 +113,12 @@ def test_eager_jit_vmap_and_pmap_agree(built: tuple[Encoder, dict]) -> None:
     encoder, params = built
     append = append_from(encoder, params)
     vectors = jax.random.normal(jax.random.key(6), (16, WIDTH))
-    memory = jax.tree.map(lambda x: jax.random.uniform(jax.random.key(7), x.shape), encoder.start(16, jnp.float32))
+    cache = jax.tree.map(lambda x: jax.random.uniform(jax.random.key(7), x.shape), encoder.start(16, jnp.float32))
     batch = make_batch(np.arange(16)[:, None] % 4, np.arange(16)[:, None] % 3)
-    eager = append(memory, vectors, batch)
+    eager = append(cache, vectors, batch)
     close = lambda found, expected: np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # noqa: E731
-    jax.tree.map(close, jax.jit(append)(memory, vectors, batch), eager)
-    parts = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), (memory, vectors, batch))
+    jax.tree.map(close, jax.jit(append)(cache, vectors, batch), eager)
+    parts = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), (cache, vectors, batch))
     for transform in (jax.vmap, jax.pmap):
         found = jax.block_until_ready(transform(append)(*parts))
         jax.tree.map(lambda x, expected: close(x.reshape(expected.shape), expected), found, eager)
@@ -131,11 +131,11 @@ def test_a_mean_in_half_precision_counts_beyond_256(half_life: float | None) -> 
     weights = (1.0 if half_life is None else 0.5 ** (1 / half_life)) ** np.arange(799, -1, -1)
     expected = (weights * np.asarray(values, np.float64)).sum() / weights.sum()
 
-    def step(memory: object, now: tuple[jax.Array, jax.Array]) -> tuple[object, jax.Array]:
+    def step(cache: object, now: tuple[jax.Array, jax.Array]) -> tuple[object, jax.Array]:
         value, position = now
         batch = make_batch(np.ones((1, 1), np.int32), position.reshape(1, 1))
-        state, memory = encoder.append({}, memory, value.reshape(1, 1), batch)
-        return memory, state
+        state, cache = encoder.append({}, cache, value.reshape(1, 1), batch)
+        return cache, state
 
     start = encoder.start(1, jnp.bfloat16)
     states = jax.lax.scan(step, start, (values, jnp.arange(800, dtype=jnp.int32)))[1]

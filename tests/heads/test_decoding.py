@@ -17,10 +17,10 @@ NUM_CODES, NUM_LEVELS, NUM_USERS = 5, 3, 4
 def table_step(tables):
     """A decoder that looks up its logits `tables[level]`, `[B, S+1, ..., S+1]`, by the codes so far."""
 
-    def step(memory, level, codes):
+    def step(cache, level, codes):
         size = tables[level].shape[-1]
-        beginnings = memory if codes is None else memory * size + codes
-        rows = tables[level].reshape(len(memory), -1, size)
+        beginnings = cache if codes is None else cache * size + codes
+        rows = tables[level].reshape(len(cache), -1, size)
         return jnp.take_along_axis(rows, beginnings[..., None], axis=1), beginnings
 
     return step
@@ -36,13 +36,13 @@ def random_decoder(seed=0):
 
 
 def search(codes, tables, **options):
-    tree, memory = make_code_tree(codes), jnp.zeros((len(tables[0]), 1), jnp.int32)
-    return jax.jit(lambda memory: constrained_beam_search(tree, memory, table_step(tables), **options))(memory)
+    tree, cache = make_code_tree(codes), jnp.zeros((len(tables[0]), 1), jnp.int32)
+    return jax.jit(lambda cache: constrained_beam_search(tree, cache, table_step(tables), **options))(cache)
 
 
 def all_scores(codes, tables):
-    tree, memory = make_code_tree(codes), jnp.zeros((len(tables[0]), 1), jnp.int32)
-    return jax.jit(lambda memory: all_item_scores(tree, memory, table_step(tables)))(memory)
+    tree, cache = make_code_tree(codes), jnp.zeros((len(tables[0]), 1), jnp.int32)
+    return jax.jit(lambda cache: all_item_scores(tree, cache, table_step(tables)))(cache)
 
 
 def random_codes(num_items=40, seed=1):

@@ -20,7 +20,7 @@ TEXTS_AT_ONCE = 256
 """Texts whose hidden states are held at a time; the gradient computes them anew."""
 
 
-class TextModel(NamedTuple):
+class PretrainedTextModel(NamedTuple):
     """A language model as pure functions.
 
     Attributes:
@@ -36,7 +36,7 @@ class TextModel(NamedTuple):
     vectors: Callable[[Params, jax.Array], jax.Array]
 
 
-def make_text_model(directory: str | Path) -> TextModel:
+def make_text_model(directory: str | Path) -> PretrainedTextModel:
     """The language model of a directory in the Hugging Face layout, without its weights.
 
     Raises:
@@ -61,7 +61,7 @@ def make_text_model(directory: str | Path) -> TextModel:
             found = found.reshape(-1, config.width)[:number]
         return found.reshape(*tokens.shape[:-1], config.width)
 
-    return TextModel(
+    return PretrainedTextModel(
         width=config.width,
         init=lambda key: init_weights(config, key),
         pretrained=lambda: read_weights(directory, config, put=on_host).params,
