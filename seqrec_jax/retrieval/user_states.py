@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from seqrec_jax.data.batches import device_seconds
-from seqrec_jax.model import Event, Memory
+from seqrec_jax.model import Event, EventCache
 from seqrec_jax.retrieval.encoding import HistoryEncoder
 from seqrec_jax.types import ArrayLike
 
@@ -16,7 +16,9 @@ from seqrec_jax.types import ArrayLike
 class UserStates:
     """Starts users without events and appends one event at a time; `Recommender.user_states` has one.
 
-    The v_x after n events is that of the same n events encoded at once, up to the last bits.
+    Up to `encoder.max_length` events, the v_x after n events equals that of the same n events encoded at once, up to the
+    last bits. Beyond that, a recurrence still equals the whole history encoded at once; attention depends on the last
+    `max_length` events, and through its cached keys and values on older ones (see `SequenceModel.append`).
     """
 
     def __init__(self, encoder: HistoryEncoder):
@@ -24,8 +26,8 @@ class UserStates:
         self._encoder = encoder
         self._append = jax.jit(encoder.model.append)
 
-    def start(self, num_users: int) -> Memory:
-        """The memory of U users without events.
+    def start(self, num_users: int) -> EventCache:
+        """The cache of U users without events.
 
         Raises:
           ConfigError: a model to which events cannot be appended, since it predicts masked events or counts positions
@@ -35,26 +37,26 @@ class UserStates:
 
     def append(
         self,
-        memory: Memory,
+        cache: EventCache,
         item_ids: Int[ArrayLike, " U"],
         *,
         behaviors: Int[ArrayLike, " U"] | None = None,
         timestamps: Int[np.ndarray, " U"] | None = None,
         query_words: Int[ArrayLike, "U W"] | None = None,
         where: Bool[ArrayLike, " U"] | None = None,
-    ) -> tuple[Float[Array, "U D"], Memory]:
-        """The user vectors and the memory after one more event of each user.
+    ) -> tuple[Float[Array, "U D"], EventCache]:
+        """The user vectors and the cache after one more event of each user.
 
         Args:
-          memory: of the same U users, from `start` or the last `append`.
+          cache: of the same U users, from `start` or the last `append`.
           item_ids: `[U]` item numbers, 0 = an event without item, such as a search.
           behaviors: `[U]` codes; None means 0.
           timestamps: `[U]` int64 seconds UTC; None means the time of the dataset's first event.
           query_words: `[U, W]` words of the events' queries, see `data.queries.query_words`; None for no queries.
-          where: `[U]` True for users who have an event; None means all. The others' memory stays.
+          where: `[U]` True for users who have an event; None means all. The cache of the others does not change.
 
         Returns:
-          `[U, D]` float32 v_x, of no meaning for users without any event, and the memory.
+          `[U, D]` float32 v_x, meaningless for users without any event, and the cache.
 
         Raises:
           DataError: times that do not fit int32 seconds.
@@ -71,4 +73,4 @@ class UserStates:
             ),
             query_words=None if query_words is None else jnp.asarray(query_words, jnp.int32),
         )
-        return self._append(encoder.params, encoder.item_table, memory, event, v_y=encoder.v_y)
+        return self._append(encoder.params, encoder.item_table, cache, event, v_y=encoder.v_y)

@@ -180,7 +180,7 @@ def test_dropout_needs_a_key_and_follows_it(name: str) -> None:
         ({"feed_forward_multiple": 0.0}, "feed_forward_multiple"),
         ({"norm": "middle"}, "pre, post"),
         ({"activation": "tanh"}, "gelu, relu"),
-        ({"kind": "mean", "recency_half_life": 0.0}, "above 0"),
+        ({"kind": "mean", "recency_half_life": 0.0}, "greater than 0"),
         ({"kind": "gru", "recency_half_life": 2.0}, "belongs to kind 'mean'"),
         ({"kind": "gru", "language_model": "minilm"}, "no other kind takes one"),
         ({"kind": "language"}, "language or text needs a language model's directory"),
