@@ -16,9 +16,9 @@ from seqrec_jax.types import ArrayLike
 class UserStates:
     """Starts users without events and appends one event at a time; `Recommender.user_states` has one.
 
-    Up to `encoder.max_length` events, the v_x after n events equals that of the same n events encoded at once, up to the
-    last bits. Beyond that, a recurrence still equals the whole history encoded at once; attention depends on the last
-    `max_length` events, and through its cached keys and values on older ones (see `SequenceModel.append`).
+    Up to `encoder.max_length` events, the v_x after n events equals that of the same n events encoded at once, up
+    to the last bits. Beyond that, a recurrence still equals the whole history encoded at once; attention depends on
+    the last `max_length` events, and through its cached keys and values on older ones (see `SequenceModel.append`).
     """
 
     def __init__(self, encoder: HistoryEncoder):
