@@ -10,6 +10,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 import posixpath
 import re
 from collections.abc import Iterator
@@ -127,6 +128,7 @@ def _verbs() -> Iterator[str]:
     """What `seqrec <verb> --help` says, for every verb."""
     from seqrec_jax import cli
 
+    os.environ["COLUMNS"] = "96"  # the width of the help
     for verb in cli.VERBS:
         with contextlib.redirect_stdout(io.StringIO()) as shown:
             cli.run([verb, "--help"])
