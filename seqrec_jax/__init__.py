@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         fit_head,
         join,
         prepare,
+        recommend,
         train,
     )
     from seqrec_jax.retrieval import Recommender
@@ -51,6 +52,7 @@ __all__ = [
     "negatives",
     "parse_config",
     "prepare",
+    "recommend",
     "scoring",
     "statistics",
     "train",

@@ -1,10 +1,10 @@
-"""An experiment's whole configuration: one section for each room that it touches."""
+"""The whole configuration of an experiment: one section for each room."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Annotated
 
 from seqrec_jax.data.attributes import AttributeConfig
 from seqrec_jax.data.cleaning import CleaningConfig
@@ -16,29 +16,29 @@ from seqrec_jax.data.timestamps import TimestampUnit
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.model import ModelConfig
+from seqrec_jax.settings import Interval, check_fields
 from seqrec_jax.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Texts of items that a frozen language model makes a feature of; the feature is called text.
+    """Texts of items, encoded by a frozen language model as a feature with the name text.
 
     Attributes:
-      columns: of the item table, joined in this order; none switches it off.
+      columns: columns of the item table whose texts are joined in this order; none for no texts.
       model: directory of the language model in the Hugging Face layout.
       cache: directory where vectors are kept by the content of texts and model; None keeps none.
-      tokens: so many tokens of each text are kept instead of its vector, for `model.items.texts` or an encoder of
-        kind text, where the language model is trained with all else; 0 keeps vectors.
+      tokens: number of tokens of each text that are kept instead of its vector, for `model.items.texts` or an encoder
+        of kind text, whose language model is trained with the rest; 0 keeps vectors.
     """
 
     columns: tuple[str, ...] = ()
     model: str | None = None
     cache: str | None = "data/text_vectors"
-    tokens: int = 0
+    tokens: Annotated[int, Interval("[0, inf)")] = 0
 
     def __post_init__(self) -> None:
-        if self.tokens < 0:
-            raise ConfigError(f"data.items.text.tokens must be at least 0, got {self.tokens}")
+        check_fields(self, "data.items.text")
         if bool(self.columns) != (self.model is not None):
             raise ConfigError("data.items.text needs both the columns to encode and the model that encodes them")
 
@@ -48,15 +48,15 @@ class ItemsConfig:
     """What describes the items.
 
     Attributes:
-      path: their table: CSV, TSV, JSON lines or Parquet; None where there is none, or where the reader brings it.
+      path: file of the item table: CSV, TSV, JSON lines or Parquet; None for no table, or for that of the reader.
       item_id: the column with the raw item id, in the table and in files of features.
       features: name of a modality (picture, sound, …) to a Parquet or NPZ file with its vectors by raw item id.
-      text: columns that are encoded by a language model.
+      text: columns to encode by a language model.
       edges: name of a relation (complement, substitute, …) to a file with two columns of raw item ids, or to a column
         of the item table with lists of them.
-      max_neighbors: of an item in each relation; the first ones are kept.
-      shared_pairs: what becomes of a pair that is in several relations, such as a substitute that is a complement as
-        well: error, kept in all of them, or dropped from all of them.
+      max_neighbors: most neighbours of an item in each relation; the first ones are kept.
+      shared_pairs: the treatment of a pair in several relations, such as a substitute that is also a complement:
+        error, kept in all of them, or dropped from all of them.
       parents: column of a tree to a file with two columns, a place and the place above it; the column's values are
         then written as paths, as data.attributes.paths takes them.
     """
@@ -66,22 +66,17 @@ class ItemsConfig:
     features: Mapping[str, str] = field(default_factory=dict)
     text: TextConfig = field(default_factory=TextConfig)
     edges: Mapping[str, str] = field(default_factory=dict)
-    max_neighbors: int = 16
+    max_neighbors: Annotated[int, Interval("[1, inf)")] = 16
     shared_pairs: SharedPairs = "error"
     parents: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.max_neighbors < 1:
-            raise ConfigError(f"data.items.max_neighbors must be at least 1, got {self.max_neighbors}")
-        if self.shared_pairs not in get_args(SharedPairs):
-            raise ConfigError(
-                f"data.items.shared_pairs must be one of {', '.join(get_args(SharedPairs))}, got {self.shared_pairs!r}"
-            )
+        check_fields(self, "data.items")
         names = [*self.features, *(["text"] if self.text.columns else []), *self.edges]
         if doubled := {name for name in names if names.count(name) > 1}:
-            raise ConfigError(f"data.items calls two features or relations {min(doubled)!r}; rename one")
+            raise ConfigError(f"data.items has two features or relations of the name {min(doubled)!r}; rename one")
         if wrong := [name for name in names if not name or "/" in name or name == "ids"]:
-            raise ConfigError(f"data.items cannot call a feature or relation {wrong[0]!r}; take another name")
+            raise ConfigError(f"a feature or relation of data.items cannot have the name {wrong[0]!r}; take another")
 
 
 @dataclass(frozen=True)
@@ -90,20 +85,19 @@ class DataConfig:
 
     Attributes:
       source: the log's file, or the folder or file of a public data set.
-      reader: name of a public data set's reader (then source is where it lies), or simulator; None reads `source`
-        by `columns`.
+      reader: the reader of a public data set, whose place is `source`, or simulator; None reads `source` by `columns`.
       columns: the log's own column names.
-      separator: between the values of a text file; None goes by the file's ending.
-      timestamp_unit: of numeric times.
-      items: table of items and what else describes them; a column `title` is shown in lists, and `available_from` (a
-        time) says from when an item can be recommended, where the first event of the item would say too late.
+      separator: character between the values of a text file; None takes that of the file's ending.
+      timestamp_unit: unit of numeric times.
+      items: the item table and other descriptions of items. Its column `title` is shown in lists; its column
+        `available_from` (a time) is when an item can first be recommended, if that is before its first event.
       attributes: columns of the item table that a model may use.
-      cleaning: what counts as a clean event.
+      cleaning: which events are dropped.
       split: how the log is split.
       shop: the simulated shop, for reader simulator.
-      shop_seed: its seed.
+      shop_seed: seed of the simulated shop.
       vocabulary_from: a prepared dataset or run whose item numbers are kept, so that its checkpoint can be continued.
-      directory: where the prepared dataset goes; None means data/<name>.
+      directory: directory of the prepared dataset; None for data/<name>.
     """
 
     source: str | None = None
@@ -135,11 +129,11 @@ class ExperimentConfig:
     """From a log to a report.
 
     Attributes:
-      name: of the run; it goes to runs/<name>.
+      name: name of the run, which is written to runs/<name>.
       data: the log and its preparation.
       model: the sequence model.
-      training: how it is trained.
-      evaluation: how it is judged.
+      training: the objective, the optimizer and the length of training.
+      evaluation: the protocol.
     """
 
     name: str = "run"

@@ -1,35 +1,38 @@
-"""The main job step by step, each a function of a configuration or a run: prepare, train, evaluate, compare, export."""
+"""One function for each verb of the command line, from a configuration or a run to files and values."""
 
 from __future__ import annotations
 
 from seqrec_jax.pipeline.backtesting import backtest
-from seqrec_jax.pipeline.cases import case_options, cases_of, ceiling, known_events, references
+from seqrec_jax.pipeline.cases import case_options, cases_of, known_events, oracle, references
 from seqrec_jax.pipeline.decoders import DecoderReport, RunDecoder, fit_decoder
-from seqrec_jax.pipeline.exporting import embed, user_histories, write_table
+from seqrec_jax.pipeline.exporting import VectorFiles, embed, write_table
 from seqrec_jax.pipeline.growing import add_items, read_new_items
 from seqrec_jax.pipeline.heads import HeadReport, RunHead, fit_head, label_examples
 from seqrec_jax.pipeline.joining import join, join_datasets
-from seqrec_jax.pipeline.judging import compare, evaluate
-from seqrec_jax.pipeline.preparing import prepare, prepared_text, read_source
-from seqrec_jax.pipeline.saved import compare_saved, compare_saved_runs
+from seqrec_jax.pipeline.judging import Evaluated, compare, evaluate
+from seqrec_jax.pipeline.preparing import prepare, read_source
+from seqrec_jax.pipeline.recommending import recommend, user_histories
+from seqrec_jax.pipeline.saved import ComparedSaved, compare_saved
 from seqrec_jax.pipeline.starting import build_model, start_model, transfer_params, warm_start_params
-from seqrec_jax.pipeline.training import behavior_weights, median_speed, train
+from seqrec_jax.pipeline.training import Trained, behavior_weights, median_speed, train
 
 __all__ = [
+    "ComparedSaved",
     "DecoderReport",
+    "Evaluated",
     "HeadReport",
     "RunDecoder",
     "RunHead",
+    "Trained",
+    "VectorFiles",
     "add_items",
     "backtest",
     "behavior_weights",
     "build_model",
     "case_options",
     "cases_of",
-    "ceiling",
     "compare",
     "compare_saved",
-    "compare_saved_runs",
     "embed",
     "evaluate",
     "fit_decoder",
@@ -39,10 +42,11 @@ __all__ = [
     "known_events",
     "label_examples",
     "median_speed",
+    "oracle",
     "prepare",
-    "prepared_text",
     "read_new_items",
     "read_source",
+    "recommend",
     "references",
     "start_model",
     "train",

@@ -1,4 +1,4 @@
-"""What is asked of a prepared dataset at a stage: cases, what was known then, and the systems that any report shows."""
+"""The evaluation cases of a prepared dataset at a stage, the events known then, and the systems of every report."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ from seqrec_jax.settings import parse_config
 
 
 def cases_of(dataset: Dataset, config: EvaluationConfig) -> EvaluationCases:
-    """Whom an evaluation under this protocol asks what.
+    """The evaluation cases (users, histories, targets, candidates) that a protocol selects.
 
     Raises:
-      DataError: nobody is left to evaluate, or an item's `available_from` that is no time.
+      DataError: no user is left to evaluate, or an item's `available_from` that is no time.
       ConfigError: gains for a behaviour that the log does not have.
     """
     return evaluation_cases(dataset.sequences, dataset.split, stage=config.stage, **case_options(config, dataset))
 
 
 def case_options(config: EvaluationConfig, dataset: Dataset) -> dict[str, Any]:
-    """What `evaluation_cases` takes besides sequences, split and stage."""
+    """The keyword arguments of `evaluation_cases` besides the stage.
+
+    Raises:
+      DataError: an item's `available_from` that is no time.
+      ConfigError: gains for a behaviour that the log does not have.
+    """
     return {
         "num_items": dataset.num_items,
         "available_from": available_from(dataset.items),
@@ -42,7 +47,7 @@ def case_options(config: EvaluationConfig, dataset: Dataset) -> dict[str, Any]:
 
 
 def _gains(config: EvaluationConfig, dataset: Dataset) -> np.ndarray | None:
-    """`[H]` what a target of each behaviour is worth, 1 where none is named; None without gains."""
+    """`[H]` float32 gain of a target of each behaviour, 1 where none is named; None without gains."""
     if not config.gains:
         return None
     if unknown := set(config.gains) - set(dataset.behaviors):
@@ -51,7 +56,7 @@ def _gains(config: EvaluationConfig, dataset: Dataset) -> np.ndarray | None:
 
 
 def known_events(dataset: Dataset, stage: str) -> Sequences:
-    """The events that a shop would know at a stage: baselines get them all, also those that only validate."""
+    """The events that are known at a stage, those of the validation part included: the baselines are made from them."""
     known = dataset.split.parts == TRAIN
     if stage == "test" and dataset.split.config.rule in ("leave_one_out", "global_timeline"):
         known |= dataset.split.parts == VALIDATION
@@ -62,22 +67,22 @@ def references(dataset: Dataset, config: EvaluationConfig) -> list[Contender]:
     """Baselines, and the simulated shop's optimum where it is exact."""
     known = known_events(dataset, config.stage)
     rankers = baseline_rankers(known, num_items=dataset.num_items, time_kind=dataset.time_kind)
-    optimum = ceiling(dataset, config)
+    optimum = oracle(dataset, config)
     return [
         *(Contender(ranker, "baseline") for ranker in rankers),
         *([Contender(optimum, "ceiling")] if optimum is not None else []),
     ]
 
 
-def ceiling(dataset: Dataset, config: EvaluationConfig) -> FunctionRanker | None:
-    """The simulated shop's own optimum, where it is exact: the next event of any behaviour, from all before it."""
+def oracle(dataset: Dataset, config: EvaluationConfig) -> FunctionRanker | None:
+    """The simulated shop's optimum as a ranker, for the next event of any behaviour; None where it is not exact."""
     if dataset.source.get("reader") != "simulator" or config.targets != "next":
         return None
     if dataset.split.config.rule in ("item_holdout", "random_ratio"):
         return None
     if dataset.sequences.query_ids is not None and dataset.split.config.rule == "global_timeline":
-        return None  # a search may come between the cut and what is asked, which the filter would take for none
-    # a timeline tells besides that no event came between the history and the cut
+        return None  # a search may come between the cut and the target, which the filter would take for none
+    # with a timeline, no event came between the history and the cut
     after = dataset.split.cuts.get(f"{config.stage}_start")
     if dataset.split.config.target_behaviors or sum((dataset.cleaning or {}).get("dropped", {}).values()):
         return None

@@ -18,7 +18,7 @@ import pandas as pd
 from jaxtyping import Array, Bool, Float, Int
 
 from seqrec_jax.config import ExperimentConfig
-from seqrec_jax.data.dataset import Dataset, read_dataset
+from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.moments import histories_before_events
 from seqrec_jax.data.rankers import SeenItems
 from seqrec_jax.data.sequences import Sequences
@@ -30,10 +30,9 @@ from seqrec_jax.heads import GenerativeHead, GenerativeHeadConfig, decoder_fitti
 from seqrec_jax.heads.decoder_fitting import DecoderTrainingConfig, FittedDecoder, Targets, catalogue_codes
 from seqrec_jax.items.semantic_ids import SemanticIdReport, semantic_id_report
 from seqrec_jax.pipeline.cases import cases_of
-from seqrec_jax.pipeline.head_files import check_name, read_beside, recommender_at, write_beside
 from seqrec_jax.pipeline.training import behavior_weights
 from seqrec_jax.retrieval import Recommendations, Recommender
-from seqrec_jax.runs.run import read_run
+from seqrec_jax.runs import Run, check_name, read_artifact, write_artifact
 from seqrec_jax.scoring import TopK
 from seqrec_jax.settings import parse_config
 
@@ -100,13 +99,15 @@ class RunDecoder:
         self._generate = jax.jit(head.generate, static_argnames=("k", "num_beams"))
 
     @classmethod
-    def load(cls, run: str | Path, name: str = "decoder") -> RunDecoder:
+    def load(cls, run: str | Path | Run, name: str = "decoder") -> RunDecoder:
         """The decoder of that name of a run, over the checkpoint that it was fitted on.
 
         Raises:
           CheckpointError: no run, no such decoder, one of another schema version or of other parameters of the run.
         """
-        recommender, params, facts = read_beside(run, "decoder", name)
+        run = Run.open(run)
+        params, facts, step = read_artifact(run, "decoder", name)
+        recommender = Recommender.load(run, step=step)
         codes = params.pop("codes_of_items")
         params.setdefault("decoder", {})  # of mean pooling, which has no parameters
         return cls(recommender, params, codes, parse_config(DecoderTrainingConfig, values=facts["fitting"]), name=name)
@@ -193,13 +194,13 @@ class RunDecoder:
 
 
 def fit_decoder(
-    run: str | Path,
+    run: str | Path | Run,
     *,
     name: str = "decoder",
     feature: str | None = None,
     config: DecoderTrainingConfig | None = None,
     step: int | None = None,
-    dataset: Dataset | None = None,
+    dataset: str | Path | Dataset | None = None,
 ) -> DecoderReport:
     """Make codes of a run's items, fit a decoder of them to its training events, and write it beside the checkpoint.
 
@@ -209,12 +210,12 @@ def fit_decoder(
     validation decides when to stop.
 
     Args:
-      run: a run's directory.
+      run: the run or its directory.
       name: of the decoder; one of the same name is replaced.
       feature: whose vectors become codes, such as text; None takes v_y.
       config: how it is fitted; None for the defaults.
       step: of the checkpoint; None takes the best by validation.
-      dataset: the run's, where it is at hand; None reads it.
+      dataset: another prepared dataset over the same items, or its directory; None for the run's own.
 
     Raises:
       CheckpointError: no run, no whole checkpoint, or a file that cannot be written.
@@ -224,13 +225,11 @@ def fit_decoder(
     """
     config = config or DecoderTrainingConfig()
     check_name(name, kind="decoder")
-    recommender, step = recommender_at(run, step)
-    settings, facts, items = read_run(run)
-    experiment = parse_config(ExperimentConfig, values=settings)
-    if dataset is None:
-        dataset = read_dataset(facts["directory"], fingerprint=facts["fingerprint"])
+    run = Run.open(run)
+    recommender, dataset = Recommender.load(run, step=step), run.dataset(dataset)
+    experiment = run.section("", ExperimentConfig)
     vectors = _vectors(recommender, feature)
-    known = np.concatenate([[False], items["training_events"].to_numpy() > 0])
+    known = np.concatenate([[False], run.items["training_events"].to_numpy() > 0])
     there = (vectors != 0).any(axis=1)
     key = jax.random.key(config.seed)
     semantic = catalogue_codes(jnp.asarray(vectors), known, config=config.codes, key=key, where=there)
@@ -243,7 +242,7 @@ def fit_decoder(
     codes = semantic_id_report(semantic, jnp.asarray(vectors))
     new = int((semantic.codes[:, 0] > 0)[~known].sum())
     notes = [
-        f"{codes.num_items:,} of {len(items):,} items have codes, {new:,} of them not seen in training",
+        f"{codes.num_items:,} of {len(run.items):,} items have codes, {new:,} of them not seen in training",
         f"{codes.colliding_items:,} share all codes but the last with another, at most {codes.largest_collision:,}; "
         f"the levels before it leave {codes.errors[-1]:.0%} of the vectors",
         f"{count:,} training events to foretell{'' if count <= MAX_TARGETS else f', {MAX_TARGETS:,} of them drawn'}, "
@@ -251,7 +250,7 @@ def fit_decoder(
     ]
     written = {"fitting": asdict(config), "feature": feature, "losses": fitted.losses}
     arrays = {**fitted.params, "codes_of_items": semantic.codes}
-    path = write_beside(run, "decoder", name, arrays, recommender=recommender, step=step, facts=written)
+    path = write_artifact(run, "decoder", name, arrays, step=step, facts=written)
     decoder = RunDecoder(recommender, fitted.params, semantic.codes, config, name=name)
     return DecoderReport(path, decoder, fitted, codes, notes)
 

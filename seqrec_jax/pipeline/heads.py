@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
-from seqrec_jax.data.dataset import Dataset, read_dataset
+from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.files import check_columns
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
@@ -30,7 +30,6 @@ from seqrec_jax.heads import (
     rank_by_expected_value,
 )
 from seqrec_jax.heads.fitting import Examples, FittedHead, HeadKind, HeadTrainingConfig, head_logits
-from seqrec_jax.pipeline.head_files import check_name, read_beside, recommender_at, write_beside
 from seqrec_jax.pipeline.labelled_rows import (
     NUM_TIMES,
     item_numbers,
@@ -39,7 +38,7 @@ from seqrec_jax.pipeline.labelled_rows import (
     with_time_since,
 )
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.runs.run import read_run
+from seqrec_jax.runs import Run, check_name, read_artifact, write_artifact
 
 
 class HeadReport(NamedTuple):
@@ -92,15 +91,16 @@ class RunHead:
         self._head = make_classifier_head(config)
 
     @classmethod
-    def load(cls, run: str | Path, name: str = "click") -> RunHead:
+    def load(cls, run: str | Path | Run, name: str = "click") -> RunHead:
         """The head of that name of a run, over the checkpoint that it was fitted on.
 
         Raises:
           CheckpointError: no run, no such head, one of another schema version or of other parameters of the run.
         """
-        recommender, params, facts = read_beside(run, "head", name)
+        run = Run.open(run)
+        params, facts, step = read_artifact(run, "head", name)
         return cls(
-            recommender,
+            Recommender.load(run, step=step),
             params,
             ClassifierHeadConfig(**facts["head"]),
             kind=facts["kind"],
@@ -235,7 +235,7 @@ class RunHead:
 
 
 def fit_head(
-    run: str | Path,
+    run: str | Path | Run,
     rows: pd.DataFrame,
     *,
     name: str = "click",
@@ -243,7 +243,7 @@ def fit_head(
     conversion: str | None = None,
     config: HeadTrainingConfig | None = None,
     step: int | None = None,
-    dataset: Dataset | None = None,
+    dataset: str | Path | Dataset | None = None,
 ) -> HeadReport:
     """Fit a head to labelled rows, calibrate it, and write it beside the run's checkpoint.
 
@@ -256,14 +256,14 @@ def fit_head(
     latest fifth validates.
 
     Args:
-      run: a run's directory.
+      run: the run or its directory.
       rows: the labelled rows.
       name: of the head; one of the same name is replaced.
       label: the column with the label.
       conversion: the column that tells whether a conversion followed, 0 or 1; the label is then a click.
       config: how it is fitted; None for the defaults.
       step: of the checkpoint; None takes the best by validation.
-      dataset: the run's, where it is at hand; None reads it.
+      dataset: another prepared dataset over the same items, or its directory; None for the run's own.
 
     Raises:
       CheckpointError: no run, no whole checkpoint, or a file that cannot be written.
@@ -273,10 +273,8 @@ def fit_head(
     """
     config = config or HeadTrainingConfig()
     check_name(name, kind="head")
-    recommender, step = recommender_at(run, step)
-    if dataset is None:
-        facts = read_run(run)[1]
-        dataset = read_dataset(facts["directory"], fingerprint=facts["fingerprint"])
+    run = Run.open(run)
+    recommender, dataset = Recommender.load(run, step=step), run.dataset(dataset)
     examples, times, states, classes, notes = labelled_examples(
         recommender, dataset, rows, label=label, conversion=conversion, since_last=config.since_last
     )
@@ -311,7 +309,7 @@ def fit_head(
         "label": label,
         "conversion": conversion,
     }
-    path = write_beside(run, "head", name, fitted.params, recommender=recommender, step=step, facts=written)
+    path = write_artifact(run, "head", name, fitted.params, step=step, facts=written)
     head = RunHead(
         recommender,
         fitted.params,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import pandas as pd
 from jax.sharding import Mesh
 
-from seqrec_jax.data.dataset import Dataset, read_dataset
+from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
-from seqrec_jax.errors import CheckpointError, ConfigError
+from seqrec_jax.errors import ConfigError
 from seqrec_jax.evaluation import summary
 from seqrec_jax.evaluation.judging import judge_lists, mean_of_users
 from seqrec_jax.evaluation.lists import match_lists, read_lists
@@ -23,34 +22,45 @@ from seqrec_jax.evaluation.summary import Contender, Evaluation
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.pipeline.cases import cases_of, references
 from seqrec_jax.pipeline.decoders import RunDecoder, judged_decoder
-from seqrec_jax.pipeline.starting import check_behaviors
 from seqrec_jax.pipeline.training import median_speed
 from seqrec_jax.pipeline.writing import make_folder, write_evaluation
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.runs.run import read_run
+from seqrec_jax.runs import Run
 from seqrec_jax.settings import config_dict
-from seqrec_jax.training.log import read_log
+from seqrec_jax.training.config import LossConfig
+
+
+class Evaluated(NamedTuple):
+    """An evaluation that was written.
+
+    Attributes:
+      evaluation: figures, per-user values and lists.
+      no_report: why `report.html` was not written, such as a missing extra; None where it was.
+    """
+
+    evaluation: Evaluation
+    no_report: str | None
 
 
 def evaluate(
-    run: str | Path,
-    config: EvaluationConfig,
+    run: str | Path | Run,
+    config: EvaluationConfig | None = None,
     *,
-    dataset: str | Path | None = None,
+    dataset: str | Path | Dataset | None = None,
     step: int | None = None,
-    lists: Sequence[str] = (),
+    lists: Mapping[str, str | Path] | None = None,
     decoders: Sequence[str] = (),
-) -> tuple[Evaluation, str | None]:
+) -> Evaluated:
     """Judge a run's checkpoint, its decoders, the baselines and lists of other systems.
 
     Writes `metrics.json`, `per_user.parquet` and `report.html` into the run's directory.
 
     Args:
-      run: the run's directory.
-      config: the protocol.
-      dataset: another prepared dataset over the same vocabulary; None for the run's own.
-      step: of the checkpoint; None for the best.
-      lists: `name=path` of files with other systems' lists, see `read_lists`.
+      run: the run or its directory.
+      config: the protocol; None for the one that the run was made with.
+      dataset: another prepared dataset over the same items, or its directory; None for the run's own.
+      step: of the checkpoint; None for the best by validation.
+      lists: name of another system to a file with its lists, see `read_lists`.
       decoders: names of decoders of the run, see `fit_decoder`.
 
     Returns:
@@ -58,45 +68,46 @@ def evaluate(
 
     Raises:
       CheckpointError: no run or decoder, a checkpoint over another vocabulary, or a place that cannot be written.
-      DataError: the dataset is missing, was changed, or has nobody to evaluate; or lists that cannot be matched.
+      DataError: the dataset is missing, was changed, or has no user to evaluate; or lists that cannot be matched.
     """
-    run = Path(run)
-    settings, judged_on = _run_and_dataset(run, dataset)
+    run = Run.open(run)
+    config = config or run.section("evaluation", EvaluationConfig)
+    judged_on = _dataset_of(run, dataset)
     mesh = _mesh_of(config)
     recommender = _on_mesh(Recommender.load(run, step=step), mesh)
     cases = cases_of(judged_on, config)
-    others, notes = _judged_lists(lists, judged_on, cases, config)
+    others, notes = _judged_lists(lists or {}, judged_on, cases, config)
     decoded = [Contender(judged_decoder(RunDecoder.load(run, name), cases, config), "other") for name in decoders]
     contenders = [Contender(recommender, "model"), *decoded, *others, *references(judged_on, config)]
     evaluation = summary.evaluate(contenders, judged_on, cases, config=config, mesh=mesh)
-    log = read_log(run)
-    settings = {**settings, "evaluation": config_dict(config)}
-    facts = _model_facts(recommender, settings, log)
+    log = run.log()
+    settings = run.settings(evaluation=config_dict(config))
+    facts = _model_facts(recommender, run, log)
     evaluation.result.update(run=run.name, model=facts, config=settings)
     evaluation.result["warnings"] += notes
     card = model_card(judged_on, settings=settings, facts=facts, result=evaluation.result)
     evaluation.result["model_card"] = card
-    return evaluation, _written(run, evaluation, judged_on, cases, log=log)
+    return _written(run.directory, evaluation, judged_on, cases, log=log)
 
 
 def compare(
-    runs: Sequence[str | Path],
-    config: EvaluationConfig,
+    runs: Sequence[str | Path | Run],
+    config: EvaluationConfig | None = None,
     *,
     output: str | Path,
-    dataset: str | Path | None = None,
-    lists: Sequence[str] = (),
-) -> tuple[Evaluation, str | None]:
+    dataset: str | Path | Dataset | None = None,
+    lists: Mapping[str, str | Path] | None = None,
+) -> Evaluated:
     """Judge runs, and lists of other systems, under one protocol: is any of them better than the first run?
 
     Writes `metrics.json`, `per_user.parquet` and `report.html` into the output directory.
 
     Args:
-      runs: directories; the first is what runs today, and its dataset is what all are judged on.
-      config: the protocol.
+      runs: runs or their directories; the first is what runs today, and its dataset is what all are judged on.
+      config: the protocol; None for the one that the first run was made with.
       output: where to write.
-      dataset: another prepared dataset over the same vocabulary; None for the first run's own.
-      lists: `name=path` of files with other systems' lists.
+      dataset: another prepared dataset over the same items, or its directory; None for the first run's own.
+      lists: name of another system to a file with its lists.
 
     Returns:
       The evaluation, and why no report was written (None where it was).
@@ -106,78 +117,61 @@ def compare(
       ConfigError: fewer than two systems.
       DataError: as `evaluate`.
     """
+    lists = lists or {}
     if len(runs) + len(lists) < 2 or not runs:
         raise ConfigError("compare takes two systems or more, the one that runs today first")
-    paths = [Path(run) for run in runs]
-    settings, judged_on = _run_and_dataset(paths[0], dataset)
+    opened = [Run.open(run) for run in runs]
+    config = config or opened[0].section("evaluation", EvaluationConfig)
+    judged_on = _dataset_of(opened[0], dataset)
     mesh = _mesh_of(config)
     cases = cases_of(judged_on, config)
     contenders, notes = [], []
-    names = _names_of(paths)
-    for run, name in zip(paths, names, strict=True):
-        _, facts, items = read_run(run)
-        _check_vocabulary(judged_on, items, run)
-        check_behaviors(judged_on, facts, run)
+    names = _names_of(opened)
+    for run, name in zip(opened, names, strict=True):
+        run.check_dataset(judged_on)
         recommender = _on_mesh(Recommender.load(run), mesh)
         recommender.name = name
         contenders.append(Contender(recommender, "model"))
-        if facts["fingerprint"] != judged_on.fingerprint:
+        if run.facts.fingerprint != judged_on.fingerprint:
             notes.append(
-                f"{name} WAS TRAINED ON ANOTHER PREPARATION ({facts['fingerprint']}) than it is judged on "
+                f"{name} WAS TRAINED ON ANOTHER PREPARATION ({run.facts.fingerprint}) than it is judged on "
                 f"({judged_on.fingerprint}): whether it has seen the tested events is not known."
             )
     others, about_lists = _judged_lists(lists, judged_on, cases, config)
     contenders += [*others, *references(judged_on, config)]
     output = make_folder(output, what="comparison")
     evaluation = summary.compare(contenders, judged_on, cases, config=config, mesh=mesh)
-    settings = {**settings, "evaluation": config_dict(config)}
+    settings = opened[0].settings(evaluation=config_dict(config))
     later = ", ".join([*names[1:], *(one.system.name for one in others)])
     evaluation.result.update(run=f"{later} against {names[0]}", config=settings)
     evaluation.result["warnings"] += [*notes, *about_lists]
-    return evaluation, _written(output, evaluation, judged_on, cases, log=[])
+    return _written(output, evaluation, judged_on, cases, log=[])
 
 
 def _written(
     directory: Path, evaluation: Evaluation, dataset: Dataset, cases: EvaluationCases, *, log: list[dict[str, Any]]
-) -> str | None:
-    """An evaluation with its per-user table and example users; why there is no report, None where there is one."""
+) -> Evaluated:
+    """Write an evaluation with its per-user table and example users."""
     examples = example_users(evaluation, dataset, cases)
-    return write_evaluation(
+    reason = write_evaluation(
         directory, evaluation.result, what="evaluation", per_user=evaluation.per_user, log=log, examples=examples
     )
+    return Evaluated(evaluation, reason)
 
 
-def _run_and_dataset(run: Path, dataset_directory: str | None) -> tuple[dict[str, Any], Dataset]:
-    """A run's configuration, and the dataset to judge it on: its own, or another over the same items."""
-    settings, facts, items = read_run(run)
-    if dataset_directory is None:
-        dataset = read_dataset(facts["directory"], fingerprint=facts["fingerprint"])
-    else:
-        dataset = read_dataset(dataset_directory)
-    _check_vocabulary(dataset, items, run)
-    check_behaviors(dataset, facts, run)
-    return settings, dataset
-
-
-def _check_vocabulary(dataset: Dataset, items: pd.DataFrame, run: Path) -> None:
-    if list(dataset.items["item_id"]) != list(items["item_id"]):
-        shared = len(set(dataset.items["item_id"]) & set(items["item_id"]))
-        raise CheckpointError(
-            f"{dataset.name} numbers its {dataset.num_items:,} items differently from the {len(items):,} of {run} "
-            f"({shared:,} in common); prepare it with --data.vocabulary_from {run}, and train on it with "
-            f"training.warm_start {run} if it has new items"
-        )
+def _dataset_of(run: Run, dataset: str | Path | Dataset | None) -> Dataset:
+    """The dataset to judge a run on: its own, or another one over the same items and behaviours."""
+    found = run.dataset(dataset)
+    run.check_dataset(found)  # a run whose catalogue has grown has more items than its own dataset
+    return found
 
 
 def _judged_lists(
-    lists: Sequence[str], dataset: Dataset, cases: EvaluationCases, config: EvaluationConfig
+    lists: Mapping[str, str | Path], dataset: Dataset, cases: EvaluationCases, config: EvaluationConfig
 ) -> tuple[list[Contender], list[str]]:
-    """Other systems from files of lists, `name=path` each, and what a reader must know of the files."""
+    """Other systems from files of lists, and sentences on the files that a reader must know."""
     found, notes = [], []
-    for words in lists:
-        name, equals, path = words.partition("=")
-        if not equals or not name or not path:
-            raise ConfigError(f"lists are given as name=path, such as today=lists.parquet, got {words!r}")
+    for name, path in lists.items():
         matched = match_lists(
             read_lists(path),
             dataset,
@@ -185,7 +179,7 @@ def _judged_lists(
             k=max(config.cutoffs),
             seen_items=config.seen_items,
             seed=config.seed,
-            source=path,
+            source=str(path),
         )
         judged = judge_lists(name, matched.lists, cases, config=config, list_scores=matched.scores)
         found.append(Contender(judged, "other"))
@@ -202,8 +196,8 @@ def _judged_lists(
     return found, notes
 
 
-def _names_of(runs: Sequence[Path]) -> list[str]:
-    """The runs' own names, with their parents' where two are called the same."""
+def _names_of(runs: Sequence[Run]) -> list[str]:
+    """The runs' own names, or their paths where two have the same name."""
     names = [run.name for run in runs]
     return [str(run) if names.count(run.name) > 1 else run.name for run in runs]
 
@@ -216,12 +210,13 @@ def _on_mesh(recommender: Recommender, mesh: Mesh | None) -> Recommender:
     return recommender if mesh is None else recommender.on_mesh(mesh)
 
 
-def _model_facts(recommender: Recommender, settings: dict[str, Any], log: list[dict[str, Any]]) -> dict[str, Any]:
+def _model_facts(recommender: Recommender, run: Run, log: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a report says of the model and its training."""
     leaves = jax.tree.leaves(recommender.params)
     end: dict[str, Any] = next((row for row in reversed(log) if row["kind"] == "end"), {})
     return {
-        "encoder": settings["model"]["encoder"]["kind"],
-        "loss": settings["training"]["loss"]["kind"],
+        "encoder": run.model_config.encoder.kind,
+        "loss": run.section("training.loss", LossConfig).kind,
         "parameters": sum(leaf.size for leaf in leaves),
         "bytes": sum(leaf.nbytes for leaf in leaves),
         "steps": end.get("step"),

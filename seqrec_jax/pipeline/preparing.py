@@ -9,14 +9,12 @@ from typing import Any
 import pandas as pd
 
 from seqrec_jax.config import DataConfig, ExperimentConfig
-from seqrec_jax.data.attributes import AttributeVocabulary
-from seqrec_jax.data.cleaning import CleaningReport, clean_events
+from seqrec_jax.data.cleaning import clean_events
 from seqrec_jax.data.columns import Columns
 from seqrec_jax.data.dataset import (
     COUNTED_COLUMNS,
     Dataset,
     prepare_dataset,
-    read_facts,
     read_items,
     write_dataset,
 )
@@ -25,11 +23,10 @@ from seqrec_jax.data.files import read_item_table
 from seqrec_jax.data.item_content import read_content
 from seqrec_jax.data.readers import READERS
 from seqrec_jax.data.shop.simulator import simulate
-from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.pipeline.content import make_content, with_paths
-from seqrec_jax.reporting.terminal import labelled
 from seqrec_jax.retrieval.policy import available_from
+from seqrec_jax.runs import DatasetFacts
 from seqrec_jax.settings import config_dict
 
 
@@ -102,25 +99,15 @@ def read_source(data: DataConfig) -> tuple[RawEvents, pd.DataFrame | None, dict[
     return raw, items, {"path": Path(data.source).name, "fingerprint": raw.fingerprint}
 
 
-def prepared_text(dataset: Dataset) -> str:
-    """What was counted while a dataset was made, and its split, for the terminal."""
-    lines = [] if dataset.cleaning is None else [str(CleaningReport.from_dict(dataset.cleaning))]
-    for note in dataset.content.notes:
-        lines += labelled("items", note)
-    parts = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
-    counts = ", ".join(f"{int((dataset.split.parts == part).sum()):,} {name}" for name, part in parts)
-    return "\n".join([*lines, *labelled("split", dataset.split.describe()), *labelled("", f"{counts} events")])
-
-
 def _earlier_vocabulary(directory: str | None) -> tuple[pd.DataFrame | None, dict[str, Any]]:
     """The item table of an earlier dataset or run, and what it had numbered and trained."""
     if directory is None:
         return None, {}
-    facts, items = read_facts(Path(directory)), read_items(Path(directory))
+    facts, items = DatasetFacts.read(directory), read_items(Path(directory))
     numbered = {
         "vocabulary": list(items["item_id"]),
         "known_items": list(items["item_id"][items["known"]]),
-        "attribute_vocabulary": AttributeVocabulary.from_dict(facts["attributes"]),
+        "attribute_vocabulary": facts.attributes,
     }
     return items.drop(columns=list(COUNTED_COLUMNS)), numbered
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,43 +20,54 @@ from seqrec_jax.evaluation.summary import SCHEMA_VERSION
 from seqrec_jax.pipeline.writing import make_folder, write_evaluation
 
 
-def compare_saved_runs(folders: Sequence[str | Path], *, output: str | Path) -> tuple[dict[str, Any], str | None]:
-    """Compare two saved evaluations; write `metrics.json` and `report.html` into the output directory.
+class ComparedSaved(NamedTuple):
+    """A comparison of evaluations that were written earlier.
+
+    Attributes:
+      result: as `metrics.json` has it, of the kind "comparison". Where the protocols differ, it says in what, sets
+        `fingerprints_differ`, and its verdict stays open.
+      no_report: why `report.html` was not written; None where it was, or where there is no output.
+    """
+
+    result: dict[str, Any]
+    no_report: str | None
+
+
+def compare_saved(
+    folders: Sequence[str | Path],
+    config: EvaluationConfig | None = None,
+    *,
+    output: str | Path | None = None,
+) -> ComparedSaved:
+    """Set the model of one saved evaluation beside that of another, on the users of both, without scoring again.
+
+    Args:
+      folders: of two evaluations, such as run directories; first that of what runs today.
+      config: resamples, seed and margin; the deciding metric is the first evaluation's.
+      output: folder for `metrics.json` and `report.html`; None writes nothing.
 
     Returns:
-      The result, and why no report was written (None where it was).
+      The result, and why no report was written.
 
     Raises:
       ConfigError: not two folders.
-      CheckpointError, DataError: as `compare_saved`, or a place that cannot be written.
+      CheckpointError: no evaluation there, one of another schema version, or an output that cannot be written.
+      DataError: no user in common, or a deciding metric that one of them lacks.
     """
     if len(folders) != 2:
         raise ConfigError(f"saved evaluations are compared two at a time, got {len(folders)}")
-    result = compare_saved(*folders)
-    return result, write_evaluation(make_folder(output, what="comparison"), result, what="comparison")
+    result = _compared(Path(folders[0]), Path(folders[1]), config or EvaluationConfig())
+    if output is None:
+        return ComparedSaved(result, None)
+    return ComparedSaved(result, write_evaluation(make_folder(output, what="comparison"), result, what="comparison"))
 
 
-def compare_saved(first: str | Path, other: str | Path, *, config: EvaluationConfig | None = None) -> dict[str, Any]:
-    """Set the model of one saved evaluation beside that of another, on the users of both.
-
-    Args:
-      first: the folder of the evaluation of what runs today.
-      other: the folder of the other one.
-      config: resamples, seed and margin; the deciding metric is the first evaluation's.
-
-    Returns:
-      A result as `metrics.json` has it, of the kind "comparison". Where the protocols differ, it says in what, sets
-      `fingerprints_differ`, and its verdict stays open.
-
-    Raises:
-      CheckpointError: no evaluation there, or one of another schema version.
-      DataError: no user in common, or a deciding metric that one of them lacks.
-    """
-    config = config or EvaluationConfig()
-    read = [_read(Path(folder)) for folder in (first, other)]
+def _compared(first: Path, other: Path, config: EvaluationConfig) -> dict[str, Any]:
+    """The comparison's result."""
+    read = [_read(folder) for folder in (first, other)]
     names = [str(result["run"]) for result, _ in read]
     if names[0] == names[1]:
-        names = [str(Path(folder)) for folder in (first, other)]
+        names = [str(folder) for folder in (first, other)]
     metric = read[0][0]["primary_metric"]
     tables = [table[table["system"] == result["systems"][0]["name"]].reset_index(drop=True) for result, table in read]
     for folder, table in zip((first, other), tables, strict=True):

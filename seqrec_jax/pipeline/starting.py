@@ -17,8 +17,7 @@ from seqrec_jax.errors import CheckpointError, ConfigError
 from seqrec_jax.items.table import ItemTable, make_item_table
 from seqrec_jax.model import ModelConfig, SequenceModel, extend_item_rows, make_sequence_model
 from seqrec_jax.parallel import init_on_mesh, make_mesh, rows_on_mesh, state_sharding
-from seqrec_jax.retrieval import Recommender
-from seqrec_jax.runs.run import read_run
+from seqrec_jax.runs import Run
 from seqrec_jax.training.adapters.config import FineTuningConfig
 from seqrec_jax.training.adapters.int8 import dequantize_base
 from seqrec_jax.training.adapters.low_rank import merge_adapters
@@ -122,20 +121,20 @@ def start_model(config: ExperimentConfig, dataset: Dataset, *, from_runs: bool =
     return Start(with_adapters(model, training.fine_tuning), params, item_table, tuple(notes))
 
 
-def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int, model_devices: int = 1) -> Any:
+def warm_start_params(run: str | Path | Run, dataset: Dataset, *, like: Any, seed: int, model_devices: int = 1) -> Any:
     """The best parameters of an earlier run, with fresh rows for items that are new in this dataset.
 
     Raises:
       CheckpointError: the earlier run's items are not the first ones of the dataset, or its model differs.
     """
-    _, facts, items = read_run(run)
-    old = list(items["item_id"])
+    run = Run.open(run)
+    old = list(run.items["item_id"])
     if list(dataset.items["item_id"][: len(old)]) != old:
         raise CheckpointError(
             f"the dataset does not begin with the {len(old)} items of {run}; prepare it with "
             f"--data.vocabulary_from {run}"
         )
-    check_behaviors(dataset, facts, run)
+    run.check_behaviors(dataset)
     params = extend_item_rows(
         _params_as_trained_whole(run),
         old_num_items=len(old),
@@ -148,9 +147,9 @@ def warm_start_params(run: str, dataset: Dataset, *, like: Any, seed: int, model
     return params
 
 
-def _params_as_trained_whole(run: str) -> Any:
+def _params_as_trained_whole(run: Run) -> Any:
     """The best parameters of a run with its adapters merged and its base in floating point, as another run has them."""
-    return dequantize_base(merge_adapters(Recommender.load(run).params))
+    return dequantize_base(merge_adapters(run.params()))
 
 
 def _with_language_models(params: Any, config: ModelConfig) -> tuple[Any, list[str]]:
@@ -176,7 +175,7 @@ def _in_words(params: Any, config: TrainingConfig) -> str:
     return f"fine-tuning {fine_tuning.mode}: {describe(trained, frozen, optimizer=optimizer)}"
 
 
-def transfer_params(run: str, dataset: Dataset, *, like: Any) -> tuple[Any, list[str]]:
+def transfer_params(run: str | Path | Run, dataset: Dataset, *, like: Any) -> tuple[Any, list[str]]:
     """The parameters of a run of another domain, but for those that belong to its catalogue or its log.
 
     Embeddings of item ids stay fresh, and so do those of attributes and behaviours whose values are not the same in
@@ -194,15 +193,15 @@ def transfer_params(run: str, dataset: Dataset, *, like: Any) -> tuple[Any, list
     Raises:
       CheckpointError: a part that should be taken over has another shape or is missing there.
     """
-    _, facts, _ = read_run(run)
+    run = Run.open(run)
     theirs, ours = flat_params(_params_as_trained_whole(run)), flat_params(like)
     same = {
         name
-        for values in facts["attributes"].values()
+        for values in run.facts.attributes.to_dict().values()
         for name, codes in values.items()
         if list(codes) == list(_values_of(dataset).get(name, ()))
     }
-    same_behaviors = list(dataset.behaviors) == facts["behaviors"]
+    same_behaviors = dataset.behaviors == run.facts.behaviors
     fresh = [path for path in ours if _is_local(path, same_attributes=same, same_behaviors=same_behaviors)]
     for path in ours.keys() - set(fresh):
         found = getattr(theirs.get(path), "shape", None)  # an empty part has none
@@ -229,11 +228,3 @@ def _is_local(path: str, *, same_attributes: set[str], same_behaviors: bool) -> 
     if tower not in _TOWERS or part not in _CATALOGUE:
         return False
     return part == "ids" or rest.partition("/")[0] not in same_attributes
-
-
-def check_behaviors(dataset: Dataset, facts: dict[str, Any], run: str | Path) -> None:
-    if list(dataset.behaviors) != facts["behaviors"]:
-        raise CheckpointError(
-            f"{run} was trained with the behaviours {facts['behaviors']}, the dataset has {list(dataset.behaviors)}; "
-            "set data.cleaning.behaviors to the former"
-        )

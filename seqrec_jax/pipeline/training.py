@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,11 +24,24 @@ from seqrec_jax.training.language_files import keep_language_models
 from seqrec_jax.training.loop import Progress, TrainingData
 
 RUNS = Path("runs")
+_LOGGER = logging.getLogger(__name__)
+
+
+class Trained(NamedTuple):
+    """A run and where its training stands.
+
+    Attributes:
+      run: the run's directory, which every other verb takes.
+      progress: epochs, the best validation and whether training has ended.
+    """
+
+    run: Path
+    progress: Progress
 
 
 def train(
-    config: ExperimentConfig, *, overwrite: bool = False, show_progress: bool = True, runs: Path = RUNS
-) -> tuple[Path, Progress]:
+    config: ExperimentConfig, *, overwrite: bool = False, show_progress: bool = True, runs: str | Path = RUNS
+) -> Trained:
     """Train the model of a configuration in `runs/<name>`, or continue a run that was stopped.
 
     Args:
@@ -45,7 +59,7 @@ def train(
       DivergenceError: the loss is not finite.
     """
     dataset = read_dataset(config.dataset_directory)
-    directory = runs / config.name
+    directory = Path(runs) / config.name
     model, params, item_table, notes = start_model(config, dataset)
     data = training_data(config, dataset, dataset.training_sequences)
     cases = cases_of(dataset, replace(config.evaluation, stage="validation"))
@@ -60,8 +74,8 @@ def train(
     wait_for_processes("the run's directory is there")
     if not is_first_process():
         open_run(directory, **description)
-    for note in notes if show_progress and is_first_process() else ():
-        print(f"start      {note}")
+    for note in notes if is_first_process() else ():
+        _LOGGER.info("start      %s", note)
     length = config.model.encoder.max_length
     recommender = Recommender.for_dataset(dataset, model, params, item_table, length=length, name=config.name)
 
@@ -81,7 +95,7 @@ def train(
         metric=config.evaluation.metric,
         show_progress=show_progress,
     )
-    return directory, progress
+    return Trained(directory, progress)
 
 
 def training_data(config: ExperimentConfig, dataset: Dataset, sequences: Sequences) -> TrainingData:
@@ -114,6 +128,11 @@ def behavior_weights(config: ExperimentConfig, dataset: Dataset) -> np.ndarray:
 
 
 def median_speed(log: list[dict[str, Any]], name: str = "targets_per_second") -> float | None:
-    """The median over the logged pieces of a training run, of which the first compiles; None without any."""
+    """The median speed over the logged chunks of a training; None without any.
+
+    Args:
+      log: as `Run.log` gives it.
+      name: targets_per_second or sequences_per_second.
+    """
     speeds = [row[name] for row in log if row["kind"] == "train"]
     return float(np.median(speeds)) if speeds else None

@@ -15,6 +15,7 @@ runs/<name>/heads/, decoders/  see artifacts.py
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 import pandas as pd
 import yaml
 
-from seqrec_jax.data.dataset import Dataset, read_dataset, read_facts, read_items
+from seqrec_jax.data.dataset import Dataset, read_dataset, read_items
 from seqrec_jax.data.item_content import ItemContent, read_content
 from seqrec_jax.errors import CheckpointError, DataError
 from seqrec_jax.items import ItemTable
@@ -97,13 +98,14 @@ class Run:
         """The name of the run's directory."""
         return self.directory.name
 
-    def section(self, name: str, config: type[Section]) -> Section:
+    def section(self, name: str, config: type[Section], *, overrides: Sequence[str] = ()) -> Section:
         """A part of the configuration that the run was made with.
 
         Args:
           name: dotted, such as `training.loss`; "" for the whole. Defaults stand in for a part that the run does not
             have, since the run may be older than it.
           config: the part's dataclass.
+          overrides: words of the command line such as `--kind`, which win.
 
         Raises:
           ConfigError: the part cannot be read as `config`.
@@ -111,7 +113,7 @@ class Run:
         values: Any = self._settings
         for key in name.split(".") if name else ():
             values = values.get(key) or {}
-        return parse_config(config, values=values)
+        return parse_config(config, values=values, overrides=overrides)
 
     def settings(self, **sections: Any) -> dict[str, Any]:
         """The configuration as nested values, for a report, with other values for whole sections."""
@@ -196,25 +198,25 @@ class Run:
         """The lines of the training log, empty where there is none."""
         return read_log(self.directory)
 
-    def dataset(self, directory: str | Path | None = None) -> Dataset:
+    def dataset(self, other: str | Path | Dataset | None = None) -> Dataset:
         """The prepared dataset that the run was trained on, or another one over the same items and behaviours.
 
         The run's own is found by its fingerprint: in the directory where it was, else at the same place below one of
         the folders above the run, as in a project folder that was moved or copied.
 
         Args:
-          directory: of another prepared dataset; None for the run's own.
+          other: another prepared dataset or its directory; None for the run's own.
 
         Raises:
           CheckpointError: another dataset that numbers its items or behaviours differently.
           DataError: no prepared dataset there, or one that was changed since the run was made.
         """
-        if directory is not None:
-            dataset = read_dataset(directory)
-            if dataset.fingerprint != self.facts.fingerprint:
-                self.check_dataset(dataset)
-            return dataset
-        return self._own_dataset
+        if other is None:
+            return self._own_dataset
+        dataset = other if isinstance(other, Dataset) else read_dataset(other)
+        if dataset.fingerprint != self.facts.fingerprint:
+            self.check_dataset(dataset)
+        return dataset
 
     @cached_property
     def _own_dataset(self) -> Dataset:
@@ -231,7 +233,7 @@ class Run:
             except DataError as error:
                 raise DataError(f"{error}; if the dataset was moved, give its directory (--dataset)") from error
         if found != stored:
-            _LOGGER.info("the dataset of %s is not at %s any more; reading %s", self.directory, stored, found)
+            _LOGGER.info("dataset    that of %s is not at %s any more; reading %s", self.directory, stored, found)
         return read_dataset(found, fingerprint=facts.fingerprint)
 
     def _places(self, stored: Path) -> list[Path]:
@@ -268,9 +270,3 @@ def _fingerprint(directory: Path) -> str | None:
         return DatasetFacts.read(directory).fingerprint
     except DataError:
         return None
-
-
-def read_run(directory: str | Path) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
-    """The configuration, dataset facts and items of a run as untyped values; `Run.open` replaces it."""
-    run = Run.open(directory)
-    return run.settings(), read_facts(run.directory), run.items

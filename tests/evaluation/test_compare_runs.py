@@ -20,7 +20,7 @@ from seqrec_jax.data.dataset import read_dataset
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError
 from seqrec_jax.evaluation.report.verdict import verdict
 from seqrec_jax.retrieval import Recommender
-from seqrec_jax.runs.run import read_run
+from seqrec_jax.runs import Run
 from seqrec_jax.statistics import paired_differences
 
 FAMILY = ["ndcg@10", "hit_rate@10", "mrr@10"]
@@ -52,7 +52,7 @@ def lists_file(tiny_run: TinyRun, second: Path, tmp_path_factory) -> Path:
 def compared(tiny_run: TinyRun, second: Path, lists_file: Path, tmp_path_factory):
     output = tmp_path_factory.mktemp("compared") / "deep" / "comparison"
     evaluation, reason = pipeline.compare(
-        [tiny_run.run, second], tiny_run.config.evaluation, output=output, lists=[f"theirs={lists_file}"]
+        [tiny_run.run, second], tiny_run.config.evaluation, output=output, lists={"theirs": lists_file}
     )
     assert reason is None
     return evaluation, output
@@ -192,7 +192,7 @@ def test_a_checkpoint_over_another_vocabulary_is_refused(tiny_run, second, tmp_p
 
 def test_a_run_over_other_behaviours_is_refused(tiny_run, second, tmp_path):
     other = copy_of(second, tmp_path, "other")
-    _, facts, _ = read_run(other)
+    facts = json.loads((other / "dataset.json").read_text(encoding="utf-8"))
     (other / "dataset.json").write_text(json.dumps({**facts, "behaviors": facts["behaviors"][::-1]}), encoding="utf-8")
     with pytest.raises(
         CheckpointError, match=r"was trained with the behaviours \['purchase', 'cart', 'click', 'view'\]"
@@ -202,14 +202,14 @@ def test_a_run_over_other_behaviours_is_refused(tiny_run, second, tmp_path):
 
 def test_a_run_over_another_preparation_is_judged_with_a_loud_warning(fast, call, tiny_run, second, tmp_path):
     other = copy_of(second, tmp_path, "elsewhere")
-    _, facts, _ = read_run(other)
+    facts = json.loads((other / "dataset.json").read_text(encoding="utf-8"))
     (other / "dataset.json").write_text(json.dumps({**facts, "fingerprint": "f" * 16}), encoding="utf-8")
     words = ["compare", tiny_run.run, other, "--output", tmp_path / "out", "--num_resamples", "100", "--parts", "[]"]
     code, lines, _ = call(*words)
     assert code == 0
     warning = (
         f"elsewhere WAS TRAINED ON ANOTHER PREPARATION ({'f' * 16}) than it is judged on "
-        f"({read_run(tiny_run.run)[1]['fingerprint']}): whether it has seen the tested events is not known."
+        f"({Run.open(tiny_run.run).facts.fingerprint}): whether it has seen the tested events is not known."
     )
     written = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
     assert written["warnings"] == [warning]
@@ -241,7 +241,7 @@ def test_lists_that_cannot_be_used_are_refused(call, tiny_run, lists_file, tmp_p
         assert errors.startswith("seqrec compare: ") and message in errors and errors.count("\n") == 1
     with pytest.raises(DataError):
         pipeline.compare(
-            [tiny_run.run], quick(tiny_run), output=tmp_path / "out", lists=[f"theirs={tmp_path / 'none.run'}"]
+            [tiny_run.run], quick(tiny_run), output=tmp_path / "out", lists={"theirs": tmp_path / "none.run"}
         )
 
 

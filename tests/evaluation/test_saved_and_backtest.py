@@ -39,7 +39,7 @@ def change(folder, users=None, **protocol):
 def test_saved_evaluations_are_compared_user_by_user_whatever_their_order(two, tmp_path):
     change(two[0])
     change(two[1], users=lambda table: table.assign(**{"ndcg@10": table["ndcg@10"] + 0.1}).iloc[::-1])
-    result, reason = pipeline.compare_saved_runs(two, output=tmp_path / "out")
+    result, reason = pipeline.compare_saved(two, output=tmp_path / "out")
     assert reason is None and not result["fingerprints_differ"] and result["warnings"] == []
     assert "audit" not in result and "sections" in result
     (row,) = result["comparisons"]
@@ -52,7 +52,7 @@ def test_saved_evaluations_are_compared_user_by_user_whatever_their_order(two, t
 def test_other_protocols_are_compared_loudly_and_other_users_are_counted(two, tmp_path):
     change(two[0])
     change(two[1], users=lambda table: table[table["user_id"] != table["user_id"].iloc[0]], targets="all")
-    result, _ = pipeline.compare_saved_runs(two, output=tmp_path / "out")
+    result, _ = pipeline.compare_saved(two, output=tmp_path / "out")
     assert result["fingerprints_differ"] and len(set(result["fingerprints"].values())) == 2
     loud, counted = result["warnings"]
     assert loud.startswith("THESE FIGURES CANNOT BE COMPARED: new") and "targets: next against all" in loud
@@ -62,13 +62,13 @@ def test_other_protocols_are_compared_loudly_and_other_users_are_counted(two, tm
 
 def test_saved_evaluations_that_cannot_be_compared_are_refused(two, tmp_path):
     with pytest.raises(ConfigError, match="saved evaluations are compared two at a time, got 1"):
-        pipeline.compare_saved_runs(two[:1], output=tmp_path / "out")
+        pipeline.compare_saved(two[:1], output=tmp_path / "out")
     change(two[1], users=lambda table: table.assign(user_id="other " + table["user_id"]))
     with pytest.raises(DataError, match="have no user in common"):
-        pipeline.compare_saved(*two)
+        pipeline.compare_saved(two)
     (two[1] / "per_user.parquet").unlink()
     with pytest.raises(CheckpointError, match="new has no whole evaluation "):
-        pipeline.compare_saved(*two)
+        pipeline.compare_saved(two)
 
 
 def test_a_backtest_trains_on_the_past_only_and_judges_every_age(tmp_path, monkeypatch):

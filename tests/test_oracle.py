@@ -38,13 +38,13 @@ SEARCHED = (
 def test_the_ceiling_is_shown_only_where_it_is_exact(tmp_path, words, exact):
     config = tiny_config(tmp_path, "--data.split.rule", *words)
     dataset = pipeline.prepare(config)
-    ceiling = pipeline.ceiling(dataset, config.evaluation)
-    assert (ceiling is not None) == exact
-    if ceiling is not None:
+    oracle = pipeline.oracle(dataset, config.evaluation)
+    assert (oracle is not None) == exact
+    if oracle is not None:
         cases = evaluation_cases(
             dataset.sequences, dataset.split, stage="test", **pipeline.case_options(config.evaluation, dataset)
         )
-        scores = ceiling.scores(cases.histories)
+        scores = oracle.scores(cases.histories)
         assert scores.shape == (len(cases.users), 61)
         np.testing.assert_allclose(scores.sum(axis=1), 1.0, atol=1e-5)
 
@@ -57,9 +57,9 @@ def test_the_ceiling_knows_how_often_it_hits_and_no_baseline_is_above_it(tmp_pat
     dataset = pipeline.prepare(config)
     options = pipeline.case_options(config.evaluation, dataset)
     cases = evaluation_cases(dataset.sequences, dataset.split, stage="test", **options)
-    ceiling = pipeline.ceiling(dataset, config.evaluation)
-    assert ceiling.name == "Bayes filter (optimum)"
-    probabilities = np.asarray(ceiling.scores(cases.histories)).astype(float)
+    oracle = pipeline.oracle(dataset, config.evaluation)
+    assert oracle.name == "Bayes filter (optimum)"
+    probabilities = np.asarray(oracle.scores(cases.histories)).astype(float)
     listed = np.argsort(-probabilities, axis=1)[:, :5]
     expected = np.take_along_axis(probabilities, listed, axis=1).sum(axis=1)
     hits = (listed == cases.target_items[:, None]).any(axis=1)
@@ -67,7 +67,7 @@ def test_the_ceiling_knows_how_often_it_hits_and_no_baseline_is_above_it(tmp_pat
     # an exact filter is right as often as it says, which only luck and not a better model can exceed
     assert abs(hits.mean() - expected.mean()) < 3 * error < 0.09
 
-    best = judge(ceiling, cases, config=config.evaluation).per_user
+    best = judge(oracle, cases, config=config.evaluation).per_user
     known = pipeline.known_events(dataset, "test")
     for baseline in baseline_rankers(known, num_items=60, time_kind="seconds"):
         difference = best - judge(baseline, cases, config=config.evaluation).per_user
@@ -82,6 +82,6 @@ def test_the_ceiling_stands_in_the_table_and_the_model_is_not_above_it(tiny_run,
     evaluation, _ = pipeline.evaluate(run, tiny_run.config.evaluation, dataset=str(tmp_path / "data/tiny"))
     assert [system["kind"] for system in evaluation.result["systems"]] == ["model", *["baseline"] * 5, "ceiling"]
     assert len(evaluation.result["comparisons"]) == 5
-    model, ceiling = (evaluation.judged[place].per_user["ndcg@10"] for place in (0, -1))
-    difference = ceiling - model
+    model, oracle = (evaluation.judged[place].per_user["ndcg@10"] for place in (0, -1))
+    difference = oracle - model
     assert difference.mean() > 2 * difference.std() / np.sqrt(len(difference))
