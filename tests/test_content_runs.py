@@ -189,7 +189,7 @@ def test_bad_settings_of_content_are_refused(tmp_path):
         TextConfig(columns=("title",))
     with pytest.raises(ConfigError, match="two features or relations 'text'"):
         ItemsConfig(features={"text": "t.npz"}, text=TextConfig(columns=("title",), model="m"))
-    with pytest.raises(ConfigError, match="a feature or relation of data.items cannot have the name 'ids'"):
+    with pytest.raises(ConfigError, match=r"a feature or relation of data\.items cannot have the name 'ids'"):
         ItemsConfig(features={"ids": "t.npz"})
     with pytest.raises(ConfigError, match="max_neighbors must be at least 1, got 0"):
         ItemsConfig(max_neighbors=0)
