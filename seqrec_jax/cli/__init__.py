@@ -79,7 +79,7 @@ def _one_line_messages(*, quiet: bool) -> Iterator[None]:
     ours, orbax = logging.getLogger("seqrec_jax"), logging.getLogger("absl")
     levels, propagate = (ours.level, orbax.level), ours.propagate
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(logging.Formatter(f"{'note':<11}%(message)s"))
     ours.addHandler(handler)
     ours.propagate = False  # other libraries install handlers of their own at the root
     ours.setLevel(logging.WARNING if quiet else logging.INFO)

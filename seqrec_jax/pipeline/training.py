@@ -75,7 +75,7 @@ def train(
     if not is_first_process():
         open_run(directory, **description)
     for note in notes if is_first_process() else ():
-        _LOGGER.info("start      %s", note)
+        _LOGGER.info("%s", note)
     length = config.model.encoder.max_length
     recommender = Recommender.for_dataset(dataset, model, params, item_table, length=length, name=config.name)
 

@@ -233,7 +233,7 @@ class Run:
             except DataError as error:
                 raise DataError(f"{error}; if the dataset was moved, give its directory (--dataset)") from error
         if found != stored:
-            _LOGGER.info("dataset    that of %s is not at %s any more; reading %s", self.directory, stored, found)
+            _LOGGER.info("the dataset of %s is not at %s any more; reading %s", self.directory, stored, found)
         return read_dataset(found, fingerprint=facts.fingerprint)
 
     def _places(self, stored: Path) -> list[Path]:
