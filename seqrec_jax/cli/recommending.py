@@ -22,6 +22,7 @@ def _recommend(options: argparse.Namespace, fields: list[str]) -> int:
     from seqrec_jax import pipeline
     from seqrec_jax.evaluation.report.terminal import recommendation_table
     from seqrec_jax.reranking import RerankConfig
+    from seqrec_jax.retrieval.policy import read_item_lists
     from seqrec_jax.runs import Run
     from seqrec_jax.settings import parse_config
 
@@ -35,6 +36,8 @@ def _recommend(options: argparse.Namespace, fields: list[str]) -> int:
         seen_items=options.seen_items,
         target_behavior=options.target_behavior,
         reranking=parse_config(RerankConfig, overrides=without_section(fields, "reranking")),
+        allowed=None if options.allowed is None else read_item_lists(options.allowed),
+        denied=None if options.denied is None else read_item_lists(options.denied),
         before=options.before,
         decoder=options.decoder,
         step=options.step,
@@ -51,10 +54,17 @@ def _recommend(options: argparse.Namespace, fields: list[str]) -> int:
 
 
 def _say(result: Recommendations, *, of_users: bool) -> None:
-    """On stderr, which items were skipped and who got the fallback."""
+    """On stderr, which items were skipped, who got the fallback, and which lists are short."""
     if result.unknown_items:
         skipped = ", ".join(result.unknown_items)
         print(f"skipped    items that the catalogue does not have: {skipped}", file=sys.stderr)
+    if result.unknown_in_filters:
+        skipped = ", ".join(result.unknown_in_filters)
+        print(
+            f"skipped    items of --allowed and --denied that the catalogue does not have: {skipped}", file=sys.stderr
+        )
+    if result.note_on_short_lists:
+        print(f"short      {result.note_on_short_lists}", file=sys.stderr)
     if result.without_history:
         count, shown = len(result.without_history), ", ".join(result.without_history[:5])
         receivers = "a history without a known item"
@@ -71,6 +81,12 @@ def _embed(options: argparse.Namespace, _: list[str]) -> int:
     return 0
 
 
+_ALLOWED = Argument(
+    "--allowed",
+    metavar="FILE",
+    help="raw ids of the only items that may be listed: one a line (.txt), or a table with item_id and, for lists of "
+    "single users, user_id",
+)
 VERBS = (
     Verb(
         "recommend",
@@ -92,6 +108,8 @@ VERBS = (
                 default="kept",
                 help="whether items of the history may be listed",
             ),
+            _ALLOWED,
+            Argument("--denied", metavar="FILE", help="raw ids of items that may not be listed, in such a file"),
             Argument(
                 "--target-behavior",
                 help="the behaviour to predict, such as purchase, for a model of several (default: as trained)",

@@ -20,6 +20,7 @@ from seqrec_jax.pipeline.cases import cases_of
 from seqrec_jax.pipeline.decoders import RunDecoder
 from seqrec_jax.reranking import RerankConfig
 from seqrec_jax.retrieval import Recommendations, Recommender
+from seqrec_jax.retrieval.policy import ItemLists
 from seqrec_jax.runs import Run
 
 
@@ -33,6 +34,8 @@ def recommend(
     seen_items: SeenItems = "kept",
     target_behavior: str | None = None,
     reranking: RerankConfig | None = None,
+    allowed: ItemLists | None = None,
+    denied: ItemLists | None = None,
     before: Stage | None = None,
     decoder: str | None = None,
     step: int | None = None,
@@ -49,6 +52,9 @@ def recommend(
       seen_items: excluded leaves out the items of the whole history.
       target_behavior: the behaviour to predict, such as purchase; None for the one that the split predicts.
       reranking: preferences and shop rules; None for none.
+      allowed: raw ids of the only items that may be listed: for all users, in a mapping from user ids, or a
+        collection a user; None for no limit. `read_item_lists` reads them from a file.
+      denied: raw ids of items that may not be listed, likewise.
       before: end the users' histories before what this stage holds out, for lists to be judged; None for whole
         histories.
       decoder: name of a decoder of the run, which generates the lists in place of the scores.
@@ -66,9 +72,9 @@ def recommend(
     """
     if (users is not None and history is not None) or users is history is query is None:
         raise ConfigError("lists are for users, for a history or for a query; give one of users, history and query")
-    changes = (query, target_behavior, step, reranking or RerankConfig())
-    if decoder is not None and changes != (None, None, None, RerankConfig()):
-        raise ConfigError(f"the decoder {decoder!r} takes no query, target behaviour, step or re-ranking")
+    changes = (query, target_behavior, step, allowed, denied, reranking or RerankConfig())
+    if decoder is not None and changes != (None, None, None, None, None, RerankConfig()):
+        raise ConfigError(f"the decoder {decoder!r} takes no query, target behaviour, step, item lists or re-ranking")
     run = Run.open(run)
     receivers: Any = [] if history is None else history
     if users is not None:
@@ -78,7 +84,9 @@ def recommend(
     recommender = Recommender.load(run, step=step)
     if target_behavior is not None:
         recommender = recommender.predicting(target_behavior)
-    return recommender.recommend(receivers, k, query=query, seen_items=seen_items, reranking=reranking)
+    return recommender.recommend(
+        receivers, k, query=query, seen_items=seen_items, reranking=reranking, allowed=allowed, denied=denied
+    )
 
 
 def user_histories(

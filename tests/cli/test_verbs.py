@@ -159,6 +159,22 @@ def test_a_k_beyond_the_catalogue_lists_the_catalogue(call, run, quick_load):
     assert len(lines) == 1 + 60
 
 
+def test_recommend_lists_only_what_files_allow_and_do_not_deny(call, run, quick_load):
+    words = ["recommend", "--checkpoint", run, "--users", "user-000007", "user-000008", "--k", "3"]
+    Path("allowed.txt").write_text("sku-00001\nsku-00002\n\nsku-00003\nsku-9\n", encoding="utf-8")
+    Path("denied.csv").write_text("user_id,item_id\nuser-000008,sku-00002\n", encoding="utf-8")
+    code, lines, errors = call(*words, "--allowed", "allowed.txt", "--denied", "denied.csv")
+    listed = pd.DataFrame([line.split()[:3] for line in lines[1:]]).groupby(0)[2].agg(set).to_dict()
+    assert (code, listed) == (
+        0,
+        {"user-000007": {"sku-00001", "sku-00002", "sku-00003"}, "user-000008": {"sku-00001", "sku-00003"}},
+    )
+    assert errors.splitlines() == [
+        "skipped    items of --allowed and --denied that the catalogue does not have: sku-9",
+        "short      1 of 2 lists have fewer than 3 items, since no more may be listed: user-000008 (2)",
+    ]
+
+
 def test_embed_writes_vectors(call, run):
     code, lines, errors = call("embed", "--checkpoint", run, "--output", "vectors")
     assert (code, errors) == (0, "")
