@@ -22,7 +22,7 @@ def _recommend(options: argparse.Namespace, fields: list[str]) -> int:
     from seqrec_jax import pipeline
     from seqrec_jax.evaluation.report.terminal import recommendation_table
     from seqrec_jax.reranking import RerankConfig
-    from seqrec_jax.retrieval.policy import read_item_lists
+    from seqrec_jax.retrieval import read_item_lists
     from seqrec_jax.runs import Run
     from seqrec_jax.settings import parse_config
 
