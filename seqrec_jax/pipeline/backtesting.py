@@ -1,4 +1,4 @@
-"""A configuration trained at one moment after another and judged on what came next: how a model ages."""
+"""Training at one origin after another, judged on the events that follow: how a model ages."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def backtest(
       config: the experiment; its dataset must be prepared. Of its split only the target behaviours count.
       num_origins: how many, the last one a window before the end of the log.
       window_days: from one origin to the next.
-      output: where to write.
+      output: folder of the files.
       retrain: at every origin, or only at the first.
       show_progress: draw a progress bar for each training.
 
     Returns:
-      The rows of `backtest`, and what they say.
+      The rows, see `evaluation.robustness.backtest`, and the section that sums them up.
 
     Raises:
       ConfigError: window_days not positive, or as `rolling_origins`.
@@ -90,7 +90,7 @@ def backtest(
 
 
 def _trained(config: ExperimentConfig, dataset: Dataset, known: Sequences, *, show_progress: bool) -> Recommender:
-    """The model after training on some events of a dataset, without a trace on disk."""
+    """The model after training on some events of a dataset; nothing stays on the disk."""
     counts = np.bincount(known.item_ids, minlength=dataset.num_items + 1)[1:]
     seen = replace(dataset, items=dataset.items.assign(training_events=counts, known=counts > 0))
     model, params, item_table, _ = start_model(config, seen, from_runs=False)

@@ -1,4 +1,4 @@
-"""What describes items beside their table: features from files and from texts, relations, trees."""
+"""Content of items besides their table: features from files and texts, relations, trees."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from seqrec_jax.encoders.language.tokenizer import load_tokenizer, pad_tokens, t
 from seqrec_jax.errors import DataError
 from seqrec_jax.reporting.wording import format_percent
 
-EncodeTexts: TypeAlias = Callable[[Sequence[str]], tuple[Float[np.ndarray, "N D"], str]]
-"""Texts to vectors, and a sentence on what was counted."""
+TextEncoding: TypeAlias = Callable[[Sequence[str]], tuple[Float[np.ndarray, "N D"], str]]
+"""Encodes N texts as `[N, D]` float32 vectors, and adds a sentence of counts."""
 TEXT = "text"
 
 
@@ -35,15 +35,15 @@ def make_content(
     items: pd.DataFrame,
     *,
     earlier: ItemContent | None = None,
-    encode: EncodeTexts | None = None,
+    encode: TextEncoding | None = None,
 ) -> ItemContent:
     """The features and relations that a configuration names, under the item ids of a table.
 
     Args:
-      config: where they are.
+      config: the files, columns and language model.
       items: V rows in vocabulary order with `item_id` (raw), `known` and the columns that the configuration names.
-      earlier: the content of an earlier dataset or run; what it has of items that now have none stays.
-      encode: texts to vectors; None reads the language model that the configuration names.
+      earlier: the content of an earlier dataset or run, kept for items without content now.
+      encode: encoder of texts; None for the language model that the configuration names.
 
     Raises:
       DataError: as `read_feature_file`, `match_feature`, `match_edges` and `item_texts`.
@@ -71,14 +71,14 @@ def make_content(
 
 
 def text_feature(
-    items: pd.DataFrame, config: TextConfig, *, encode: EncodeTexts | None = None
+    items: pd.DataFrame, config: TextConfig, *, encode: TextEncoding | None = None
 ) -> tuple[FeatureFile, list[str]]:
-    """The vectors of the items that have a text, and sentences on what was counted.
+    """The vectors of the items that have a text, and sentences of counts.
 
     Args:
-      items: `item_id` (raw) and the columns with text.
-      config: which columns, and the language model.
-      encode: texts to vectors; None reads the language model.
+      items: a row an item with `item_id` (raw) and the columns with text.
+      config: the columns and the language model.
+      encode: encoder of texts; None for the language model of `config`.
 
     Raises:
       DataError: a column that the table lacks, or no text in any of them.
@@ -90,13 +90,13 @@ def text_feature(
         raise DataError(f"no item has a text in {', '.join(config.columns)}, so there is nothing to encode")
     vectors, note = (encode or text_encoder(config))([texts[row] for row in rows])
     ids = items["item_id"].to_numpy(dtype=object)[rows]
-    said = np.any(vectors != 0, axis=1)  # a text without a word that counts has a vector of zeros
+    said = np.any(vectors != 0, axis=1)  # a text without a known word has a vector of zeros
     kept = vectors if config.tokens else np.asarray(vectors, dtype=np.float32)
     return FeatureFile(ids[said], kept[said]), [*notes, f"text: {note}"]
 
 
-def text_encoder(config: TextConfig) -> EncodeTexts:
-    """Texts to vectors by the language model that a configuration names, or to `[N, T]` int32 tokens + 1 for it.
+def text_encoder(config: TextConfig) -> TextEncoding:
+    """The encoder of texts of a configuration: vectors of its language model, or `[N, T]` int32 tokens + 1 for it.
 
     Raises:
       ConfigError: as `load_text_encoder` or `load_tokenizer`.
@@ -129,10 +129,10 @@ def _tokens(config: TextConfig, texts: Sequence[str]) -> tuple[np.ndarray, str]:
 
 
 def _in_words(report: TextReport) -> str:
-    """What happened to the texts."""
+    """A sentence of counts of texts."""
     words = [f"{report.num_encoded:,} encoded, {report.num_cached:,} read from the cache"]
     if report.num_truncated:
-        words.append(f"{report.num_truncated:,} longer than the model reads, which saw their beginnings")
+        words.append(f"{report.num_truncated:,} longer than the model reads, of which it read the beginning")
     if report.num_empty:
         words.append(f"{report.num_empty:,} without a word that counts")
     if report.unknown_share > 0:

@@ -1,4 +1,4 @@
-"""New items for a trained run: another run that has them in its catalogue, without training again."""
+"""New items for a trained run without training again: another run whose catalogue has them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seqrec_jax.data.item_content import read_feature_file
 from seqrec_jax.data.item_edges import read_pairs
 from seqrec_jax.errors import CheckpointError
 from seqrec_jax.model import extend_item_rows
-from seqrec_jax.pipeline.content import TEXT, EncodeTexts, text_feature, with_paths
+from seqrec_jax.pipeline.content import TEXT, TextEncoding, text_feature, with_paths
 from seqrec_jax.runs import Run, write_grown_run
 
 
@@ -28,10 +28,10 @@ def read_new_items(
     """New items from files.
 
     Args:
-      path: their table: CSV, TSV, JSON lines or Parquet.
+      path: file of the item table: CSV, TSV, JSON lines or Parquet.
       item_id: the column with the raw item id, in the table and in files of features.
-      features: name of a modality to a file of vectors.
-      edges: name of a relation to a file of pairs.
+      features: the file of vectors of each modality, by its name.
+      edges: the file of pairs of each relation, by its name.
 
     Raises:
       DataError: as `read_item_table`, `read_feature_file` and `read_pairs`.
@@ -49,20 +49,20 @@ def add_items(
     *,
     output: str | Path,
     step: int | None = None,
-    encode: EncodeTexts | None = None,
+    encode: TextEncoding | None = None,
 ) -> list[str]:
-    """A run whose catalogue has new items after the old ones, which keep their numbers, vectors and scores.
+    """Write a run whose catalogue has new items after the old ones, which keep their numbers, vectors and scores.
 
-    The new items are unknown to training: their content alone makes their vectors. Where the run encodes texts, the
-    new items' texts are encoded too. The output is a run like any other for everything but training; to train on the
-    new items' events, prepare a log with `data.vocabulary_from` the output, and start warm from it.
+    The vectors of the new items come from their content alone, since training has not seen them. If the run encodes
+    texts, the new items' texts are encoded too. The output is a run for every verb but train; to train on the new
+    items' events, prepare a log with `data.vocabulary_from` the output, and start warm from it.
 
     Args:
-      run: a run's directory; it is not changed.
-      new: the items.
+      run: the run or its directory; it is not changed.
+      new: the new items.
       output: the new run's directory, which must not exist.
-      step: of the checkpoint; None takes the best by validation.
-      encode: texts to vectors; None reads the language model that the run was prepared with.
+      step: of the checkpoint; None for the best by validation.
+      encode: encoder of texts; None for the language model that the run was prepared with.
 
     Returns:
       Sentences on what was counted.

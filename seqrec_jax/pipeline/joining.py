@@ -1,4 +1,4 @@
-"""Prepared datasets of several domains to one, in which every item says its domain."""
+"""One dataset from prepared datasets of several domains; the domain is an attribute of every item."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from seqrec_jax.data.item_content import FeatureFile, ItemContent, ItemEdges, ma
 from seqrec_jax.errors import ConfigError, DataError
 
 DOMAIN = "domain"
-"""The categorical attribute that tells an item's domain."""
+"""Name of the categorical attribute that is an item's domain."""
 
 
 def join(
@@ -26,8 +26,8 @@ def join(
     """Read prepared datasets, join them, and write the result.
 
     Args:
-      directories: name of a domain to its prepared dataset.
-      output: where the joined dataset goes.
+      directories: the prepared dataset of each domain, by the domain's name.
+      output: directory of the joined dataset.
       shared_users: as in `join_datasets`.
       overwrite: replace a prepared dataset of the same place.
 
@@ -44,13 +44,13 @@ def join_datasets(datasets: Mapping[str, Dataset], *, name: str, shared_users: b
     """One dataset of several domains.
 
     Raw item ids become `domain:id`, and so do those of users. The item table gets a categorical attribute `domain`,
-    which is part of every item's vector, and thereby of every event, where `model.items.attributes` names it.
-    Behaviours are united, and so are attributes, features and relations by name; what a domain does not have is
-    missing there. The events are split anew by the rule that all domains share, so that one moment cuts all of them.
+    which is part of the vector of every item and event if `model.items.attributes` names it. Behaviours are united, and
+    so are attributes, features and relations by name; those that a domain lacks are missing there. The events are split
+    anew by the rule that all domains share, so that all are cut at the same time.
 
     Args:
-      datasets: name of a domain to its dataset; two or more.
-      name: of the joined dataset.
+      datasets: the dataset of each domain, by the domain's name; two or more.
+      name: name of the joined dataset.
       shared_users: the same raw user id is the same user in all domains, whose events are put in order of time.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Where a run's parameters come from: drawn afresh, a language model, an earlier run, or a run of another domain."""
+"""The parameters that a run starts from: drawn anew, a language model's, an earlier run's, or another domain's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from seqrec_jax.training.config import TrainingConfig
 from seqrec_jax.training.state import make_optimizer
 
 _CATALOGUE = ("ids", "attributes")
-"""Parts of an item tower that mean something for one catalogue only, but for attributes with the same values."""
+"""Parts of an item tower that belong to one catalogue, except attributes with the same values."""
 _TOWERS = ("items", "output_items")
 _BEHAVIORS = ("events/behaviors", "target_behaviors")
 
@@ -37,12 +37,12 @@ _MANY_STEPS = 2**31 - 1  # of a run whose optimizer is only shaped
 
 
 class Start(NamedTuple):
-    """What a run starts from.
+    """The model of a run and the parameters that it starts from.
 
     Attributes:
-      model: with adapters where there are any.
-      params: its parameters.
-      item_table: of the dataset.
+      model: the model, with adapters if the fine-tuning has any.
+      params: the model's parameters.
+      item_table: content of the dataset's items.
       notes: sentences on where the parameters come from.
     """
 
@@ -56,8 +56,8 @@ def build_model(config: ExperimentConfig, dataset: Dataset) -> tuple[SequenceMod
     """The model of a configuration for a dataset, and its item table.
 
     Raises:
-      ConfigError: a model that depends on what the dataset does not have: one behaviour to predict, or real times;
-        or relations between items with steps that see the items that they read only.
+      ConfigError: the model needs one behaviour to predict, or real times, which the dataset lacks; or relations
+        between items together with steps that hold only the items that they read.
     """
     events, behaviors = config.model.events, dataset.split.config.target_behaviors
     if config.model.target_behavior and len(behaviors) != 1:
@@ -87,13 +87,13 @@ def build_model(config: ExperimentConfig, dataset: Dataset) -> tuple[SequenceMod
 
 
 def start_model(config: ExperimentConfig, dataset: Dataset, *, from_runs: bool = True) -> Start:
-    """The model that a run trains and the parameters that it starts from.
+    """The model of a run and the parameters that it starts from.
 
     Args:
       config: the experiment.
-      dataset: whose items it is for.
-      from_runs: False starts without the runs that training.warm_start and transfer_from name, as a backtest must,
-        for which they may have seen the future.
+      dataset: the training data.
+      from_runs: False ignores training.warm_start and transfer_from, whose runs may have seen the future of a
+        backtest.
 
     Raises:
       ConfigError: as `build_model`, or a fine-tuning whose patterns match nothing.
@@ -148,12 +148,12 @@ def warm_start_params(run: str | Path | Run, dataset: Dataset, *, like: Any, see
 
 
 def _params_as_trained_whole(run: Run) -> Any:
-    """The best parameters of a run with its adapters merged and its base in floating point, as another run has them."""
+    """The best parameters of a run, with adapters merged and an int8 base in floating point."""
     return dequantize_base(merge_adapters(run.params()))
 
 
 def _with_language_models(params: Any, config: ModelConfig) -> tuple[Any, list[str]]:
-    """Parameters with the weights of the language models in their places, and sentences on which."""
+    """Parameters with the weights of the language models in their places, and sentences on them."""
     notes = []
     if config.encoder.kind in LANGUAGE_KINDS:
         params = {**params, "encoder": {**params["encoder"], **pretrained_blocks(config.encoder)}}
@@ -167,7 +167,7 @@ def _with_language_models(params: Any, config: ModelConfig) -> tuple[Any, list[s
 
 
 def _in_words(params: Any, config: TrainingConfig) -> str:
-    """How much a fine-tuning trains, and what it holds."""
+    """A sentence on the trained and the frozen parameters."""
     fine_tuning = config.fine_tuning
     trained, frozen = partition(params, trainable_paths(params, fine_tuning))
     optimizer = make_optimizer(config.optimizer, total_steps=_MANY_STEPS)
@@ -176,15 +176,15 @@ def _in_words(params: Any, config: TrainingConfig) -> str:
 
 
 def transfer_params(run: str | Path | Run, dataset: Dataset, *, like: Any) -> tuple[Any, list[str]]:
-    """The parameters of a run of another domain, but for those that belong to its catalogue or its log.
+    """The parameters of a run of another domain, except those that belong to its catalogue or log.
 
-    Embeddings of item ids stay fresh, and so do those of attributes and behaviours whose values are not the same in
-    both datasets. What is left is the encoder, W, the fusion, and the layers over feature vectors, which must come
-    from the same model in both.
+    Embeddings of item ids stay fresh, and so do those of attributes and behaviours whose values differ between the
+    datasets. Taken over are the encoder, W, the fusion, and the layers over feature vectors, which must come from the
+    same model in both.
 
     Args:
-      run: of the other domain; its adapters are merged.
-      dataset: of this one.
+      run: the run of the other domain, or its directory; its adapters are merged.
+      dataset: the training data of this domain.
       like: fresh parameters for this dataset.
 
     Returns:
@@ -215,12 +215,12 @@ def transfer_params(run: str | Path | Run, dataset: Dataset, *, like: Any) -> tu
 
 
 def _values_of(dataset: Dataset) -> dict[str, Any]:
-    """What the codes, or the scale, of each attribute of a dataset mean."""
+    """The values behind the codes, or the scale, of each attribute of a dataset."""
     return {name: values for kind in dataset.attributes.to_dict().values() for name, values in kind.items()}
 
 
 def _is_local(path: str, *, same_attributes: set[str], same_behaviors: bool) -> bool:
-    """Whether a parameter means something in its own dataset only."""
+    """Whether a parameter belongs to its own dataset only."""
     if path.startswith(_BEHAVIORS):
         return not same_behaviors
     tower, _, rest = path.partition("/")

@@ -7,7 +7,6 @@ checkpoint by the validation metric and the last one are kept.
 
 from __future__ import annotations
 
-import logging
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,6 @@ from seqrec_jax.training.state import TrainState, evaluated_params
 
 SCHEMA_VERSION = 1
 _SCORE = "score"
-
-# Orbax logs a line for every file it touches, and several tracebacks for an error that it then raises
-logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class CheckpointStore:
