@@ -39,6 +39,7 @@ from seqrec_jax.training.config import LossConfig, TrainingConfig
 from seqrec_jax.training.objective import make_objective
 from seqrec_jax.training.state import init_state, make_optimizer
 from seqrec_jax.training.step import make_run_steps
+from seqrec_jax.training.update import gradient_update
 
 RESULTS = Path("benchmarks/results/scaling.json")
 COMMAND = "python benchmarks/scaling.py"
@@ -72,7 +73,7 @@ def counted(loss: str, data: int, model_devices: int, rows: int) -> Row:
             data_devices=data,
             model_devices=model_devices,
         ),
-        optimizer,
+        gradient_update(optimizer),
         config=config,
         length=LENGTH,
         behavior_weights=jnp.ones(1),

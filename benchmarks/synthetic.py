@@ -19,6 +19,7 @@ from seqrec_jax.training.config import TrainingConfig
 from seqrec_jax.training.objective import make_objective
 from seqrec_jax.training.state import init_state, make_optimizer
 from seqrec_jax.training.step import make_run_steps
+from seqrec_jax.training.update import gradient_update
 
 
 class SyntheticTraining:
@@ -53,7 +54,7 @@ class SyntheticTraining:
         self._run_steps: Any = make_run_steps(
             self.model,
             self.objective,
-            self.optimizer,
+            gradient_update(self.optimizer),
             config=config,
             length=self.length,
             behavior_weights=jnp.ones(1),

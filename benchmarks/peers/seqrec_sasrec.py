@@ -34,6 +34,7 @@ from seqrec_jax.training.loop import TrainingData, train
 from seqrec_jax.training.objective import Objective, make_objective
 from seqrec_jax.training.state import TrainState, init_state, make_optimizer
 from seqrec_jax.training.step import make_run_steps
+from seqrec_jax.training.update import gradient_update
 
 CONFIGURATION = "configs/movielens_1m.yaml"
 LOSSES = {
@@ -185,7 +186,7 @@ class SeqrecSasrec:
         run_steps = make_run_steps(
             self.model,
             make_objective(config.loss, item_counts=counts),
-            self._start(len(packing.lengths) // config.batch_size),
+            gradient_update(self._start(len(packing.lengths) // config.batch_size)),
             config=config,
             length=self.length,
             behavior_weights=jnp.ones(len(self.dataset.behaviors)),

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import jax
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
@@ -98,3 +102,45 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def chunk_figures(
+    *, loss: float, learning_rate: float, parameter_norm: float, targets: int, sequences: int, seconds: float
+) -> dict[str, float]:
+    """The figures that are logged for a chunk of steps.
+
+    Args:
+      loss: mean over the steps.
+      learning_rate: of the last step.
+      parameter_norm: L2 norm of the parameters after the last step.
+      targets: number of targets in all steps.
+      sequences: number of windows in all steps.
+      seconds: duration of all steps.
+
+    Returns:
+      These figures, speeds per second in place of the counts, and the peak memory in bytes.
+    """
+    return {
+        "loss": loss,
+        "learning_rate": learning_rate,
+        "parameter_norm": parameter_norm,
+        "targets_per_second": targets / seconds,
+        "sequences_per_second": sequences / seconds,
+        "seconds": seconds,
+        "memory_bytes": _memory_bytes(),
+    }
+
+
+def _memory_bytes() -> int:
+    """Peak memory of the first device if it reports one, else of this process.
+
+    The kernel's own mark is preferred, since `ru_maxrss` begins at the peak of the process that started this one.
+    """
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    status = Path("/proc/self/status")
+    marks = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    if marks is not None:
+        return int(marks[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
-import resource
-import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -40,31 +36,33 @@ from seqrec_jax.parallel import (
 from seqrec_jax.training.adapters.wiring import fine_tuning_optimizer
 from seqrec_jax.training.checkpoints import CheckpointStore
 from seqrec_jax.training.config import TrainingConfig
-from seqrec_jax.training.feed import EpochPlan, resident_feed, streamed_feed
-from seqrec_jax.training.log import RunLog
+from seqrec_jax.training.feed import EpochPlan, Feed, Piece, resident_feed, streamed_feed
+from seqrec_jax.training.interruptions import interruptions
+from seqrec_jax.training.log import RunLog, chunk_figures
 from seqrec_jax.training.objective import Objective, make_objective
-from seqrec_jax.training.state import (
-    Params,
-    TrainState,
-    evaluated_params,
-    init_state,
-    make_optimizer,
-    make_schedule,
-)
-from seqrec_jax.training.step import StepTotals, make_run_steps
+from seqrec_jax.training.state import Params, TrainState, evaluated_params, init_state, make_optimizer, make_schedule
+from seqrec_jax.training.step import RunSteps, make_run_steps
+from seqrec_jax.training.update import Update, gradient_update
 
-Validate = Callable[[Params], dict[str, float]]
 CHUNK_SECONDS = 1.0
 DIVERGED = 100.0  # times the loss at the start
 
 
+class Validate(Protocol):
+    """A validation: parameters to named figures."""
+
+    def __call__(self, params: Params, /) -> dict[str, float]:
+        """Figures by name, such as `ndcg@10`."""
+        ...
+
+
 class TrainingData(NamedTuple):
-    """What is trained on.
+    """The events of a training run.
 
     Attributes:
       sequences: training events of every user.
-      first_timestamp: seconds that times on the device count from.
-      behavior_weights: `[H]` float32 weight of a target by its behaviour, 0 where it is none.
+      first_timestamp: int64 seconds UTC from which times on the device count.
+      behavior_weights: `[H]` float32 weight of a target by its behaviour; 0 excludes the behaviour.
       num_items: V.
     """
 
@@ -79,14 +77,14 @@ class Progress:
     """Where a run stands, saved with each checkpoint.
 
     Attributes:
-      epoch: passes made.
-      best_score: of the validations.
-      best_step: where it was reached, of equal ones the last.
-      validations_without_gain: since the best one.
-      first_loss: of the first step, which tells divergence.
-      seconds: of the steps, without validation.
-      finished: all epochs are made, or training stopped early.
-      num_items: V, by which a checkpoint tells rows of items from those that fill up a table for a mesh.
+      epoch: finished passes over the training windows.
+      best_score: highest validation score.
+      best_step: step of the best score, the last one among equals.
+      validations_without_gain: validations since the best one.
+      first_loss: loss of the first step, against which divergence is measured; None before it.
+      seconds: time spent in steps, without validation.
+      finished: whether all epochs are made or training stopped early.
+      num_items: V; rows of a table beyond it only fill it up for a mesh.
     """
 
     epoch: int = 0
@@ -110,22 +108,25 @@ def train(
     directory: Path,
     validate: Validate | None = None,
     metric: str = "ndcg@10",
-    objective: Objective | Callable[..., jax.Array] | None = None,
+    objective: Objective | None = None,
+    make_update: Callable[[optax.GradientTransformation], Update] = gradient_update,
     show_progress: bool = True,
 ) -> Progress:
     """Train a model, or continue its run from the last checkpoint, to the same parameters either way.
 
     Args:
       model: pure functions.
-      params: where a new run starts; ignored where the directory has a checkpoint.
-      data: what is trained on.
-      item_table: attributes of the items; its rows, V + 1 or more, are shared by `config.model_devices`.
-      config: the run's settings.
+      params: parameters of a new run; ignored if the directory has a checkpoint.
+      data: training events and the weights of their behaviours.
+      item_table: attributes of the items; `config.model_devices` must divide its number of rows, V + 1 or more.
+      config: optimisation settings.
       length: L.
-      directory: the run's directory; checkpoints, log and TensorBoard go there.
-      validate: parameters to named figures; None for no validation.
-      metric: the figure, higher is better, that decides what is best and when to stop.
-      objective: one's own, with the call that `make_objective` gives, instead of the one that `config.loss` names.
+      directory: the run's directory; checkpoints, log and TensorBoard files are written there.
+      validate: computes the figures of a validation from parameters; None for no validation.
+      metric: the figure, higher is better, by which the best checkpoint is chosen and training stops early.
+      objective: an objective of your own instead of the one that `config.loss` describes.
+      make_update: makes the update of a step from the configured optimizer, for example one that clips the gradient
+        of each row; by default the gradient of the mean loss goes through the optimizer.
       show_progress: draw a progress bar on the terminal.
 
     Returns:
@@ -140,54 +141,26 @@ def train(
       CheckpointError: checkpoints cannot be read or written.
     """
     mesh = make_mesh(config.num_devices, model_devices=config.model_devices)
-    if config.batch_size % data_size(mesh):
-        raise ConfigError(
-            f"training.batch_size is {config.batch_size}, which {data_size(mesh)} devices cannot share evenly; "
-            "choose a multiple, or set training.num_devices"
-        )
-    num_rows = item_table.known.shape[0]
-    if num_rows % config.model_devices:
-        raise ShapeError(
-            f"item_table has {num_rows} rows, which {config.model_devices} devices cannot share evenly; make it with "
-            f"num_rows={rows_on_mesh(data.num_items, model_devices=config.model_devices)}"
-        )
+    _check_shares(config, item_table, mesh=mesh, num_items=data.num_items)
     # without a next event there is no target, unless events are predicted from both sides
     plan = _plan_epochs(data.sequences, config, length, drop_last=1 if model.causal else 0)
-    steps_per_epoch = plan.num_batches
-    total_steps = config.max_epochs * steps_per_epoch
+    total_steps = config.max_epochs * plan.num_batches
     optimizer = fine_tuning_optimizer(
         make_optimizer(config.optimizer, total_steps=total_steps), config.fine_tuning, total_steps=total_steps
     )
-    rates = make_schedule(config.optimizer, total_steps=total_steps)
-    if objective is None:
-        item_ids = data.sequences.item_ids
-        are_targets = data.behavior_weights[data.sequences.behaviors] > 0
-        objective = make_objective(
-            config.loss,
-            item_counts=np.bincount(item_ids, minlength=num_rows),
-            target_counts=np.bincount(item_ids[are_targets], minlength=num_rows),
-            data_devices=data_size(mesh),
-            model_devices=config.model_devices,
-        )
+    update = make_update(optimizer)
     run_steps = make_run_steps(
         model,
-        objective,
-        optimizer,
+        _objective_of_log(data, config, mesh, num_rows=len(item_table.known)) if objective is None else objective,
+        update,
         config=config,
         length=length,
         behavior_weights=jnp.asarray(data.behavior_weights, dtype=jnp.float32),
         mesh=mesh,
     )
-    place: dict[str, Any] = {"first_timestamp": data.first_timestamp, "mesh": mesh}
-    if config.stream_batches is None:
-        feed = resident_feed(plan, data.sequences, **place)
-    else:
-        feed = streamed_feed(plan, data.sequences, batches_per_piece=config.stream_batches, **place)
-    item_table = jax.device_put(item_table, over_items(mesh))
+    feed = _make_feed(plan, data, config, mesh=mesh)
     with closing(CheckpointStore(directory / "checkpoints")) as store:
-        state, progress = _start_or_continue(
-            store, params, optimizer, config=config, num_items=data.num_items, mesh=mesh
-        )
+        state, progress = _start_or_continue(store, params, update, config=config, num_items=data.num_items, mesh=mesh)
         if progress.finished:
             return progress
         log = RunLog(directory, resume_step=int(state.step), active=is_first_process())
@@ -199,62 +172,178 @@ def train(
             disable=not (show_progress and is_first_process()),
             dynamic_ncols=True,
         )
-        figures: dict[str, str] = {}
-        chunk_steps, last_save, stopping = 1, time.monotonic(), 0
-        with closing(log), closing(bar), _interruptions() as stop:
-            while not progress.finished and not stopping:
-                first = int(state.step) - progress.epoch * steps_per_epoch
-                pieces = feed(progress.epoch, first)
-                piece = next(pieces)
-                while first < steps_per_epoch:
-                    piece = next(pieces) if first == piece.last else piece
-                    last = min(first + chunk_steps, piece.last)
-                    started = time.monotonic()
-                    outputs = run_steps(
-                        state, item_table, piece.events, piece.rows, first - piece.first, last - piece.first
-                    )
-                    state, totals, norm = jax.block_until_ready(outputs)
-                    seconds = time.monotonic() - started
-                    progress.seconds += seconds
-                    rate = float(rates(int(state.step) - 1))
-                    values = _chunk_values(totals, norm, last - first, seconds=seconds, rate=rate)
-                    _check_divergence(values, progress, store, step=int(state.step))
-                    log.write("train", int(state.step), epoch=progress.epoch, **values)
-                    figures["loss"] = f"{values['loss']:.4f}"
-                    figures["targets/s"] = f"{values['targets_per_second']:,.0f}"
-                    figures["sequences/s"] = f"{values['sequences_per_second']:,.0f}"
-                    bar.set_postfix(figures, refresh=False)
-                    bar.update(last - first)
-                    if not is_simulated(mesh):
-                        pace = (last - first) / seconds
-                        chunk_steps = max(1, min(round(pace * CHUNK_SECONDS), 8 * chunk_steps))
-                    first = last
-                    # clocks and signals differ between processes, what they do next must not
-                    is_due = time.monotonic() - last_save > config.checkpoint_seconds
-                    chunk_steps, stopping, due = largest_over_processes(chunk_steps, stop.is_set(), is_due)
-                    if first < steps_per_epoch:  # the end of an epoch saves its own checkpoint, with a score
-                        if stopping:
-                            break
-                        if due:
-                            store.save(state, asdict(progress))
-                            last_save = time.monotonic()
-                else:
-                    score = _end_epoch(state, progress, config, validate, metric, log)
-                    store.save(state, asdict(progress), score=score)
-                    last_save = time.monotonic()
-                    [stopping] = largest_over_processes(stop.is_set())
-                    if score is not None:
-                        figures[metric] = f"{score:.4f}"
-                        bar.set_postfix(figures)
+        with closing(log), closing(bar), interruptions() as stop:
+            loop = _Loop(
+                state=state,
+                progress=progress,
+                config=config,
+                run_steps=run_steps,
+                item_table=jax.device_put(item_table, over_items(mesh)),
+                feed=feed,
+                steps_per_epoch=plan.num_batches,
+                rates=make_schedule(config.optimizer, total_steps=total_steps),
+                store=store,
+                log=log,
+                bar=bar,
+                stop=stop,
+                chunks_grow=not is_simulated(mesh),
+            )
+            while not progress.finished and not loop.stopping:
+                if loop.run_epoch():
+                    loop.end_epoch(validate, metric)
             if not progress.finished:
-                store.save(state, asdict(progress))
+                store.save(loop.state, asdict(progress))
     return progress
+
+
+@dataclass
+class _Loop:
+    """A run between two epochs: what it has reached, what it runs, and where it writes.
+
+    Attributes:
+      state: parameters and optimizer state after the last step.
+      progress: figures saved with each checkpoint.
+      config: the run's settings.
+      run_steps: the compiled loop of steps.
+      item_table: attributes of the items, on the mesh.
+      feed: batches of an epoch.
+      steps_per_epoch: batches of an epoch.
+      rates: learning rate by step.
+      store: checkpoints.
+      log: the run's log.
+      bar: the progress bar.
+      stop: set by Ctrl-C.
+      chunks_grow: False where every step must be waited for.
+      stopping: whether any process has been interrupted.
+      chunk_steps: steps of the next chunk.
+      last_save: clock of the last checkpoint, in seconds.
+      figures: what the progress bar shows.
+    """
+
+    state: TrainState
+    progress: Progress
+    config: TrainingConfig
+    run_steps: RunSteps
+    item_table: ItemTable
+    feed: Feed
+    steps_per_epoch: int
+    rates: optax.Schedule
+    store: CheckpointStore
+    log: RunLog
+    bar: tqdm
+    stop: threading.Event
+    chunks_grow: bool
+    stopping: bool = False
+    chunk_steps: int = 1
+    last_save: float = field(default_factory=time.monotonic)
+    figures: dict[str, str] = field(default_factory=dict)
+
+    def run_epoch(self) -> bool:
+        """Run the rest of an epoch, with checkpoints by the clock; False if it was interrupted before its end."""
+        first = int(self.state.step) - self.progress.epoch * self.steps_per_epoch
+        pieces = self.feed(self.progress.epoch, first)
+        piece = next(pieces)
+        while first < self.steps_per_epoch:
+            piece = next(pieces) if first == piece.last else piece
+            last = min(first + self.chunk_steps, piece.last)
+            self._run_chunk(piece, first, last)
+            first = last
+            # clocks and signals differ between processes, their decisions must not
+            is_due = time.monotonic() - self.last_save > self.config.checkpoint_seconds
+            self.chunk_steps, stopping, due = largest_over_processes(self.chunk_steps, self.stop.is_set(), is_due)
+            self.stopping = bool(stopping)
+            if first < self.steps_per_epoch:  # the end of an epoch saves its own checkpoint, with a score
+                if self.stopping:
+                    return False
+                if due:
+                    self._save()
+        return True
+
+    def end_epoch(self, validate: Validate | None, metric: str) -> None:
+        """Validate if due, decide whether the run has ended, and save."""
+        score = _end_epoch(self.state, self.progress, self.config, validate, metric, self.log)
+        self._save(score)
+        [stopping] = largest_over_processes(self.stop.is_set())
+        self.stopping = bool(stopping)
+        if score is not None:
+            self.figures[metric] = f"{score:.4f}"
+            self.bar.set_postfix(self.figures)
+
+    def _run_chunk(self, piece: Piece, first: int, last: int) -> None:
+        """Run the batches first…last-1 of the epoch and log them."""
+        started = time.monotonic()
+        outputs = self.run_steps(
+            self.state, self.item_table, piece.events, piece.rows, first - piece.first, last - piece.first
+        )
+        self.state, totals, norm = jax.block_until_ready(outputs)
+        seconds = time.monotonic() - started
+        self.progress.seconds += seconds
+        step = int(self.state.step)
+        values = chunk_figures(
+            loss=float(totals.loss) / (last - first),
+            learning_rate=float(self.rates(step - 1)),
+            parameter_norm=float(norm),
+            targets=int(totals.targets),
+            sequences=int(totals.windows),
+            seconds=seconds,
+        )
+        _check_divergence(values, self.progress, self.store, step=step)
+        self.log.write("train", step, epoch=self.progress.epoch, **values)
+        self.figures["loss"] = f"{values['loss']:.4f}"
+        self.figures["targets/s"] = f"{values['targets_per_second']:,.0f}"
+        self.figures["sequences/s"] = f"{values['sequences_per_second']:,.0f}"
+        self.bar.set_postfix(self.figures, refresh=False)
+        self.bar.update(last - first)
+        if self.chunks_grow:
+            pace = (last - first) / seconds
+            self.chunk_steps = max(1, min(round(pace * CHUNK_SECONDS), 8 * self.chunk_steps))
+
+    def _save(self, score: float | None = None) -> None:
+        self.store.save(self.state, asdict(self.progress), score=score)
+        self.last_save = time.monotonic()
+
+
+def _check_shares(config: TrainingConfig, item_table: ItemTable, *, mesh: Mesh, num_items: int) -> None:
+    """Raise where the devices cannot share the batch or the items evenly."""
+    if config.batch_size % data_size(mesh):
+        raise ConfigError(
+            f"training.batch_size is {config.batch_size}, which {data_size(mesh)} devices cannot share evenly; "
+            "choose a multiple, or set training.num_devices"
+        )
+    num_rows = len(item_table.known)
+    if num_rows % config.model_devices:
+        raise ShapeError(
+            f"item_table has {num_rows} rows, which {config.model_devices} devices cannot share evenly; make it with "
+            f"num_rows={rows_on_mesh(num_items, model_devices=config.model_devices)}"
+        )
+
+
+def _objective_of_log(data: TrainingData, config: TrainingConfig, mesh: Mesh, *, num_rows: int) -> Objective:
+    """The configured objective with the counts of the training events."""
+    item_ids = data.sequences.item_ids
+    are_targets = data.behavior_weights[data.sequences.behaviors] > 0
+    return make_objective(
+        config.loss,
+        item_counts=np.bincount(item_ids, minlength=num_rows),
+        target_counts=np.bincount(item_ids[are_targets], minlength=num_rows),
+        data_devices=data_size(mesh),
+        model_devices=config.model_devices,
+    )
+
+
+def _make_feed(plan: EpochPlan, data: TrainingData, config: TrainingConfig, *, mesh: Mesh) -> Feed:
+    """Events that stay on the device, or go there piece by piece."""
+    first = data.first_timestamp
+    if config.stream_batches is None:
+        return resident_feed(plan, data.sequences, first_timestamp=first, mesh=mesh)
+    pieces = config.stream_batches
+    return streamed_feed(plan, data.sequences, first_timestamp=first, batches_per_piece=pieces, mesh=mesh)
 
 
 def _start_or_continue(
     store: CheckpointStore,
     params: Params,
-    optimizer: optax.GradientTransformation,
+    update: Update,
     *,
     config: TrainingConfig,
     num_items: int,
@@ -263,7 +352,7 @@ def _start_or_continue(
     """State and progress of the last checkpoint, or of a new run where there is none."""
 
     def first_state(params: Params) -> TrainState:
-        return init_state(params, optimizer, with_average=config.ema_decay is not None)
+        return init_state(params, update, with_average=config.ema_decay is not None)
 
     like = jax.eval_shape(first_state, params)
     if store.last_step is None:
@@ -320,34 +409,6 @@ def _end_epoch(
     return score
 
 
-def _chunk_values(totals: StepTotals, norm: jax.Array, steps: int, *, seconds: float, rate: float) -> dict[str, float]:
-    """What is logged of a chunk of steps."""
-    return {
-        "loss": float(totals.loss) / steps,
-        "learning_rate": rate,
-        "parameter_norm": float(norm),
-        "targets_per_second": int(totals.targets) / seconds,
-        "sequences_per_second": int(totals.windows) / seconds,
-        "seconds": seconds,
-        "memory_bytes": _memory_bytes(),
-    }
-
-
-def _memory_bytes() -> int:
-    """Peak memory: of the first device where it says so, else of this process.
-
-    By the kernel's own mark where there is one, since `ru_maxrss` begins at the peak of the process that started it.
-    """
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return int(stats["peak_bytes_in_use"])
-    status = Path("/proc/self/status")
-    marks = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    if marks is not None:
-        return int(marks[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def _check_divergence(values: dict[str, float], progress: Progress, store: CheckpointStore, *, step: int) -> None:
     """Stop before parameters that are of no use can be saved."""
     loss, norm = values["loss"], values["parameter_norm"]
@@ -365,24 +426,3 @@ def _check_divergence(values: dict[str, float], progress: Progress, store: Check
         "training.optimizer.clip_norm (1.0 is usual) or use training.precision float32, in a run of another name; "
         f"training.warm_start {store.directory.parent} would start it from the best checkpoint of this one"
     )
-
-
-@contextmanager
-def _interruptions() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or a polite kill sets; a second Ctrl-C interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def on_signal(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

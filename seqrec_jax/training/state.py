@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -78,8 +79,21 @@ def make_optimizer(config: OptimizerConfig, *, total_steps: int) -> optax.Gradie
     return optax.GradientTransformation(update.init, update_in_standard_promotion)
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation, *, with_average: bool) -> TrainState:
-    """The state before the first step, of copies, since a step takes over the buffers of its state."""
+class _Initialises(Protocol):
+    """An Optax optimizer or an `Update`, of which only `init` is used here."""
+
+    @property
+    def init(self) -> Callable[[Params], optax.OptState]: ...
+
+
+def init_state(params: Params, optimizer: _Initialises, *, with_average: bool) -> TrainState:
+    """The state before the first step, made of copies, since a step donates the buffers of its state.
+
+    Args:
+      params: parameters of the model.
+      optimizer: an Optax optimizer or an `Update`, whose `init` makes its state.
+      with_average: whether a running average of the parameters is kept.
+    """
     average = jax.tree.map(jnp.copy, params) if with_average else {}
     params = jax.tree.map(jnp.copy, params)
     return TrainState(params, optimizer.init(params), average, jnp.zeros((), dtype=jnp.int32))

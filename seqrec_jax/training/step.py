@@ -1,72 +1,100 @@
-"""The compiled training step, and a compiled loop of steps with a length chosen at run time."""
+"""The compiled training step, and a compiled loop of steps whose number is chosen at run time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from seqrec_jax import losses
 from seqrec_jax.data.batches import Batch, EventArrays, Rows, gather_batch, masked_batch
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.items import ItemTable
 from seqrec_jax.model import SequenceModel
 from seqrec_jax.parallel import over_rows, state_sharding
+from seqrec_jax.training.batch_loss import StepInputs, make_step_loss
 from seqrec_jax.training.config import TrainingConfig
-from seqrec_jax.training.objective import DrawNegatives, Objective
+from seqrec_jax.training.objective import Objective
 from seqrec_jax.training.rows import items_read, put_item_rows, renumbered, take_item_rows, take_rows
-from seqrec_jax.training.state import Params, TrainState
-from seqrec_jax.training.views import random_view, segment_vectors
+from seqrec_jax.training.state import TrainState
+from seqrec_jax.training.update import Update
 
 _STEP_STREAM = 0x57E9  # keeps the steps' keys apart from those of initialisation and order
 _ID_STREAM = 0x1D0B  # keeps the keys of dropped ids apart from those of the batch
 _MASK_STREAM = 0x3A5C  # keeps the keys of masks apart from those of dropout and negatives
-_VIEW_STREAM = 0x71E3  # and those of views, and of dropout in them
+_UPDATE_STREAM = 0x4E15  # keeps the keys of an update's noise apart from those of negatives
 
 
 class StepTotals(NamedTuple):
-    """Sums over the steps of one compiled loop: loss (float32), real targets and windows (int32)."""
+    """Sums over the steps of one compiled loop: loss (float32), targets and windows without padding (int32)."""
 
     loss: Float[Array, ""]
     targets: Int[Array, ""]
     windows: Int[Array, ""]
 
 
-RunSteps = Callable[[TrainState, ItemTable, EventArrays, Rows, int, int], tuple[TrainState, StepTotals, jax.Array]]
+class RunSteps(Protocol):
+    """The compiled loop of steps that `make_run_steps` gives."""
+
+    def __call__(
+        self,
+        state: TrainState,
+        item_table: ItemTable,
+        events: EventArrays,
+        rows: Rows,
+        first: int | Int[Array, ""],
+        last: int | Int[Array, ""],
+        /,
+    ) -> tuple[TrainState, StepTotals, Float[Array, ""]]:
+        """The state after the batches first…last-1 of `rows`, sums over them, and the norm of the parameters.
+
+        The buffers of `state` are donated: it cannot be used afterwards.
+        """
+        ...
 
 
 def make_run_steps(
     model: SequenceModel,
-    objective: Objective | Callable[..., Float[Array, ""]],
-    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    update: Update,
     *,
     config: TrainingConfig,
     length: int,
     behavior_weights: Float[Array, " H"],
     mesh: Mesh,
 ) -> RunSteps:
-    """`run_steps(state, item_table, events, rows, first, last) -> state, totals, norm of the parameters after`.
-
-    It makes the updates of batches first…last-1 of an epoch, and takes over the buffers of the state it is given.
+    """The compiled loop of training steps.
 
     The number of steps is a run-time value of one compiled loop, so Python returns about once a second whatever a
     step costs. Every random choice follows from (seed, step, row), so neither the chunks, nor a restart, nor the
     number of devices change the result beyond rounding.
-    """
-    dtype = jnp.bfloat16 if config.precision == "bfloat16" else jnp.float32
 
-    def draw_batch(events: EventArrays, rows: Rows, step: Array) -> tuple[Batch, Array, Array]:
-        """A step's batch, its key and a key a row."""
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), _STEP_STREAM), step)
-        key, row_key = jax.random.split(key)
-        numbers = jnp.arange(config.batch_size, dtype=jnp.int32)
-        row_keys = jax.vmap(lambda row: jax.random.fold_in(row_key, row))(numbers)
+    Args:
+      model: pure functions.
+      objective: the loss of each target and its mean.
+      update: what a step does with the loss; `gradient_update(optimizer)` is the ordinary one.
+      config: batch size, precision, masks, views, average and seed.
+      length: L.
+      behavior_weights: `[H]` weight of a target by its behaviour.
+      mesh: where the state and the rows of a batch lie.
+
+    Raises:
+      ConfigError: `optimizer.rows: read` with an objective that draws no negatives.
+    """
+    if config.optimizer.rows == "read" and objective.draw is None:
+        raise ConfigError(
+            "training.optimizer.rows is read, but the objective draws no negatives, so that it reads every row; give "
+            "it a draw, or set rows: all"
+        )
+
+    def step(
+        state: TrainState, item_table: ItemTable, events: EventArrays, rows: Rows
+    ) -> tuple[TrainState, StepTotals]:
+        rows = jax.lax.with_sharding_constraint(rows, over_rows(mesh))
+        key, row_keys = _step_keys(config, state.step)
         batch = gather_batch(events, rows, length=length, behavior_weights=behavior_weights)
         if not model.causal:
             batch = masked_batch(
@@ -76,96 +104,9 @@ def make_run_steps(
                 behavior_weights=behavior_weights,
                 row_keys=jax.vmap(lambda key: jax.random.fold_in(key, _MASK_STREAM))(row_keys),
             )
-        return batch, key, row_keys
-
-    def in_dtype(params: Params) -> Params:
-        return jax.tree.map(lambda leaf: leaf.astype(dtype) if _is_floating(leaf) else leaf, params)
-
-    def vectors(params: Params, item_table: ItemTable, batch: Batch, row_keys: Array) -> tuple[Array, Array]:
-        """`[B, L, E]` queries and `[V+1, E]` item vectors."""
-        cast = in_dtype(params)
-        v_y = model.item_vectors(cast, item_table)
-        return model.project(cast, model.encode(cast, item_table, batch, key=row_keys, v_y=v_y)), v_y
-
-    def without_dropped_ids(item_table: ItemTable, key: Array) -> ItemTable:
-        return item_table if model.drop_ids is None else model.drop_ids(item_table, jax.random.fold_in(key, _ID_STREAM))
-
-    def contrast(
-        params: Params, item_table: ItemTable, batch: Batch, row_keys: Array, num_segments: int, v_y: Array
-    ) -> Array:
-        """λ times the mean contrastive loss of two views of each sequence; 0 without views."""
-        if not config.contrastive.weight:
-            return jnp.float32(0)
-        cast = in_dtype(params)
-        views = []
-        for number in range(2):
-            view_keys, keys = (
-                jax.vmap(lambda key, stream=_VIEW_STREAM + 2 * number + part: jax.random.fold_in(key, stream))(row_keys)
-                for part in range(2)
-            )
-            view = random_view(batch, config=config.contrastive, row_keys=view_keys)
-            states = model.encode(cast, item_table, view, key=keys, v_y=v_y)
-            vectors, where = segment_vectors(states, view.segment_ids, num_segments=num_segments)
-            views.append(vectors.reshape(-1, vectors.shape[-1]))
-        real = where.reshape(-1)
-        values = losses.contrastive_loss(*views, temperature=config.contrastive.temperature, where=real)
-        return config.contrastive.weight * losses.weighted_mean(values, where=real)
-
-    def next_of_all_rows(
-        state: TrainState, item_table: ItemTable, batch: Batch, key: Array, row_keys: Array, num_segments: int
-    ) -> Any:
-        item_table = without_dropped_ids(item_table, key)
-
-        def mean_loss(params: Params) -> Array:
-            queries, v_y = vectors(params, item_table, batch, row_keys)
-            loss = objective(queries, v_y, batch.targets, batch.weights, key, row_keys)
-            return loss + contrast(params, item_table, batch, row_keys, num_segments, v_y)
-
-        loss, grads = jax.value_and_grad(mean_loss, allow_int=True)(state.params)  # a base may be in whole numbers
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-        return loss, optax.apply_updates(state.params, updates), optimizer_state
-
-    def next_of_read_rows(
-        draw: DrawNegatives,
-        objective: Objective,
-        state: TrainState,
-        item_table: ItemTable,
-        batch: Batch,
-        key: Array,
-        row_keys: Array,
-        num_segments: int,
-    ) -> Any:
-        negatives = draw(batch.targets, key, row_keys)
-        weights = objective.weigh(batch.targets, batch.weights)
-        items = items_read(batch, negatives, num_rows=len(item_table.known))
-        batch, negatives = renumbered(batch, negatives, items)
-        item_table = without_dropped_ids(jax.tree.map(lambda column: take_rows(column, items), item_table), key)
-        params, moments = take_item_rows(state.params, items), take_item_rows(state.optimizer, items)
-
-        def mean_loss(params: Params) -> Array:
-            queries, v_y = vectors(params, item_table, batch, row_keys)
-            loss = objective.loss(queries, v_y, batch.targets, weights, negatives)
-            return loss + contrast(params, item_table, batch, row_keys, num_segments, v_y)
-
-        loss, grads = jax.value_and_grad(mean_loss, allow_int=True)(params)
-        updates, moments = optimizer.update(grads, moments, params)
-        params = put_item_rows(state.params, optax.apply_updates(params, updates), items)
-        return loss, params, put_item_rows(state.optimizer, moments, items)
-
-    next_state: Callable[..., Any] = next_of_all_rows
-    if config.optimizer.rows == "read":
-        next_state = partial(next_of_read_rows, *_halves(objective))
-
-    def update(
-        state: TrainState, item_table: ItemTable, events: EventArrays, rows: Rows
-    ) -> tuple[TrainState, StepTotals]:
-        rows = jax.lax.with_sharding_constraint(rows, over_rows(mesh))
-        batch, key, row_keys = draw_batch(events, rows, state.step)
-        loss, params, optimizer_state = next_state(state, item_table, batch, key, row_keys, rows.lengths.shape[1])
-        average: Any = state.average
-        if config.ema_decay is not None:
-            average = optax.incremental_update(params, average, 1.0 - config.ema_decay)
-        state = TrainState(params, optimizer_state, average, state.step + 1)
+        loss, state = _update_state(
+            model, objective, update, config, state, item_table, batch, key, row_keys, rows.lengths.shape[1]
+        )
         num_targets = jnp.sum(batch.targets > 0, dtype=jnp.int32)
         totals = StepTotals(loss, num_targets, jnp.sum(rows.lengths > 0, dtype=jnp.int32))
         return jax.lax.with_sharding_constraint(state, state_sharding(state, mesh)), totals
@@ -178,26 +119,56 @@ def make_run_steps(
             state, totals = carry
             start = batch_number * config.batch_size
             batch_rows = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, config.batch_size), rows)
-            state, new = update(state, item_table, events, batch_rows)
+            state, new = step(state, item_table, events, batch_rows)
             return state, jax.tree.map(jnp.add, totals, new)
 
         zero = jnp.zeros((), dtype=jnp.int32)
-        carry = (state, StepTotals(jnp.float32(0), zero, zero))
-        state, totals = jax.lax.fori_loop(first, last, body, carry)
-        return state, totals, optax.tree.norm(list(filter(_is_floating, jax.tree.leaves(state.params))))
+        state, totals = jax.lax.fori_loop(first, last, body, (state, StepTotals(jnp.float32(0), zero, zero)))
+        floating = [leaf for leaf in jax.tree.leaves(state.params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        return state, totals, optax.tree.norm(floating)
 
     return run_steps
 
 
-def _is_floating(leaf: Array) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
+def _step_keys(config: TrainingConfig, step: Int[Array, ""]) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """The key of a step, and `[B]` keys of its rows."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), _STEP_STREAM), step)
+    key, row_key = jax.random.split(key)
+    numbers = jnp.arange(config.batch_size, dtype=jnp.int32)
+    return key, jax.vmap(lambda row: jax.random.fold_in(row_key, row))(numbers)
 
 
-def _halves(objective: Any) -> tuple[DrawNegatives, Objective]:
-    """The draw of an objective and itself; ConfigError where it is one's own without that half."""
-    if not isinstance(objective, Objective) or objective.draw is None:
-        raise ConfigError(
-            "training.optimizer.rows is read, for which the objective must be an Objective that draws its negatives; "
-            "make it one, or set rows: all"
-        )
-    return objective.draw, objective
+def _update_state(
+    model: SequenceModel,
+    objective: Objective,
+    update: Update,
+    config: TrainingConfig,
+    state: TrainState,
+    item_table: ItemTable,
+    batch: Batch,
+    key: PRNGKeyArray,
+    row_keys: PRNGKeyArray,
+    num_segments: int,
+) -> tuple[Float[Array, ""], TrainState]:
+    """The loss of a batch, and the state after one update by it."""
+    negatives = None if objective.draw is None else objective.draw(batch.targets, key, row_keys)
+    weights = objective.weigh(batch.targets, batch.weights)
+    params, moments = state.params, state.optimizer
+    reads_rows = config.optimizer.rows == "read" and negatives is not None
+    if reads_rows:  # model, loss and update see a catalogue of the items that the batch reads
+        items = items_read(batch, negatives, num_rows=len(item_table.known))
+        batch, negatives = renumbered(batch, negatives, items)
+        item_table = jax.tree.map(lambda column: take_rows(column, items), item_table)
+        params, moments = take_item_rows(params, items), take_item_rows(moments, items)
+    if model.drop_ids is not None:
+        item_table = model.drop_ids(item_table, jax.random.fold_in(key, _ID_STREAM))
+    inputs = StepInputs(item_table, batch, weights, negatives, row_keys)
+    step_loss = make_step_loss(model, objective, config, inputs, num_segments=num_segments)
+    loss, params, moments = update.apply(step_loss, params, moments, jax.random.fold_in(key, _UPDATE_STREAM))
+    if reads_rows:
+        params = put_item_rows(state.params, params, items)
+        moments = put_item_rows(state.optimizer, moments, items)
+    average = state.average
+    if config.ema_decay is not None:
+        average = optax.incremental_update(params, average, 1.0 - config.ema_decay)
+    return loss, TrainState(params, moments, average, state.step + 1)

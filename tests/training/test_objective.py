@@ -203,11 +203,11 @@ def test_bfloat16_vectors_give_a_float32_value(kind):
         ),
         ({"kind": "bpr", "negatives": "mixed", "num_negatives": 1}, "mixed negatives need at least 2"),
         ({"kind": "generalized_binary_cross_entropy", "negatives": "popularity"}, "calibrated for uniform negatives"),
-        ({"label_smoothing": 1.0}, "label_smoothing must be from 0 to below 1, got 1.0"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and less than 1, got 1.0"),
         ({"calibration": 1.5}, "calibration must be from 0 to 1, got 1.5"),
-        ({"score_penalty": -1.0}, "score_penalty must not be negative, got -1.0"),
-        ({"propensity_power": float("nan")}, "propensity_power must not be negative, got nan"),
-        ({"num_negatives": 0}, "num_negatives must be greater than 0"),
+        ({"score_penalty": -1.0}, "score_penalty must be at least 0, got -1.0"),
+        ({"propensity_power": float("nan")}, "propensity_power must be at least 0, got nan"),
+        ({"num_negatives": 0}, "num_negatives must be at least 1, got 0"),
     ],
 )
 def test_losses_that_make_no_sense_are_refused(fields, message):

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from seqrec_jax.data.batches import EventArrays, Rows, event_arrays
 from seqrec_jax.data.sequences import Sequences, one_window_per_row, sliding_windows
@@ -22,6 +23,7 @@ from seqrec_jax.training.loop import Progress, TrainingData, Validate, train
 from seqrec_jax.training.objective import make_objective
 from seqrec_jax.training.state import TrainState, init_state, make_optimizer
 from seqrec_jax.training.step import make_run_steps
+from seqrec_jax.training.update import Update, gradient_update
 
 NUM_ITEMS = 20
 LENGTH = 10
@@ -91,11 +93,19 @@ class Steps:
     """Compiled steps with their inputs on a mesh, and states to put through them."""
 
     def __init__(
-        self, config: TrainingConfig, *, devices: int, model_devices: int = 1, kind: str = "mean", dropout: float = 0.3
+        self,
+        config: TrainingConfig,
+        *,
+        devices: int,
+        model_devices: int = 1,
+        kind: str = "mean",
+        dropout: float = 0.3,
+        update: Update | None = None,
     ):
         self.mesh = make_mesh(devices, model_devices=model_devices)
         self.num_rows = rows_on_mesh(NUM_ITEMS, model_devices=model_devices)
         self.optimizer = make_optimizer(config.optimizer, total_steps=config.max_epochs * STEPS_PER_EPOCH)
+        self.update = gradient_update(self.optimizer) if update is None else update
         self.with_average, self.kind = config.ema_decay is not None, kind
         sequences = tiny_sequences()
         self.run = make_run_steps(
@@ -106,7 +116,7 @@ class Steps:
                 data_devices=devices // model_devices,
                 model_devices=model_devices,
             ),
-            self.optimizer,
+            self.update,
             config=config,
             length=LENGTH,
             behavior_weights=jnp.asarray(BEHAVIOR_WEIGHTS),
@@ -121,7 +131,7 @@ class Steps:
             lambda path, leaf: _with_rows(leaf, self.num_rows) if is_item_rows(path) else jnp.asarray(leaf),
             tiny_params(self.kind),
         )
-        state = init_state(params, self.optimizer, with_average=self.with_average)
+        state = init_state(params, self.update, with_average=self.with_average)
         return jax.device_put(state, state_sharding(state, self.mesh))
 
     def __call__(self, state: TrainState, first: int, last: int, *, rows: Rows | None = None) -> Any:
@@ -159,6 +169,7 @@ def train_tiny(
     config: TrainingConfig = CONFIG,
     num_users: int = 60,
     show_progress: bool = False,
+    make_update: Callable[[optax.GradientTransformation], Update] = gradient_update,
     **changes: Any,
 ) -> Progress:
     """`train` on the tiny data, deciding by the figure "score"."""
@@ -172,6 +183,7 @@ def train_tiny(
         directory=directory,
         validate=validate,
         metric="score",
+        make_update=make_update,
         show_progress=show_progress,
     )
 
