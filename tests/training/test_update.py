@@ -69,7 +69,7 @@ def test_sign_descent_moves_every_parameter_by_its_rate():
 
 @pytest.mark.parametrize("config", [SOFTMAX, SAMPLED], ids=["softmax", "sampled, weighted items"])
 def test_rows_add_up_to_the_batch_and_are_clipped_one_by_one(config):
-    """Without a bound the gradients of the rows give that of the mean, dropout included; with one they stay below it."""
+    """Without a bound the gradients of the rows give that of the mean, dropout included; with one, less."""
     expected, expected_loss = moved(Steps(config, devices=1), STEPS_PER_EPOCH - 1)  # some of its rows are padding
     unbounded, loss = moved(Steps(config, devices=1, update=by_clipped_rows(1e6)), STEPS_PER_EPOCH - 1)
     assert loss == pytest.approx(expected_loss, rel=1e-5) and norm(expected) > 0.1
