@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "seqrec_jax"
-HEAVY = {"jax", "flax", "optax", "orbax", "numpy", "pandas", "pyarrow", "matplotlib", "jinja2", "jsonargparse", "yaml"}
+HEAVY = {"jax", "flax", "optax", "orbax", "numpy", "pandas", "pyarrow", "matplotlib", "jinja2", "yaml"}
 HEAVY |= {"tokenizers", "safetensors"}
 
 
@@ -77,7 +77,6 @@ def test_preparing_data_needs_no_jax(module):
     [
         ("orbax", ["training/checkpoints.py"]),
         ("flax", ["encoders/", "items/"]),
-        ("jsonargparse", ["settings.py"]),
         ("matplotlib", ["reporting/"]),
         ("jinja2", ["evaluation/", "reporting/"]),
         ("tensorboardX", ["training/log.py"]),

@@ -26,19 +26,32 @@ def read(tmp_path, text, *overrides):
         ("training: {width: 3}", "did you mean model.encoder.width or model.items.width?"),
         ("xyzzy: 3", "unknown key xyzzy; the fields are ['name', 'data', 'model', 'training', 'evaluation']"),
         ("training: {xyzzy: 3}", "unknown key training.xyzzy; the fields are ['training.loss', "),
-        ("training: {batch_size: many}", 'key "training.batch_size": Expected an int. Got value: many'),
-        ("training: {batch_size: 2.5}", 'key "training.batch_size": Expected an int. Got value: 2.5'),
-        ("training: {batch_size: true}", 'key "training.batch_size": Expected an int. Got value: True'),
+        ("training: {batch_size: many}", "training.batch_size must be an int, got 'many'"),
+        ("training: {batch_size: 2.5}", "training.batch_size must be an int, got 2.5"),
+        ("training: {batch_size: true}", "training.batch_size must be an int, got True"),
+        ("training: {patience: abc}", "training.patience must be an int or null, got 'abc'"),
+        ("training: {optimizer: {clip_norm: [1]}}", "training.optimizer.clip_norm must be a number or null, got [1]"),
+        (
+            "training: {loss: {negatives_per: all}}",
+            "negatives_per must be one of batch, row, target or null, got 'all'",
+        ),
+        ("data: {cleaning: {behaviors: view}}", "cleaning.behaviors must be a list of strings or null, got 'view'"),
+        ("data: {cleaning: {behaviors: [view, 1]}}", "data.cleaning.behaviors[1] must be a string, got 1"),
+        ("data: {shop: {attraction: [0.1]}}", "data.shop.attraction must be a list of 2 numbers, got [0.1]"),
+        ("evaluation: {gains: {view: much}}", "evaluation.gains.view must be a number, got 'much'"),
+        ("evaluation: {gains: [1]}", "evaluation.gains must be a mapping of names to numbers, got [1]"),
+        ("training: {behavior_weights: {1: 2.0}}", "keys of training.behavior_weights must be strings, got 1; put it"),
+        ("name: 2024", "name must be a string, got 2024"),
         ("training: {batch_size: null}", "training.batch_size must have a value, got null"),
         ("training: {batch_size: -3}", "training.batch_size must be at least 1, got -3"),
         ("training: {max_epochs: 0}", "training.max_epochs must be at least 1, got 0"),
         ("training: {stride: -1}", "training.stride must be at least 1, got -1"),
         ("training: {checkpoint_seconds: .inf}", "training.checkpoint_seconds must be greater than 0, got inf"),
-        ("training: {packing: 3}", 'key "training.packing": Expected a bool. Got value: 3'),
+        ("training: {packing: 3}", "training.packing must be true or false, got 3"),
         (
             "training: {loss: {kind: soft}}",
-            "Expected one of 'softmax', 'sampled_softmax', 'binary_cross_entropy', 'generalized_binary_cross_entropy', "
-            "'bpr', 'bpr_max'",
+            "training.loss.kind must be one of softmax, sampled_softmax, binary_cross_entropy, "
+            "generalized_binary_cross_entropy, bpr, bpr_max, got 'soft'",
         ),
         ("training: {loss: {temperature: 0}}", "training.loss.temperature must be greater than 0, got 0"),
         ("training: {optimizer: {learning_rate: .nan}}", "learning_rate must be greater than 0, got nan"),
@@ -49,7 +62,7 @@ def read(tmp_path, text, *overrides):
         ("training: {optimizer: {rows: read}}", "training.optimizer.rows is read, but a softmax over all items"),
         ("training: {ema_decay: 1}", "training.ema_decay must be greater than 0 and less than 1, got 1.0"),
         ("training: {behavior_weights: {view: -1}}", "training.behavior_weights.view must be at least 0, got -1.0"),
-        ("training: {behavior_weights: 3}", 'key "training.behavior_weights": Expected a dict. Got value: 3'),
+        ("training: {behavior_weights: 3}", "training.behavior_weights must be a mapping of names to numbers, got 3"),
         ("training: 3", "training is a section with fields of its own, got 3"),
         ("training:", "training is a section with fields of its own, got None"),
         ("training: {optimizer: adam}", "training.optimizer is a section with fields of its own, got 'adam'"),
@@ -74,8 +87,12 @@ def test_what_is_wrong_in_a_file(tmp_path, text, message):
         (["--training.batch_sise", "3"], "unknown key training.batch_sise; did you mean training.batch_size?"),
         (["--batch_size=3"], "unknown key batch_size; did you mean training.batch_size?"),
         (["--training.batch", "3"], "unknown key training.batch; did you mean training.batch_size?"),
-        (["--training.batch_size", "many"], 'key "training.batch_size": Expected an int. Got value: many'),
-        (["--training.batch_size"], "argument --training.batch_size: expected one argument"),
+        (["--training.batch_size", "many"], "training.batch_size must be an int, got 'many'"),
+        (["--training.batch_size"], "--training.batch_size needs a value"),
+        (["--training.batch_size", "--name", "x"], "--training.batch_size needs a value"),
+        (["--training.loss.kinds"], "unknown key training.loss.kinds; did you mean training.loss.kind?"),
+        (["--training.patience", "abc"], "training.patience must be an int or null, got 'abc'"),
+        (["--training", "x"], "training is a section with fields of its own, got 'x'"),
         (["five"], "unrecognized arguments: five"),
     ],
 )
@@ -88,7 +105,7 @@ def test_what_is_wrong_on_the_command_line(tmp_path, words, message):
 def test_a_value_out_of_range_on_the_command_line(tmp_path):
     with pytest.raises(ConfigError, match=r"training\.batch_size must be at least 1, got -1"):
         read(tmp_path, "name: trial", "--training.batch_size", "-1")
-    with pytest.raises(ConfigError, match=r"\"training\.batch_size\": Expected an int\. Got value: None"):
+    with pytest.raises(ConfigError, match=r"training\.batch_size must be an int, got 'null'"):
         read(tmp_path, "name: trial", "--training.batch_size", "null")
 
 
@@ -110,6 +127,11 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path):
     assert config.training.max_epochs == TrainingConfig().max_epochs
     weights = read(tmp_path, "name: trial", "--training.behavior_weights", "{click: 2}").training.behavior_weights
     assert weights == {"click": 2.0}
+    text = "training: {behavior_weights: {view: 1}, loss: {kind: bpr, num_negatives: 7}}"
+    words = ["--training.behavior_weights.click", "2", "--training.loss", "{num_negatives: 9}", "--name", "2024"]
+    config = read(tmp_path, text, *words)
+    assert config.training.behavior_weights == {"view": 1.0, "click": 2.0}
+    assert config.training.loss == LossConfig(kind="bpr", num_negatives=9) and config.name == "2024"
 
 
 def test_a_number_without_a_point_is_a_float(tmp_path):
