@@ -15,8 +15,8 @@ import numpy as np
 
 from seqrec_jax.errors import CheckpointError, ConfigError
 from seqrec_jax.runs.run import Run
-from seqrec_jax.training.adapters.files import fingerprint
 from seqrec_jax.training.adapters.paths import flat_params, nested_params
+from seqrec_jax.training.fingerprint import params_fingerprint
 
 SCHEMA_VERSION = 1
 
@@ -67,7 +67,7 @@ def write_artifact(
     bound = {
         "schema_version": SCHEMA_VERSION,
         "step": checkpoint.step,
-        "fingerprint": fingerprint(checkpoint.params),
+        "fingerprint": params_fingerprint(checkpoint.params),
     }
     arrays = {key: leaf for key, leaf in flat_params(params).items() if not isinstance(leaf, dict)}
     temporary = path.with_name(f".{path.name}.tmp")
@@ -105,7 +105,7 @@ def read_artifact(run: Run, kind: str, name: str) -> Artifact:
         raise CheckpointError(
             f"{path} has schema version {version}, this release reads {SCHEMA_VERSION}; fit the {kind} again"
         )
-    if fingerprint(run.params(step)) != written:
+    if params_fingerprint(run.params(step)) != written:
         raise CheckpointError(
             f"{path} was fitted on other parameters of {run} than its checkpoint {step} has now; fit the {kind} again"
         )

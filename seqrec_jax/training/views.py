@@ -6,9 +6,8 @@ that share a row are changed by themselves, and every random choice follows from
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,42 +15,38 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from seqrec_jax.data.batches import Batch, positions_from_end
 from seqrec_jax.errors import ConfigError
+from seqrec_jax.settings import Interval, check_fields
 
 ViewKind = Literal["crop", "mask", "reorder"]
 
 
 @dataclass(frozen=True)
 class ContrastiveConfig:
-    """Two views of each sequence, which the model is to tell from those of others besides its other objective.
+    """A contrastive loss between two random views of each sequence, added to the objective.
 
     Attributes:
       weight: λ of the contrastive loss; 0 makes no views.
-      temperature: divides the cosines of the views' vectors.
-      kinds: of which each sequence gets one at random: crop (neighbouring events that are kept), mask (events whose
-        item is hidden) and reorder (neighbouring events in another order).
-      crop: share of the events that is kept, at least one.
-      mask: share of the events that lose their item.
+      temperature: divides the cosines between the views' vectors.
+      kinds: kinds of views, one of which is drawn for each sequence: crop (keeps neighbouring events), mask (hides the
+        items of events) and reorder (shuffles neighbouring events).
+      crop: share of the events that is kept, at least one event.
+      mask: share of the events whose item is hidden.
       reorder: share of the events that change places.
     """
 
-    weight: float = 0.0
-    temperature: float = 0.1
+    weight: Annotated[float, Interval("[0, inf)")] = 0.0
+    temperature: Annotated[float, Interval("(0, inf)")] = 0.1
     kinds: tuple[ViewKind, ...] = get_args(ViewKind)
-    crop: float = 0.6
-    mask: float = 0.3
-    reorder: float = 0.6
+    crop: Annotated[float, Interval("(0, 1)")] = 0.6
+    mask: Annotated[float, Interval("(0, 1)")] = 0.3
+    reorder: Annotated[float, Interval("(0, 1)")] = 0.6
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight < math.inf:
-            raise ConfigError(f"training.contrastive.weight must not be negative, got {self.weight}")
-        if not 0 < self.temperature < math.inf:
-            raise ConfigError(f"training.contrastive.temperature must be greater than 0, got {self.temperature}")
-        if not self.kinds or not set(self.kinds) <= set(get_args(ViewKind)):
-            known, found = ", ".join(get_args(ViewKind)), ", ".join(self.kinds) or "none"
-            raise ConfigError(f"training.contrastive.kinds can be {known}, got {found}")
-        for name in get_args(ViewKind):
-            if not 0 < (share := getattr(self, name)) < 1:
-                raise ConfigError(f"training.contrastive.{name} must be between 0 and 1, got {share}")
+        check_fields(self, "training.contrastive")
+        if not self.kinds:
+            raise ConfigError(
+                f"training.contrastive.kinds is empty; name some of {', '.join(get_args(ViewKind))}, or leave it out"
+            )
 
 
 def random_view(batch: Batch, *, config: ContrastiveConfig, row_keys: PRNGKeyArray) -> Batch:

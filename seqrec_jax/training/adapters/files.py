@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from seqrec_jax.settings import parse_config
 from seqrec_jax.training.adapters.config import FineTuningConfig
 from seqrec_jax.training.adapters.low_rank import attach_adapters, detach_adapters
 from seqrec_jax.training.adapters.paths import flat_params, nested_params
+from seqrec_jax.training.fingerprint import params_fingerprint
 
 Params = dict[str, Any]
 SCHEMA_VERSION = 1
@@ -39,7 +39,7 @@ def save_trained(path: str | Path, trainable: Params, frozen: Params, *, config:
     metadata = {
         "schema_version": str(SCHEMA_VERSION),
         "config": json.dumps(asdict(config)),
-        "base": fingerprint(base),
+        "base": params_fingerprint(base),
     }
     _safetensors().numpy.save_file(arrays, path, metadata=metadata)
 
@@ -81,23 +81,12 @@ def load_trained(path: str | Path, base: Params) -> tuple[Params, FineTuningConf
     except (ConfigError, ShapeError) as error:
         raise CheckpointError(f"{path} is for another base: {error}") from error
     frozen = {name: array for name, array in flat_params(base).items() if name not in arrays}
-    if (found := fingerprint(nested_params(frozen))) != metadata["base"]:
+    if (found := params_fingerprint(nested_params(frozen))) != metadata["base"]:
         raise CheckpointError(
             f"{path} was trained beside other parameters (fingerprint {metadata['base'][:12]}, these have "
             f"{found[:12]}); load the base that it was trained with"
         )
     return trained, parse_config(FineTuningConfig, values=json.loads(metadata["config"]))
-
-
-def fingerprint(params: Params) -> str:
-    """SHA-256 of the paths, types, shapes and values of parameters, in hexadecimal."""
-    digest = hashlib.sha256()
-    for path, leaf in sorted(flat_params(params).items()):
-        if not isinstance(leaf, dict):
-            array = np.asarray(leaf)
-            digest.update(f"{path} {array.dtype} {array.shape};".encode())
-            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def _safetensors() -> Any:

@@ -10,9 +10,10 @@ from golden_network import base_params, golden, loss
 
 from seqrec_jax.errors import CheckpointError, MissingExtraError
 from seqrec_jax.training.adapters.config import AdaLoraConfig, FineTuningConfig
-from seqrec_jax.training.adapters.files import fingerprint, load_trained, save_trained
+from seqrec_jax.training.adapters.files import load_trained, save_trained
 from seqrec_jax.training.adapters.low_rank import attach_adapters, init_adapters
 from seqrec_jax.training.adapters.partition import partition, recombine, trainable_paths
+from seqrec_jax.training.fingerprint import params_fingerprint
 
 CONFIGS = {
     "lora": FineTuningConfig(mode="lora", targets=("inner",), rank=2, ranks={"inner": 3}, also_train=("outer/bias",)),
@@ -83,8 +84,8 @@ def test_a_fingerprint_sees_names_types_shapes_and_values():
         {"a": {"kernel": np.zeros((2, 3), np.int32)}, "b": base["b"]},
         {"a": {"kernel": np.full((2, 3), 1e-30, np.float32)}, "b": base["b"]},
     ]
-    assert len({fingerprint(tree) for tree in (base, *others)}) == 5
-    assert fingerprint(jax.tree.map(jnp.asarray, {"b": base["b"], "a": base["a"]})) == fingerprint(base)
+    assert len({params_fingerprint(tree) for tree in (base, *others)}) == 5
+    assert params_fingerprint(jax.tree.map(jnp.asarray, {"b": base["b"], "a": base["a"]})) == params_fingerprint(base)
 
 
 def test_a_file_for_another_base_is_refused(tmp_path, base):

@@ -1,4 +1,4 @@
-"""What a fine-tuning can be told."""
+"""The settings of a fine-tuning: read, written, and refused where they make no sense."""
 
 import pytest
 
@@ -27,9 +27,9 @@ def test_it_is_read_from_yaml_and_overrides(tmp_path):
     ("fields", "message"),
     [
         ({"mode": "lora", "rank": 0}, "rank must be at least 1, got 0"),
-        ({"mode": "lora", "ranks": {"query": 0}}, r"ranks\[query\] must be at least 1, got 0"),
+        ({"mode": "lora", "ranks": {"query": 0}}, r"fine_tuning\.ranks\.query must be at least 1, got 0"),
         ({"mode": "lora", "alpha": 0.0}, "alpha must be greater than 0"),
-        ({"mode": "lora", "alphas": {"query": float("nan")}}, r"alphas\[query\] must be greater than 0, got nan"),
+        ({"mode": "lora", "alphas": {"query": float("nan")}}, r"alphas\.query must be greater than 0, got nan"),
         ({"mode": "last_layers", "num_layers": 0}, "num_layers must be at least 1"),
         ({"mode": "bias", "rank": 4}, "rank is 4, but mode bias does not use it"),
         ({"mode": "adalora", "rank": 4}, "rank is 4, but mode adalora does not use it"),
