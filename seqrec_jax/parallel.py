@@ -1,9 +1,9 @@
-"""Devices: the mesh, what lies where on it, and how processes find each other. No other file knows how many there are.
+"""Devices: the mesh, where arrays lie on it, and how processes find each other. No other file counts devices.
 
-A step is written for one device and compiled for all: arrays carry their place, and the compiler adds what the
-devices must tell each other. Rows of a batch lie over the data axis. Tables with a row an item, the layers of language
-models, and the optimizer's numbers for them, lie over the model axis, so that neither memory nor the softmax over all
-items has to fit on one device; all else is on every device.
+A step is written for one device and compiled for all: arrays carry their sharding, and the compiler adds the
+communication. Rows of a batch are split over the data axis. Tables with a row for each item, the layers of language
+models, and the optimizer state of both are split over the model axis, so that neither memory nor the softmax over all
+items has to fit on one device; everything else is replicated.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PRNGKeyArray
 
 from seqrec_jax.errors import ConfigError, SeqrecError
 
@@ -27,18 +28,18 @@ MODEL_AXIS = "model"
 Tree = TypeVar("Tree")
 
 _LANGUAGE = "language"
-"""The part of the parameters that holds a language model."""
+"""Key of the parameters of a language model."""
 _SPLIT_OUTPUTS = ("query", "key", "value", "gate", "up")
 _SPLIT_INPUTS = ("output", "down")
-"""Layers that read what the former give: each device has some heads, or hidden numbers, and what these lead to."""
+"""Layers whose inputs are the outputs of the former: each device holds some heads, or hidden units, of both."""
 
 
 def make_mesh(num_devices: int | None = None, *, model_devices: int = 1) -> Mesh:
     """A `("data", "model")` mesh.
 
     Args:
-      num_devices: how many of the visible devices to use; None means all.
-      model_devices: devices that share the tables of items; the others share the batch.
+      num_devices: number of devices to use; None means all that are visible.
+      model_devices: size of the model axis, over which tables of items are split; the data axis gets the rest.
 
     Raises:
       ConfigError: more devices than are visible, fewer than one, or a number that `model_devices` does not divide.
@@ -62,13 +63,13 @@ def make_mesh(num_devices: int | None = None, *, model_devices: int = 1) -> Mesh
 def join_processes(
     *, coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Make this process one of several that train together; the first thing to call, before any other use of JAX.
+    """Make this process one of several that train together; call it before any other use of JAX.
 
     Args:
-      coordinator: `host:port` of process 0; None, like the others, where a TPU pod, Slurm, Open MPI or Kubernetes
-        tells it.
-      num_processes: how many there are.
-      process_id: which of them this is, from 0.
+      coordinator: `host:port` of process 0; None, like the others, if a TPU pod, Slurm, Open MPI or Kubernetes
+        provides it.
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
 
     Raises:
       ConfigError: some are given and some are not, or the processes do not find each other.
@@ -85,10 +86,10 @@ def join_processes(
 
 @contextmanager
 def errors_end_the_process() -> Iterator[None]:
-    """One of several processes that fails ends at once, with code 1, so that the others fail as well.
+    """End this process with code 1 when it fails as one of several, so that the others fail as well.
 
-    Left to itself it would wait for the others before it ends, while they wait for its share of a step. Where there
-    is one process nothing is changed.
+    Otherwise it would wait for the others before it ends, while they wait for its share of a step. A single process
+    raises as usual.
     """
     try:
         yield
@@ -110,18 +111,18 @@ def errors_end_the_process() -> Iterator[None]:
 
 
 def is_first_process() -> bool:
-    """True for the one process that writes logs and prints; also where there is one only."""
+    """True for the one process that writes logs and prints, which a single process is too."""
     return jax.process_index() == 0
 
 
 def wait_for_processes(name: str) -> None:
-    """Return when every process has come to the place of this name."""
+    """Return when every process has reached the barrier of this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def largest_over_processes(*values: int) -> list[int]:
-    """Each value's largest among the processes, so that all of them decide alike."""
+    """The largest of each value over all processes, so that all of them decide alike."""
     if jax.process_count() == 1:
         return list(values)
     gathered = multihost_utils.process_allgather(np.asarray(values, dtype=np.int32))
@@ -129,33 +130,33 @@ def largest_over_processes(*values: int) -> list[int]:
 
 
 def on_this_process(tree: Tree) -> Tree:
-    """A tree of global arrays as arrays that this process holds whole; itself where there is one process."""
+    """A tree of global arrays as arrays that this process holds whole; the tree itself for a single process."""
     if jax.process_count() == 1:
         return tree
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of an array that every device holds whole."""
+    """The sharding of a replicated array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def over_rows(mesh: Mesh) -> NamedSharding:
-    """The sharding of the arrays of a batch, rows over the data axis."""
+    """The sharding of the arrays `[B, …]` of a batch, rows over the data axis."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
 def over_items(mesh: Mesh) -> NamedSharding:
-    """The sharding of an item table, its rows over the model axis, which must divide their number."""
-    # one device is written as outputs of compiled functions write it, so that these are not compiled again for them
+    """The sharding of an item table, rows over the model axis, whose size must divide their number."""
+    # for one device the spec is written as compiled functions write it, so that nothing is compiled again
     return NamedSharding(mesh, PartitionSpec(MODEL_AXIS) if mesh.shape[MODEL_AXIS] > 1 else PartitionSpec())
 
 
 def state_sharding(tree: Any, mesh: Mesh) -> Any:
     """Shardings of parameters, of an optimizer's state or of a whole training state: a tree like `tree`.
 
-    Embeddings of item ids are over items, wherever they are in the tree; of a language model the layers are over the
-    model axis as Megatron has them, and its table of tokens by rows, where their sizes divide; all else is replicated.
+    Embeddings of item ids, wherever they are in the tree, are split by rows over the model axis. So are the layers of
+    a language model, as in Megatron, and its table of tokens, if the axis divides their sizes. All else is replicated.
 
     Source:
       Shoeybi et al. (2019), Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism.
@@ -174,12 +175,12 @@ def state_sharding(tree: Any, mesh: Mesh) -> Any:
 
 
 def is_item_rows(path: tuple) -> bool:
-    """True for the path of a leaf with one row an item, `… ['ids'] ['embedding']`."""
+    """True for the path of a leaf with one row for each item, `… ['ids'] ['embedding']`."""
     return tuple(getattr(entry, "key", None) for entry in path[-2:]) == ("ids", "embedding")
 
 
 def _shared_axis(path: tuple) -> int | None:
-    """The axis of a language model's array that devices share, None for an array that each has whole."""
+    """The axis of a language model's array that is split over devices, None for a replicated array."""
     names = [str(getattr(entry, "key", "")) for entry in path]
     if _LANGUAGE not in names or len(names) < 2:
         return None
@@ -192,7 +193,7 @@ def _shared_axis(path: tuple) -> int | None:
 
 
 def rows_on_mesh(num_items: int, *, model_devices: int) -> int:
-    """Rows of an item table that `model_devices` share evenly: V + 1, and up to model_devices - 1 that are no items.
+    """Rows of an item table that `model_devices` divides: V + 1, and up to model_devices - 1 that are no items.
 
     >>> rows_on_mesh(20, model_devices=1), rows_on_mesh(20, model_devices=4)
     (21, 24)
@@ -205,17 +206,23 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
     return jax.device_put(tree, replicated(mesh))
 
 
-def init_on_mesh(init: Callable[[jax.Array], Tree], key: jax.Array, mesh: Mesh) -> Tree:
-    """`init(key)`, each array made where it is to lie, so that none has to fit on one device."""
+def init_on_mesh(init: Callable[[PRNGKeyArray], Tree], key: PRNGKeyArray, mesh: Mesh) -> Tree:
+    """`init(key)`, with each array made in its shards, so that none has to fit on one device.
+
+    Args:
+      init: makes a tree of arrays from a key.
+      key: consumed.
+      mesh: the devices; shardings are those of `state_sharding`.
+    """
     sharding = state_sharding(jax.eval_shape(init, key), mesh)
     return jax.jit(init, out_shardings=sharding)(key)
 
 
 def data_size(mesh: Mesh) -> int:
-    """Devices that share a batch."""
+    """Size of the data axis, over which a batch is split."""
     return mesh.shape[DATA_AXIS]
 
 
 def is_simulated(mesh: Mesh) -> bool:
-    """True for several devices on one CPU, whose collectives starve unless every step is waited for."""
+    """True for several devices simulated on one CPU, whose collectives deadlock unless every step is waited for."""
     return len(mesh.local_devices) > 1 and mesh.devices.flat[0].platform == "cpu"

@@ -104,7 +104,7 @@ def test_ids_are_kept_as_they_are_written(call, home):
             ["--training.batch_size", "many"],
             "the command line: training.batch_size must be an int, got 'many'",
         ),
-        (["--training.batch_size", "-3"], "c.yaml: training.batch_size must be greater than 0, got -3"),
+        (["--training.batch_size", "-3"], "c.yaml: training.batch_size must be at least 1, got -3"),
         (["--model.encoder.width", "-3"], "encoder.width must be at least 1, got -3"),
         (["--data.cleaning.item_k_core", "0"], "cleaning.item_k_core must be at least 1, got 0"),
         (["--evaluation.cutoffs", "[0]"], "evaluation.cutoffs must be at least 1, got 0"),

@@ -1,8 +1,8 @@
 """Checkpoints of a run, written and read by Orbax; the only file that imports it.
 
-A checkpoint holds three items: `params` (what is evaluated and served), `training` (everything else that the next
-step needs) and `progress` (JSON: schema version, validations, early stopping). Writing is asynchronous; the best
-checkpoint by the validation metric and the last one are kept.
+A checkpoint holds three items: `params` (evaluated and served), `training` (everything else that the next step needs)
+and `progress` (JSON: schema version, validations, early stopping). Writing is asynchronous; the best checkpoint by the
+validation metric and the last one are kept.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class CheckpointStore:
     """The checkpoints under one directory."""
 
     def __init__(self, directory: str | Path, *, read_only: bool = False):
-        """Open a directory of checkpoints, made when absent.
+        """Open a directory of checkpoints, which is made if absent.
 
         Args:
           directory: usually `runs/<name>/checkpoints`.
-          read_only: leave half-written checkpoints of a killed run alone.
+          read_only: require the directory, and leave half-written checkpoints of a killed run in place.
 
         Raises:
           CheckpointError: the directory cannot be made, is a file or, read-only, does not exist.
@@ -76,12 +76,12 @@ class CheckpointStore:
 
     @property
     def last_step(self) -> int | None:
-        """Step of the last whole checkpoint, None when there is none."""
+        """Step of the last complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     @property
     def best_step(self) -> int | None:
-        """Step of the best validated checkpoint, of equal ones the later; the last where none was validated."""
+        """Step of the best validated checkpoint, the later one among equals; the last step if none was validated."""
         best = self._manager.best_step()
         return self.last_step if best is None else best
 
@@ -89,9 +89,9 @@ class CheckpointStore:
         """Start writing a checkpoint of `state`; a checkpoint of the same step is left as it is.
 
         Args:
-          state: of the step `state.step`.
+          state: parameters, optimizer state and average after `state.step` updates.
           progress: JSON values that training continues from.
-          score: the validation metric, higher is better; None when this step was not validated.
+          score: the validation metric, higher is better; None if this step was not validated.
 
         Raises:
           CheckpointError: the disk is full or read-only; the checkpoints before are untouched.
@@ -113,7 +113,7 @@ class CheckpointStore:
             raise self._cannot_write(error) from error
 
     def wait(self) -> None:
-        """Return when everything that `save` started is on disk.
+        """Wait until every checkpoint that `save` started is on disk.
 
         Raises:
           CheckpointError: writing failed.
@@ -124,12 +124,15 @@ class CheckpointStore:
             raise self._cannot_write(error) from error
 
     def restore(self, like: TrainState, *, mesh: Mesh) -> tuple[TrainState, dict[str, Any]]:
-        """The state and progress of the last checkpoint, whatever mesh wrote it.
+        """The state and progress of the last checkpoint, whichever mesh wrote it.
 
         Args:
-          like: a state (or its shapes) with the structure that is expected; tables of items may have more or fewer
+          like: a state, or its shapes and dtypes, with the expected structure; tables of items may have more or fewer
             rows beyond the items than when they were saved.
-          mesh: where the arrays go, see `state_sharding`.
+          mesh: devices of the restored arrays, see `state_sharding`.
+
+        Returns:
+          The state, and the JSON values that were saved with it.
 
         Raises:
           CheckpointError: no checkpoint, or one of another model, optimizer or schema version.
@@ -151,7 +154,12 @@ class CheckpointStore:
         return state, progress
 
     def restore_params(self, like: Any, *, step: int | None = None, mesh: Mesh) -> tuple[Any, int]:
-        """The evaluated parameters of a checkpoint, the best one by default, and its step.
+        """The evaluated parameters of a checkpoint, and its step.
+
+        Args:
+          like: parameters, or their shapes and dtypes, with the expected structure.
+          step: the checkpoint's step; None for the best one.
+          mesh: devices of the restored arrays, see `state_sharding`.
 
         Raises:
           CheckpointError: no such checkpoint, or one of another model.
@@ -162,10 +170,10 @@ class CheckpointStore:
         return self._restore(step, num_items=num_items, params=params)["params"], step
 
     def progress(self, step: int) -> dict[str, Any]:
-        """What was saved as progress with a step.
+        """The JSON values that were saved as progress with a step.
 
         Raises:
-          CheckpointError: of another schema version.
+          CheckpointError: a checkpoint of another schema version.
         """
         progress = dict(self._restore(step, progress=ocp.args.JsonRestore())["progress"])
         version = progress.pop("schema_version", None)
@@ -177,7 +185,7 @@ class CheckpointStore:
         return progress
 
     def close(self) -> None:
-        """Wait for writing to end and release the directory.
+        """Wait until everything is written and release the directory.
 
         Raises:
           CheckpointError: writing failed.
@@ -201,8 +209,8 @@ class CheckpointStore:
         return step
 
     def _restore(self, step: int, *, num_items: int | None = None, **items: Any) -> Any:
-        # checked beforehand, since Orbax would stop in the middle of reading and name no parameter, or would cut and
-        # fill up arrays of any other shape, which is right for rows beyond the items only
+        # checked beforehand, since Orbax would stop in the middle of reading and name no parameter, or would crop and
+        # pad arrays of another shape, which is right for rows beyond the items only
         reason = self._misfit(step, items["params"].item, num_items) if "params" in items else ""
         cause: Exception | None = None
         if not reason:
@@ -215,7 +223,7 @@ class CheckpointStore:
         ) from cause
 
     def _misfit(self, step: int, expected: Any, num_items: int | None) -> str:
-        """Which parameters differ from those expected, empty where none does."""
+        """The parameters whose shapes differ from those expected, in words; empty if none does."""
         try:
             there = _shapes(self._manager.item_metadata(step)["params"].tree, num_items)
         except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -226,7 +234,7 @@ class CheckpointStore:
         return "; ".join(texts[:5]) + (f"; and {len(texts) - 5} more" if len(texts) > 5 else "")
 
     def _cannot_write(self, error: Exception) -> CheckpointError:
-        reason = _short(error) + (" (it may be that another process was lost)" if jax.process_count() > 1 else "")
+        reason = _short(error) + (" (another process may have been lost)" if jax.process_count() > 1 else "")
         if "No space left on device" in str(error):
             reason = "the disk is full"
         return CheckpointError(
@@ -240,7 +248,7 @@ def _short(error: Exception) -> str:
 
 
 def _placed(like: Any, mesh: Mesh) -> Any:
-    """Shapes with their places on the mesh."""
+    """Shapes and dtypes with their shardings."""
 
     def placed(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
@@ -249,7 +257,7 @@ def _placed(like: Any, mesh: Mesh) -> Any:
 
 
 def _shapes(tree: Any, num_items: int | None) -> dict[str, tuple[int, ...]]:
-    """Shapes by dotted name, in which tables of items end with the last item."""
+    """Shapes by dotted name; tables of items are counted up to the last item."""
 
     def shape(path: tuple, leaf: Any) -> tuple[int, ...]:
         if num_items is None or not is_item_rows(path):
@@ -261,7 +269,12 @@ def _shapes(tree: Any, num_items: int | None) -> dict[str, tuple[int, ...]]:
 
 
 def load_params(model: SequenceModel, run: str | Path, *, step: int | None = None) -> tuple[Any, int]:
-    """The evaluated parameters of a run's checkpoint, the best one by default, and its step.
+    """The evaluated parameters of a run's checkpoint on one device, and its step.
+
+    Args:
+      model: the model whose parameters are read.
+      run: the run's directory.
+      step: the checkpoint's step; None for the best one.
 
     Raises:
       CheckpointError: no whole checkpoint there, or one of another model or schema version.
@@ -272,6 +285,6 @@ def load_params(model: SequenceModel, run: str | Path, *, step: int | None = Non
 
 
 def _training_tree(state: TrainState) -> dict[str, Any]:
-    """Everything but the evaluated parameters; the trained ones too where an average is what is evaluated."""
+    """Everything but the evaluated parameters; the trained parameters too if an average is evaluated."""
     tree = {"optimizer": state.optimizer, "step": state.step}
     return {**tree, "params": state.params} if state.average else tree

@@ -1,13 +1,13 @@
-"""Where steps find their events: all of them on the device, or piece by piece from the host.
+"""The events of the training steps: all of them on the device, or piece by piece from the host.
 
-Both give the same batches in the same order, so a run's result does not depend on which it was.
+Both ways give the same batches in the same order, so a run's result does not depend on the choice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +27,10 @@ class Piece(NamedTuple):
     """Some batches of an epoch, and the events that they read.
 
     Attributes:
-      events: on the device.
-      rows: of the batches first…last-1, on the device.
-      first: number of the first batch in its epoch.
-      last: one more than that of the last.
+      events: `[N]` events on the device.
+      rows: rows of the batches first…last-1, on the device.
+      first: number of the first batch within its epoch.
+      last: number of the last batch plus one.
     """
 
     events: EventArrays
@@ -39,18 +39,22 @@ class Piece(NamedTuple):
     last: int
 
 
-Feed = Callable[[int, int], Iterator[Piece]]
-"""`feed(epoch, first)` gives the epoch's batches from number `first` on, in their order."""
+class Feed(Protocol):
+    """The batches of any epoch."""
+
+    def __call__(self, epoch: int, first: int, /) -> Iterator[Piece]:
+        """The pieces of an epoch in order, beginning with the one that holds batch number `first`."""
+        ...
 
 
 class EpochPlan(NamedTuple):
-    """How an epoch is laid out.
+    """The windows of an epoch, laid into rows and batches.
 
     Attributes:
       windows: W windows of the sequences.
-      packing: how they are laid into rows.
+      packing: the windows of each row.
       batch_size: rows of a batch; the last batch is filled up with empty rows.
-      seed: of the order.
+      seed: seed of the order, which differs between epochs.
     """
 
     windows: Windows
@@ -60,12 +64,18 @@ class EpochPlan(NamedTuple):
 
     @property
     def num_batches(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches in an epoch."""
         return -(-len(self.packing.lengths) // self.batch_size)
 
 
 def resident_feed(plan: EpochPlan, sequences: Sequences, *, first_timestamp: int, mesh: Mesh) -> Feed:
-    """All events on every device; an epoch is one piece.
+    """A feed that keeps all events on every device; an epoch is one piece.
+
+    Args:
+      plan: layout of an epoch.
+      sequences: training events.
+      first_timestamp: seconds UTC from which times on the device count.
+      mesh: the devices.
 
     Raises:
       DataError: too many events for int32 indices, or times that do not fit.
@@ -82,7 +92,14 @@ def resident_feed(plan: EpochPlan, sequences: Sequences, *, first_timestamp: int
 def streamed_feed(
     plan: EpochPlan, sequences: Sequences, *, first_timestamp: int, batches_per_piece: int, mesh: Mesh
 ) -> Feed:
-    """Events go to the devices with the batches that read them, while the devices are at work on those before.
+    """A feed that copies events to the devices with the batches that read them, ahead of the steps.
+
+    Args:
+      plan: layout of an epoch.
+      sequences: training events.
+      first_timestamp: seconds UTC from which times on the device count.
+      batches_per_piece: batches whose events are copied together.
+      mesh: the devices.
 
     Raises:
       MissingExtraError: grain is not installed.
@@ -93,7 +110,7 @@ def streamed_feed(
         raise MissingExtraError(
             "training.stream_batches needs grain; install it with: pip install 'seqrec_jax[streaming]'"
         ) from error
-    # window numbers in place of starts, which in a large log int32 does not reach
+    # window numbers in place of starts, which exceed int32 in a large log
     numbered_rows = _make_epoch_rows(plan, np.arange(len(plan.windows.starts)))
     rows_per_piece = batches_per_piece * plan.batch_size
     piece_of = partial(_piece_of, sequences, plan, first_timestamp=first_timestamp, num_rows=rows_per_piece)
@@ -112,7 +129,7 @@ def streamed_feed(
 
 
 def _make_epoch_rows(plan: EpochPlan, starts: np.ndarray) -> Callable[[int], Rows]:
-    """A function from the number of an epoch to its rows, filled up to whole batches."""
+    """The function from the number of an epoch to its rows, filled up to whole batches."""
     padding = plan.num_batches * plan.batch_size - len(plan.packing.lengths)
 
     @jax.jit
@@ -121,7 +138,7 @@ def _make_epoch_rows(plan: EpochPlan, starts: np.ndarray) -> Callable[[int], Row
         rows = shuffled_rows(windows, packing, key)
         return jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, padding), (0, 0))), rows)
 
-    # arguments, since as constants they would be compiled into the function
+    # passed as arguments, since constants would be compiled into the function
     tree = (Windows(starts, plan.windows.lengths), plan.packing)
     return partial(epoch_rows, *jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=jnp.int32), tree))
 

@@ -1,4 +1,4 @@
-"""What a run keeps of its language models: all but the weights, which are in its checkpoints."""
+"""Files of its language models that a run keeps: all but the weights, which are in its checkpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ _FILES = ("config.json", "tokenizer.json", "modules.json", "sentence_bert_config
 
 
 def keep_language_models(config: ModelConfig, run: Path) -> None:
-    """Copy the descriptions of the language models into a run, so that the run can be read without them."""
+    """Copy configuration and tokenizer files of the language models into a run, so that it can be read without them.
+
+    Args:
+      config: model settings, whose `language_model` fields name directories.
+      run: the run's directory.
+    """
     for part in _PARTS:
         if (source := getattr(config, part).language_model) is None:
             continue
@@ -26,7 +31,7 @@ def keep_language_models(config: ModelConfig, run: Path) -> None:
 
 
 def with_kept_language_models(config: ModelConfig, run: Path) -> ModelConfig:
-    """The model of a run, described by what the run keeps."""
+    """The settings with `language_model` fields that name the copies in the run's directory."""
     kept: dict[str, Any] = {}
     for part in _PARTS:
         section = getattr(config, part)

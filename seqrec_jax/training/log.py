@@ -1,4 +1,4 @@
-"""The log of a training run: a line of JSON and TensorBoard scalars for each event."""
+"""The log of a training run: a line of JSON and TensorBoard scalars for each entry."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from seqrec_jax.errors import CheckpointError
 
 
 class RunLog:
-    """Appends what happens to `log.jsonl` and TensorBoard, at once, so that a kill loses nothing.
+    """Appends entries to `log.jsonl` and TensorBoard's file at once, so that a kill loses nothing.
 
     TensorBoard's file is written by its synchronous writer: the usual one has a thread, which hangs on a full disk.
     """
 
     def __init__(self, directory: Path, *, resume_step: int, active: bool = True):
-        """Open the log, without the lines after the step that training continues from.
+        """Open the log and drop the lines after the step that training continues from.
 
         Args:
-          directory: of the run.
+          directory: the run's directory.
           resume_step: the step that training continues from.
-          active: False writes nothing, for all but one of the processes that share the run.
+          active: whether anything is written; True in one of the processes that share a run.
 
         Raises:
           CheckpointError: the directory cannot be written.
@@ -54,7 +54,12 @@ class RunLog:
             raise self._cannot_write(error) from error
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """One event: a JSON line, null for numbers that are not finite, and a scalar for each number in it.
+        """Write one entry: a JSON line, with null for numbers that are not finite, and a scalar for each number.
+
+        Args:
+          kind: train, validation or end.
+          step: number of updates made.
+          **values: figures by name; JSON values.
 
         Raises:
           CheckpointError: the disk is full or the file cannot be written.
@@ -91,7 +96,10 @@ class RunLog:
 
 
 def read_log(directory: Path) -> list[dict[str, Any]]:
-    """The lines of `log.jsonl`; a last line cut short by a kill is left out."""
+    """The entries of a run's `log.jsonl`, each with `kind`, `step` and its values; [] if there is no log.
+
+    A last line that was cut short by a kill is left out.
+    """
     path = directory / "log.jsonl"
     if not path.is_file():
         return []

@@ -1,32 +1,34 @@
 """A step over the items that its batch reads, so that its cost does not grow with the catalogue.
 
-The items of a batch, its targets and its negatives get numbers of their own, 0, 1, 2, …; model, loss and optimizer
-then see a catalogue of these items only, and what has become of their rows is put back.
+The items of a batch, its targets and its negatives are renumbered 0, 1, 2, …; model, loss and optimizer see a catalogue
+of these items only, and their changed rows are put back.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Shaped
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.negatives import Negatives
 from seqrec_jax.parallel import is_item_rows
 
+Tree = TypeVar("Tree")
+
 
 def items_read(batch: Batch, negatives: Negatives, *, num_rows: int) -> Int[Array, " R"]:
-    """The items that a step reads: rising, 0 among them, filled up with numbers from `num_rows` on, which are none.
+    """The sorted ids that a step reads, 0 among them, filled up with ids from `num_rows` on, which are no items.
 
     Args:
-      batch: its items and targets.
-      negatives: their ids.
-      num_rows: of the item table.
+      batch: `[B, L]` items and targets.
+      negatives: ids of any shape.
+      num_rows: rows of the item table, at least V+1.
 
     Returns:
-      `[R]` int32, R the number of ids that there could be at most.
+      `[R]` int32, R the largest possible number of ids.
     """
     parts = jnp.zeros(1, jnp.int32), batch.item_ids.ravel(), batch.targets.ravel(), negatives.ids.ravel()
     together = jnp.concatenate(parts)
@@ -35,7 +37,16 @@ def items_read(batch: Batch, negatives: Negatives, *, num_rows: int) -> Int[Arra
 
 
 def renumbered(batch: Batch, negatives: Negatives, items: Int[Array, " R"]) -> tuple[Batch, Negatives]:
-    """Batch and negatives in the numbers of `items`, their places there."""
+    """Batch and negatives whose ids are replaced by their places in `items`.
+
+    Args:
+      batch: `[B, L]`.
+      negatives: ids of any shape, and log q `[V+1]`.
+      items: `[R]` sorted ids, see `items_read`.
+
+    Returns:
+      The batch, and negatives with log q `[R]`.
+    """
 
     def places(ids: Array) -> Array:
         return jnp.searchsorted(items, ids).astype(jnp.int32)
@@ -44,20 +55,20 @@ def renumbered(batch: Batch, negatives: Negatives, items: Int[Array, " R"]) -> t
     return batch, Negatives(places(negatives.ids), take_rows(negatives.log_q, items))
 
 
-def take_rows(column: Array, items: Int[Array, " R"]) -> Array:
-    """The rows of the items, zeros for those that are none."""
+def take_rows(column: Shaped[Array, "V1 ..."], items: Int[Array, " R"]) -> Shaped[Array, "R ..."]:
+    """The rows `[R, …]` of the items from a column `[V+1, …]`, zeros for ids that are no items."""
     return column.at[items].get(mode="fill", fill_value=0, unique_indices=True, indices_are_sorted=True)
 
 
-def take_item_rows(tree: Any, items: Int[Array, " R"]) -> Any:
-    """A tree in which the tables with a row an item have the rows of `items` only."""
+def take_item_rows(tree: Tree, items: Int[Array, " R"]) -> Tree:
+    """A tree in which every table with a row for each item is reduced to the rows `[R]` of `items`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: take_rows(leaf, items) if is_item_rows(path) else leaf, tree
     )
 
 
-def put_item_rows(tree: Any, part: Any, items: Int[Array, " R"]) -> Any:
-    """`part`, as `take_item_rows` gave it and a step has changed it, with its rows back in the tables of `tree`."""
+def put_item_rows(tree: Tree, part: Tree, items: Int[Array, " R"]) -> Tree:
+    """`part`, changed by a step, with its item rows `[R]` put back into the tables `[V+1]` of `tree`."""
 
     def put(path: tuple, whole: Array, new: Array) -> Array:
         if not is_item_rows(path):

@@ -1,42 +1,47 @@
-"""What changes from step to step, the optimizer that changes it, and how it starts."""
+"""The training state, its start, and the Optax optimizer with its schedule."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int
 
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.model import weight_decay_mask
 from seqrec_jax.training.config import OptimizerConfig
 
-Params = Any
+Params: TypeAlias = dict[str, Any]
 
 
 class TrainState(NamedTuple):
     """State of a run; a pytree of plain arrays.
 
     Attributes:
-      params: what is trained.
-      optimizer: Optax state.
-      average: running average of the parameters, an empty dict when none is kept.
-      step: int32 number of updates made.
+      params: parameters of the model.
+      optimizer: state of the update, see `Update`; Optax state for the ordinary one.
+      average: running average of the parameters; an empty dict if none is kept.
+      step: int32 scalar, number of updates made.
     """
 
     params: Params
     optimizer: optax.OptState
     average: Params
-    step: jax.Array
+    step: Int[Array, ""]
 
 
 def make_schedule(config: OptimizerConfig, *, total_steps: int) -> optax.Schedule:
-    """Learning rate by step: linear warm-up, then constant, cosine or linear to zero after the last step.
+    """Learning rate by step: linear warm-up, then constant, or cosine or linear decay to zero after the last step.
+
+    Args:
+      config: peak, schedule and warm-up.
+      total_steps: steps of the whole run.
 
     Raises:
-      ConfigError: a warm-up that does not end before the run does.
+      ConfigError: a warm-up that is as long as the run or longer.
     """
     peak, warmup = config.learning_rate, config.warmup_steps
     if warmup >= total_steps:
@@ -56,7 +61,15 @@ def make_schedule(config: OptimizerConfig, *, total_steps: int) -> optax.Schedul
 
 
 def make_optimizer(config: OptimizerConfig, *, total_steps: int) -> optax.GradientTransformation:
-    """The Optax chain: clipping, then the optimizer with its schedule and masked weight decay."""
+    """The Optax chain: clipping, then the optimizer with its schedule and masked weight decay.
+
+    Args:
+      config: the optimizer.
+      total_steps: steps of the whole run, by which the schedule decays.
+
+    Raises:
+      ConfigError: a warm-up that is as long as the run or longer.
+    """
     rate = make_schedule(config, total_steps=total_steps)
     update = {
         "adamw": lambda: optax.adamw(
@@ -100,5 +113,5 @@ def init_state(params: Params, optimizer: _Initialises, *, with_average: bool) -
 
 
 def evaluated_params(state: TrainState) -> Params:
-    """What is validated, saved for serving and reported: the average where one is kept."""
+    """The parameters that are validated, saved for serving and reported: the average if one is kept."""
     return state.average or state.params

@@ -1,7 +1,7 @@
 """Views of the sequences of a batch for contrastive training: some events left out, hidden, or in another order.
 
-Each keeps what a `Batch` promises: the events of a segment are neighbours and their positions count from 0. Segments
-that share a row are changed by themselves, and every random choice follows from the row's key. Views have no targets.
+A view is a valid `Batch`: the events of a segment are neighbours and their positions count from 0. Segments that share
+a row are changed independently, and every random choice follows from the row's key. Views have no targets.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from seqrec_jax.data.batches import Batch, positions_from_end
 from seqrec_jax.errors import ConfigError
@@ -49,13 +49,13 @@ class ContrastiveConfig:
             )
 
 
-def random_view(batch: Batch, *, config: ContrastiveConfig, row_keys: PRNGKeyArray) -> Batch:
-    """One view of each sequence, of a kind drawn for it.
+def random_view(batch: Batch, *, config: ContrastiveConfig, row_keys: Key[Array, " B"]) -> Batch:
+    """One view of each sequence, of a kind that is drawn for it.
 
     Args:
-      batch: `[B, L]`; events that are masked for prediction are seen here.
+      batch: `[B, L]`; events that are masked for prediction are visible in the view.
       config: kinds and shares.
-      row_keys: `[B]` keys, one a row, consumed; another row of keys gives another view.
+      row_keys: `[B]` keys, consumed; other keys give another view.
 
     Returns:
       `[B, L]`, padding on the right; segments keep their numbers.
@@ -78,18 +78,18 @@ def random_view(batch: Batch, *, config: ContrastiveConfig, row_keys: PRNGKeyArr
 
 
 def cropped_events(
-    batch: Batch, *, share: float, row_keys: PRNGKeyArray, where: Bool[Array, "B L"] | None = None
+    batch: Batch, *, share: float, row_keys: Key[Array, " B"], where: Bool[Array, "B L"] | None = None
 ) -> Batch:
-    """Of each segment a run of neighbouring events, `share` of them and at least one, beginning anywhere.
+    """A run of neighbouring events of each segment, `share` of them and at least one, with a random start.
 
     Args:
       batch: `[B, L]`.
-      share: of the events that is kept.
-      row_keys: `[B]` keys, one a row, consumed.
+      share: share of the events that is kept, in (0, 1).
+      row_keys: `[B]` keys, consumed.
       where: `[B, L]` True for the segments that are cropped; None means all.
 
     Returns:
-      `[B, L]`, the events that are left moved to the left.
+      `[B, L]`, the kept events moved to the left.
     """
     draws = _of_segments(batch, row_keys)
     first, size = _run(batch, share, draws)
@@ -113,16 +113,16 @@ def cropped_events(
 
 
 def masked_items(
-    batch: Batch, *, share: float, row_keys: PRNGKeyArray, where: Bool[Array, "B L"] | None = None
+    batch: Batch, *, share: float, row_keys: Key[Array, " B"], where: Bool[Array, "B L"] | None = None
 ) -> Batch:
-    """Each event by itself loses its item with probability `share`; one of each segment, drawn for it, never does.
+    """Events without their items, each hidden independently with probability `share`; one of each segment is kept.
 
-    An event without item is what a model already knows from searches, so that no mark has to be learnt.
+    Models know events without item from searches, so that no mask embedding has to be learnt.
 
     Args:
       batch: `[B, L]`.
-      share: of the events that lose their item.
-      row_keys: `[B]` keys, one a row, consumed.
+      share: probability that an event loses its item, in (0, 1).
+      row_keys: `[B]` keys, consumed.
       where: `[B, L]` True for the segments that are masked; None means all.
 
     Returns:
@@ -137,14 +137,14 @@ def masked_items(
 
 
 def reordered_events(
-    batch: Batch, *, share: float, row_keys: PRNGKeyArray, where: Bool[Array, "B L"] | None = None
+    batch: Batch, *, share: float, row_keys: Key[Array, " B"], where: Bool[Array, "B L"] | None = None
 ) -> Batch:
-    """Of each segment a run of neighbouring events, `share` of them, in another order; times stay where they are.
+    """A run of neighbouring events of each segment, `share` of them, in random order; times stay in place.
 
     Args:
       batch: `[B, L]`.
-      share: of the events that change places.
-      row_keys: `[B]` keys, one a row, consumed.
+      share: share of the events that change places, in (0, 1).
+      row_keys: `[B]` keys, consumed.
       where: `[B, L]` True for the segments that are reordered; None means all.
 
     Returns:
@@ -170,15 +170,15 @@ def reordered_events(
 def segment_vectors(
     states: Float[Array, "B L D"], segment_ids: Int[Array, "B L"], *, num_segments: int
 ) -> tuple[Float[Array, "B M D"], Bool[Array, "B M"]]:
-    """The state at the last event of each segment, and which segments there are.
+    """The state at the last event of each segment, and the segments that exist.
 
     Args:
       states: `[B, L, D]`.
       segment_ids: `[B, L]` from 1 to M, 0 = padding.
-      num_segments: M, of a row at most.
+      num_segments: M, the largest number of segments in a row.
 
     Returns:
-      `[B, M, D]`, zeros for a segment that is not there, and `[B, M]` bool.
+      `[B, M, D]`, zeros for a segment that does not exist, and `[B, M]` bool, True for one that does.
 
     >>> vectors, where = segment_vectors(jnp.array([[[1.0], [2.0], [3.0]]]), jnp.array([[1, 1, 3]]), num_segments=3)
     >>> vectors[0, :, 0].tolist(), where.tolist()
@@ -205,19 +205,19 @@ def _run(batch: Batch, share: float, draws: Float[Array, "B L"]) -> tuple[Int[Ar
     return jnp.floor(draws * (room + 1)).astype(jnp.int32), size.astype(jnp.int32)
 
 
-def _of_segments(batch: Batch, row_keys: PRNGKeyArray) -> Float[Array, "B L"]:
-    """A draw that is the same for all events of a segment: that at its first one."""
+def _of_segments(batch: Batch, row_keys: Key[Array, " B"]) -> Float[Array, "B L"]:
+    """`[B, L]` uniform draws, the same for all events of a segment."""
     real = batch.segment_ids > 0
     columns = jax.lax.broadcasted_iota(jnp.int32, real.shape, 1)
     first_columns = jnp.where(real, columns - batch.positions, 0)
     return jnp.take_along_axis(_uniform(row_keys, real.shape[1]), first_columns, axis=1)
 
 
-def _uniform(row_keys: PRNGKeyArray, length: int) -> Float[Array, "B L"]:
+def _uniform(row_keys: Key[Array, " B"], length: int) -> Float[Array, "B L"]:
     return jax.vmap(lambda key: jax.random.uniform(key, (length,)))(row_keys)
 
 
-def _split(row_keys: PRNGKeyArray, count: int) -> PRNGKeyArray:
+def _split(row_keys: Key[Array, " B"], count: int) -> Key[Array, "count B"]:
     """`[count, B]` keys."""
     return jax.vmap(lambda key: jax.random.split(key, count), out_axes=1)(row_keys)
 
