@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,7 @@ CHUNK_SECONDS = 1.0
 DIVERGED = 100.0  # times the loss at the start
 
 
+@runtime_checkable
 class Validate(Protocol):
     """A validation: parameters to named figures."""
 

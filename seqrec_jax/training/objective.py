@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from seqrec_jax.training.config import LossConfig
 _LARGEST_PROPENSITY_WEIGHT = 10.0  # a target that counts for more than ten others makes steps too noisy
 
 
+@runtime_checkable
 class DrawNegatives(Protocol):
     """Negatives of a batch, from a key of the step and one of each row."""
 
@@ -26,6 +27,7 @@ class DrawNegatives(Protocol):
         ...
 
 
+@runtime_checkable
 class TargetLosses(Protocol):
     """Loss of each target, `[B, L]` float32, without weights; where there is no target its value does not count."""
 
@@ -41,6 +43,7 @@ class TargetLosses(Protocol):
         ...
 
 
+@runtime_checkable
 class MeanLoss(Protocol):
     """The weighted mean of the losses of a batch's targets, computed without the losses themselves."""
 
@@ -209,6 +212,7 @@ def _pair_losses(config: LossConfig, *, num_items: int) -> TargetLosses:
     return target_losses
 
 
+@runtime_checkable
 class _PairLoss(Protocol):
     """A loss of `losses` over scores of positives `[B, L]` and negatives `[B, L, N]`."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +92,7 @@ def make_optimizer(config: OptimizerConfig, *, total_steps: int) -> optax.Gradie
     return optax.GradientTransformation(update.init, update_in_standard_promotion)
 
 
+@runtime_checkable
 class _Initialises(Protocol):
     """An Optax optimizer or an `Update`, of which only `init` is used here."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ class StepTotals(NamedTuple):
     windows: Int[Array, ""]
 
 
+@runtime_checkable
 class RunSteps(Protocol):
     """The compiled loop of steps that `make_run_steps` gives."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import optax
@@ -31,6 +31,7 @@ class StepLoss(NamedTuple):
     row_weights: Float[Array, " B"]
 
 
+@runtime_checkable
 class ApplyUpdate(Protocol):
     """One update of the parameters by the loss of a batch; pure, and traced once."""
 

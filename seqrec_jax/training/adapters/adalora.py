@@ -1,7 +1,7 @@
-"""AdaLoRA: which singular values of the adapters are kept, by how much the loss depends on them.
+"""AdaLoRA: ranks of the adapters by the importance of their singular values for the loss.
 
-An adapter is `scale a diag(singular) b`. After each update the products of parameter and gradient say how important
-every part is; on a schedule the least important singular values of all adapters together are set to zero.
+An adapter is `scale a diag(singular) b`. After each update the products of parameter and gradient give the importance
+of every part; on a schedule the least important singular values of all adapters together are set to zero.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _SINGULAR = "/adapter/singular"
 
 
 class AdaLoraState(NamedTuple):
-    """What is remembered from step to step, in trees like that of the adapters.
+    """Importance of the adapters' parts after some updates, in trees like that of the adapters.
 
     Attributes:
-      step: int32 number of updates seen.
-      sensitivity: running mean of `|parameter × gradient|`, for every factor.
-      uncertainty: running mean of its distance from that mean.
-      kept: `[R]` bool beside every `singular`, which of them the last cut left.
+      step: int32 scalar, number of updates.
+      sensitivity: running mean of `|parameter × gradient|` for every factor.
+      uncertainty: running mean of the distance from that mean.
+      kept: `[R]` bool beside every `singular`, True for the values that the last cut kept.
     """
 
     step: Int[Array, ""]
@@ -39,7 +39,10 @@ class AdaLoraState(NamedTuple):
 
 
 def init_adalora(trainable: Params) -> AdaLoraState:
-    """The state before the first step: nothing measured, everything kept.
+    """The state before the first step: importance zero, all singular values kept.
+
+    Args:
+      trainable: trained parameters with adapters of mode adalora.
 
     Raises:
       ConfigError: there is no adapter with singular values.
@@ -53,22 +56,22 @@ def init_adalora(trainable: Params) -> AdaLoraState:
 def adalora_step(
     state: AdaLoraState, trainable: Params, grads: Params, *, config: AdaLoraConfig, total_steps: int
 ) -> tuple[AdaLoraState, Params]:
-    """Measure importance after an update, and set to zero the singular values that are over the budget.
+    """Measure importance after an update, and set the singular values beyond the budget to zero.
 
-    Importance of a triplet is that of its singular value plus the means of those of its column of `a` and row of
-    `b`, each the product of sensitivity and uncertainty. Of all triplets the least important are cut until the
-    budget is met; those as important as the last of them go too. Until the final steps a value that was cut may grow
+    The importance of a triplet is that of its singular value plus the mean importances of its column of `a` and its
+    row of `b`, each the product of sensitivity and uncertainty. The least important triplets are cut until the budget
+    is met, with all that are as important as the last of them. Until the final steps a value that was cut may grow
     again.
 
     Args:
-      state: of `init_adalora` or the step before.
-      trainable: parameters after the optimizer's update; what is no adapter stays as it is.
-      grads: the gradient that the update was made from, with that of the orthogonality.
+      state: the state of `init_adalora` or of the step before.
+      trainable: parameters after the optimizer's update; only adapters are changed.
+      grads: the gradient of the update, that of the orthogonality term included.
       config: schedule and decays.
       total_steps: steps of the whole run.
 
     Returns:
-      The next state, and the parameters with what was cut set to zero.
+      The next state, and the parameters with the cut values set to zero.
 
     Raises:
       ConfigError: warm-up and final steps that leave no step to cut in.
@@ -107,12 +110,12 @@ def adalora_step(
 
 
 def adapter_ranks(state: AdaLoraState) -> dict[str, int]:
-    """How many singular values the last cut left, by the path of the layer."""
+    """Number of singular values that the last cut kept, by the path of the layer."""
     return {path.removesuffix(_SINGULAR): int(kept.sum()) for path, kept in flat_params(state.kept).items()}
 
 
 def rank_budget(step: int, *, initial: int, target: int, config: AdaLoraConfig, total_steps: int) -> int:
-    """Singular values that all adapters together may have after a step: a cubic from `initial` to `target`.
+    """Number of singular values of all adapters together after a step: a cubic from `initial` to `target`.
 
     >>> config = AdaLoraConfig(warmup_steps=10, final_steps=10)
     >>> [rank_budget(step, initial=24, target=16, config=config, total_steps=100) for step in (10, 11, 50, 90, 100)]
@@ -126,7 +129,14 @@ def rank_budget(step: int, *, initial: int, target: int, config: AdaLoraConfig, 
 
 
 def orthogonality_loss(trainable: Params) -> Float[Array, ""]:
-    """Mean over the factors of `‖aᵀa - I‖` and `‖b bᵀ - I‖` in the Frobenius norm; add it to the loss by its weight."""
+    """Mean over the factors of `‖aᵀa - I‖` and `‖b bᵀ - I‖` in the Frobenius norm, float32 scalar.
+
+    Args:
+      trainable: trained parameters with adapters of mode adalora.
+
+    Raises:
+      ConfigError: there is no adapter with singular values.
+    """
     factors = _factors(flat_params(trainable))
     distances = []
     for layer in _layers(factors):
@@ -137,7 +147,7 @@ def orthogonality_loss(trainable: Params) -> Float[Array, ""]:
 
 
 class AdaLoraOptimizerState(NamedTuple):
-    """State of an optimizer and of the ranks that it moves."""
+    """State of an optimizer, and importance of the adapters' parts."""
 
     inner: optax.OptState
     ranks: AdaLoraState
@@ -146,7 +156,13 @@ class AdaLoraOptimizerState(NamedTuple):
 def with_adalora(
     optimizer: optax.GradientTransformation, *, config: AdaLoraConfig, total_steps: int
 ) -> optax.GradientTransformation:
-    """An optimizer whose updates also move rank between adapters, as `adalora_step` after each update would."""
+    """An optimizer whose updates also move rank between adapters, as `adalora_step` after each update would.
+
+    Args:
+      optimizer: optimizer of the trained parameters.
+      config: schedule and decays.
+      total_steps: steps of the whole run.
+    """
 
     def init(trainable: Params) -> AdaLoraOptimizerState:
         return AdaLoraOptimizerState(optimizer.init(trainable), init_adalora(trainable))

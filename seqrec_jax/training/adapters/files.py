@@ -1,4 +1,4 @@
-"""What was fine-tuned as a file of its own, a few kilobytes, which knows the base that it belongs to."""
+"""Fine-tuned parameters as a file of their own, a few kilobytes, with the fingerprint of their base."""
 
 from __future__ import annotations
 
@@ -26,16 +26,18 @@ def save_trained(path: str | Path, trainable: Params, frozen: Params, *, config:
 
     Args:
       path: the file, usually `.safetensors`.
-      trainable: as `partition` gives it, after training.
-      frozen: as `partition` gives it.
-      config: how it was trained.
+      trainable: trained parameters, as `partition` gives them.
+      frozen: all other parameters, as `partition` gives them.
+      config: settings of the fine-tuning.
 
     Raises:
       MissingExtraError: safetensors is not installed.
     """
     base, scales = detach_adapters(frozen)
     trained = flat_params(trainable) | flat_params(scales)
-    arrays = {name: np.array(array, order="C") for name, array in trained.items()}  # others would be written wrongly
+    arrays = {
+        name: np.array(array, order="C") for name, array in trained.items()
+    }  # safetensors would write another order wrongly
     metadata = {
         "schema_version": str(SCHEMA_VERSION),
         "config": json.dumps(asdict(config)),
@@ -45,18 +47,18 @@ def save_trained(path: str | Path, trainable: Params, frozen: Params, *, config:
 
 
 def load_trained(path: str | Path, base: Params) -> tuple[Params, FineTuningConfig]:
-    """Read what `save_trained` wrote, for `attach_adapters` to a base or to put in place of another's.
+    """Read a file of `save_trained`, whose parameters `attach_adapters` adds to a base.
 
     Args:
       path: the file.
-      base: the parameters that it was trained beside; adapters that are attached to them are overlooked.
+      base: the parameters that it was trained beside; adapters attached to them are ignored.
 
     Returns:
-      The trained parameters and how they were trained.
+      The trained parameters, and the settings of the fine-tuning.
 
     Raises:
-      CheckpointError: no such file, or none that `save_trained` wrote; another base, or one without the layers or
-        shapes that the file is for.
+      CheckpointError: no such file, or not one of `save_trained`; another base, or one without the layers or shapes
+        that the file needs.
       MissingExtraError: safetensors is not installed.
     """
     path = Path(path)

@@ -1,4 +1,4 @@
-"""A frozen base in 8 bits: kernels as whole numbers with one scale for each output."""
+"""A frozen int8 base: kernels quantised with one scale for each output."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ _LARGEST = 127
 
 
 def quantize_base(params: Params, *, patterns: Collection[str] = ()) -> Params:
-    """Parameters whose kernels take a byte a value, as `encoders.linear` reads them; they cannot be trained further.
+    """Parameters with int8 kernels, as `encoders.linear` reads them; these kernels cannot be trained further.
 
-    No value moves by more than 1/254 of the largest of its column. All else stays as it is.
+    No value moves by more than 1/254 of the largest magnitude in its column. Everything else stays as it is.
 
     Args:
       params: a tree with `kernel` `[I, O]` in its linear layers.
-      patterns: of the layers; none means every matrix that is called `kernel`. Only layers that go through
-        `encoders.linear` may be chosen.
+      patterns: patterns of the layers' paths; none means every matrix that is called `kernel`. Choose only layers that
+        go through `encoders.linear`, which are those of language models.
+
+    Returns:
+      A tree with `kernel_int8` `[I, O]` int8 and `kernel_scale` `[O]` in place of each `kernel` that was chosen.
 
     Raises:
       ConfigError: a pattern that matches no kernel.
@@ -36,7 +39,12 @@ def quantize_base(params: Params, *, patterns: Collection[str] = ()) -> Params:
 
 
 def dequantize_base(params: Params, *, layers: Collection[str] | None = None) -> Params:
-    """Parameters with kernels in floating point again, all or those of some layers."""
+    """Parameters whose int8 kernels are floating-point again.
+
+    Args:
+      params: a tree as `quantize_base` gives it.
+      layers: paths of the layers; None means all.
+    """
     flat = flat_params(params)
     for path in [path for path in flat if path.endswith("/kernel_int8")]:
         layer = path.removesuffix("/kernel_int8")
@@ -47,7 +55,7 @@ def dequantize_base(params: Params, *, layers: Collection[str] | None = None) ->
 
 
 def quantize_kernel(kernel: Float[Array, "I O"]) -> tuple[Int8[Array, "I O"], Float[Array, " O"]]:
-    """Whole numbers from -127 to 127 and the scale of each column.
+    """A kernel as int8 values from -127 to 127, and the scale `[O]` of each column.
 
     >>> numbers, scale = quantize_kernel(jnp.array([[0.5, 0.0], [-1.27, 0.0]]))
     >>> numbers[:, 0], round(float(scale[0]), 6)

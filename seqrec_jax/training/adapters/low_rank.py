@@ -1,7 +1,7 @@
 """Low-rank adapters beside the kernels of a parameter tree: made, attached, detached, and merged.
 
 Adapters are a tree of their own, `{"layers": {"0": {"query": {"adapter": {"a": …, "b": …, "scale": …}}}}}`. Attaching
-them copies nothing, so that any number can be held over one base and changed from call to call.
+them copies nothing, so that one base can serve any number of adapters, a different one in each call.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ ADALORA_DEVIATION = 0.02
 
 
 def init_adapters(params: Params, *, config: FineTuningConfig, key: PRNGKeyArray) -> Params:
-    """Adapters that change nothing yet, for every kernel that the configuration targets.
+    """New adapters, which change no output yet, for every kernel that the configuration targets.
 
-    LoRA: `a` uniform in ±1/√I, as a linear layer starts, and `b` zero. AdaLoRA: `a` and `b` normal with deviation
+    LoRA: `a` uniform in ±1/√I, like a linear layer, and `b` zero. AdaLoRA: `a` and `b` normal with deviation
     0.02 and singular values zero. `scale` is alpha / rank.
 
     Args:
       params: a tree whose linear layers hold a `kernel` `[I, O]`.
-      config: of mode lora or adalora.
+      config: settings with mode lora or adalora.
       key: consumed.
 
     Returns:
@@ -55,7 +55,7 @@ def init_adapters(params: Params, *, config: FineTuningConfig, key: PRNGKeyArray
     require_matches(config.targets, layers, field="fine_tuning.targets", kind="layer with a kernel")
     layers = matching(config.targets, layers) if config.targets else layers
     if not layers:
-        raise ConfigError("the parameters have no layer with a kernel, beside which an adapter could be; choose whole")
+        raise ConfigError("the parameters have no layer with a kernel for an adapter; choose mode whole")
     require_matches(config.ranks, layers, field="fine_tuning.ranks", kind="targeted layer")
     require_matches(config.alphas, layers, field="fine_tuning.alphas", kind="targeted layer")
     usual_rank = config.rank if config.mode == "lora" else config.adalora.initial_rank
@@ -75,10 +75,10 @@ def attach_adapters(params: Params, trained: Params) -> Params:
 
     Args:
       params: the base.
-      trained: adapters, and perhaps other parameters that then stand in place of the base's, as a trained head does.
+      trained: adapters, and perhaps other parameters that replace those of the base, such as a trained head.
 
     Raises:
-      ConfigError: adapters for a layer that is not there, or has one; a parameter that is not there.
+      ConfigError: an adapter for a layer that does not exist or has one; a parameter that the base does not have.
       ShapeError: an adapter that does not fit its kernel; a parameter of another shape.
     """
     attached, kernels = flat_params(params), _kernel_shapes(params)
@@ -113,7 +113,7 @@ def attach_adapters(params: Params, trained: Params) -> Params:
 
 
 def detach_adapters(params: Params) -> tuple[Params, Params]:
-    """Parameters without adapters, and the adapters."""
+    """Parameters without adapters, and the adapters as a tree of their own."""
     flat = flat_params(params)
     adapters = {path: leaf for path, leaf in flat.items() if is_adapter(path)}
     return nested_params({path: leaf for path, leaf in flat.items() if path not in adapters}), nested_params(adapters)
@@ -122,19 +122,24 @@ def detach_adapters(params: Params) -> tuple[Params, Params]:
 def merge_adapters(params: Params) -> Params:
     """Parameters whose kernels are `kernel + scale a diag(s) b`, without adapters; differentiable in both.
 
-    The way for encoders that do not read adapters, and to serve at the base's cost.
+    For encoders that do not read adapters, and for serving at the cost of the base.
     """
     base, adapters = detach_adapters(params)
     return _shifted(base, adapters, sign=1.0)
 
 
 def unmerge_adapters(params: Params, adapters: Params) -> Params:
-    """The base, up to rounding, of parameters that these adapters were merged into."""
+    """The base, up to rounding, of parameters that these adapters were merged into.
+
+    Args:
+      params: parameters as `merge_adapters` gives them.
+      adapters: the adapters that were merged.
+    """
     return _shifted(params, adapters, sign=-1.0)
 
 
 def low_rank_product(adapter: dict[str, Array]) -> Float[Array, "I O"]:
-    """What an adapter adds to its kernel, `scale a diag(s) b`."""
+    """The product `scale a diag(s) b`, `[I, O]`, that an adapter adds to its kernel."""
     inner = adapter["a"] * adapter["singular"][None] if "singular" in adapter else adapter["a"]
     return adapter["scale"] * (inner @ adapter["b"])
 
@@ -149,7 +154,7 @@ def _shifted(base: Params, adapters: Params, *, sign: float) -> Params:
 
 
 def _by_layer(trained: Params) -> tuple[dict[str, dict[str, Array]], dict[str, Array]]:
-    """Adapters by the path of their layer, and whatever else there is by its path."""
+    """Adapters by the path of their layer, and all other parameters by their path."""
     layers: dict[str, dict[str, Array]] = {}
     others: dict[str, Array] = {}
     for path, array in flat_params(trained).items():

@@ -1,4 +1,4 @@
-"""Parameters in two trees, those that are trained and those that are not, and back."""
+"""Parameters in two trees, trained and frozen, and back in one."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _NUMBERED = re.compile(r"^(.*?_)?(\d+)$")  # layers/3 or block_3
 
 
 def trainable_paths(params: Params, config: FineTuningConfig) -> list[str]:
-    """Paths of what a configuration trains.
+    """Sorted paths of the parameters that a configuration trains.
 
     Args:
-      params: the tree, for lora and adalora with adapters attached.
+      params: the tree; for lora and adalora with adapters attached.
       config: the mode, its targets, and what is trained besides.
 
     Raises:
@@ -54,26 +54,26 @@ def trainable_paths(params: Params, config: FineTuningConfig) -> list[str]:
 
 
 def partition(params: Params, paths: Collection[str]) -> tuple[Params, Params]:
-    """`(trainable, frozen)`: the parameters at the paths, and all others."""
+    """`(trainable, frozen)`: the tree of the parameters at the paths, and that of all others."""
     flat, chosen = flat_params(params), set(paths)
     trainable = {path: leaf for path, leaf in flat.items() if path in chosen}
     return nested_params(trainable), nested_params({path: flat[path] for path in flat if path not in chosen})
 
 
 def recombine(frozen: Params, trainable: Params) -> Params:
-    """One tree of two; where both have a parameter, that of the second."""
+    """One tree of two; of a parameter in both, that of `trainable` is taken."""
     return nested_params(flat_params(frozen) | flat_params(trainable))
 
 
 class FineTuningSummary(NamedTuple):
-    """What a fine-tuning trains and holds.
+    """Sizes of a fine-tuning.
 
     Attributes:
-      num_parameters: of both trees.
-      num_trainable: of the trained one.
-      share: of the parameters that is trained.
-      parameter_bytes: of both trees.
-      optimizer_bytes: of the optimizer's state.
+      num_parameters: parameters, trained and frozen.
+      num_trainable: trained parameters.
+      share: trained parameters over all, in [0, 1].
+      parameter_bytes: bytes of all parameters.
+      optimizer_bytes: bytes of the optimizer's state.
     """
 
     num_parameters: int
@@ -90,7 +90,13 @@ class FineTuningSummary(NamedTuple):
 
 
 def describe(trainable: Params, frozen: Params, *, optimizer: optax.GradientTransformation) -> FineTuningSummary:
-    """Counts and bytes; the optimizer's state is only shaped, never made."""
+    """Counts and bytes of a fine-tuning; the optimizer's state is not allocated.
+
+    Args:
+      trainable: trained parameters, as `partition` gives them.
+      frozen: all others.
+      optimizer: optimizer of the trained parameters.
+    """
     trained, still = jax.tree.leaves(trainable), jax.tree.leaves(frozen)
     num_trainable = sum(leaf.size for leaf in trained)
     num_parameters = num_trainable + sum(leaf.size for leaf in still)

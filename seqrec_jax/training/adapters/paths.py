@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 
 
 def flat_params(params: Params) -> Params:
-    """Arrays by path; an empty dictionary stays as it is, so that nothing is lost.
+    """Arrays by path; an empty dictionary is kept as a value.
 
     Raises:
       ConfigError: a key that is not a string, or has a slash.
@@ -46,7 +46,7 @@ def nested_params(flat: Params) -> Params:
 
 
 def is_adapter(path: str) -> bool:
-    """Whether a path is that of an array of an adapter.
+    """Whether a path belongs to an array of an adapter.
 
     >>> is_adapter("layers/0/query/adapter/a"), is_adapter("layers/0/query/kernel")
     (True, False)
@@ -55,7 +55,7 @@ def is_adapter(path: str) -> bool:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a path has the names of a pattern somewhere, one after another; `*` is any part of a name.
+    """Whether consecutive names of a path match those of a pattern; `*` stands for any part of a name.
 
     >>> matches("attention/q*", "layers/0/attention/query/kernel"), matches("key", "layers/0/keys")
     (True, False)
@@ -65,18 +65,28 @@ def matches(pattern: str, path: str) -> bool:
 
 
 def matching(patterns: Iterable[str], paths: Iterable[str]) -> list[str]:
-    """The paths that any of the patterns finds, in their order."""
+    """The paths that match any of the patterns, in their order."""
     patterns = list(patterns)
     return [path for path in paths if any(matches(pattern, path) for pattern in patterns)]
 
 
 def last_match(values: dict[str, Value], path: str, *, default: Value) -> Value:
-    """The value of the last pattern that finds a path."""
+    """The value of the last pattern that a path matches; `default` if there is none."""
     return next((value for pattern, value in reversed(values.items()) if matches(pattern, path)), default)
 
 
 def require_matches(patterns: Iterable[str], paths: Iterable[str], *, field: str, kind: str) -> None:
-    """Raise a ConfigError that lists near paths for a pattern that finds none of them."""
+    """Check that every pattern matches a path.
+
+    Args:
+      patterns: patterns of a setting.
+      paths: paths of the parameters or layers.
+      field: name of the setting, for the message.
+      kind: what the paths lead to, for the message.
+
+    Raises:
+      ConfigError: a pattern that matches none; the message lists the most similar paths.
+    """
     paths = list(paths)
     for pattern in patterns:
         if not any(matches(pattern, path) for path in paths):
@@ -84,7 +94,7 @@ def require_matches(patterns: Iterable[str], paths: Iterable[str], *, field: str
 
 
 def near(pattern: str, paths: Iterable[str], *, most: int = 3) -> list[str]:
-    """The paths with a part that looks most like a pattern."""
+    """The `most` paths with the part most similar to a pattern."""
     length = pattern.count("/") + 1
 
     def likeness(path: str) -> float:

@@ -1,14 +1,16 @@
-"""A fine-tuning in a training run: the optimizer that trains a part, and a model whose parameters hold adapters."""
+"""Fine-tuning within a training run: an optimizer of some of the parameters, and a model with adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import PRNGKeyArray
 
+from seqrec_jax.errors import ConfigError
 from seqrec_jax.model import SequenceModel
 from seqrec_jax.training.adapters.adalora import orthogonality_loss, with_adalora
 from seqrec_jax.training.adapters.config import FineTuningConfig
@@ -18,23 +20,27 @@ from seqrec_jax.training.adapters.partition import partition, recombine, trainab
 from seqrec_jax.training.adapters.paths import flat_params, nested_params
 
 Params = dict[str, Any]
+Rest, Output = ParamSpec("Rest"), TypeVar("Output")
 READS_ADAPTERS = "language"
-"""Name of the subtrees whose layers add their adapters themselves; everywhere else they are merged."""
+"""Key of the subtrees whose layers read adapters and int8 kernels; adapters elsewhere are merged into their kernels."""
 _ADAPTER_STREAM = 0xADA7  # keeps the adapters' key apart from those of the parameters
 
 
 def fine_tuning_optimizer(
     optimizer: optax.GradientTransformation, config: FineTuningConfig, *, total_steps: int
 ) -> optax.GradientTransformation:
-    """An optimizer that moves what a fine-tuning trains, and holds no state for the rest.
+    """An optimizer that updates the trained parameters only, and holds state for no others.
 
-    The updates of the rest are zeros whatever their gradients, which a compiled step then does not compute. AdaLoRA's
-    orthogonality comes in by its gradient, so that the loss stays that of the task.
+    Updates of frozen parameters are zeros whatever their gradients, which a compiled step then does not compute. The
+    gradient of AdaLoRA's orthogonality term is added to that of the loss, so that the loss stays that of the task.
 
     Args:
-      optimizer: of the trained part.
-      config: what is trained.
+      optimizer: optimizer of the trained parameters.
+      config: which parameters are trained.
       total_steps: steps of the run, by which AdaLoRA moves ranks.
+
+    Raises:
+      ConfigError: a pattern that matches nothing (when the state is made).
     """
     if config.mode == "whole" and not config.targets:
         return optimizer
@@ -58,7 +64,7 @@ def fine_tuning_optimizer(
 def trained_part_optimizer(
     optimizer: optax.GradientTransformation, config: FineTuningConfig, *, total_steps: int
 ) -> optax.GradientTransformation:
-    """What `fine_tuning_optimizer` applies to the trained part alone: the optimizer, with AdaLoRA's share around it."""
+    """The optimizer that `fine_tuning_optimizer` applies to the trained parameters, AdaLoRA's part included."""
     if config.mode != "adalora":
         return optimizer
     moving = with_adalora(optimizer, config=config.adalora, total_steps=total_steps)
@@ -66,20 +72,29 @@ def trained_part_optimizer(
 
 
 def with_adapters(model: SequenceModel, config: FineTuningConfig) -> SequenceModel:
-    """The model over parameters as `add_adapters` leaves them, which its own `init` makes.
+    """The model whose parameters hold adapters, as its `init` and `add_adapters` make them.
+
+    Args:
+      model: the model without adapters.
+      config: which layers get adapters; for other modes the model is returned with at most another `init`.
 
     Raises:
       ConfigError: a pattern that matches no layer (when parameters are made).
     """
 
-    def init(key: jax.Array) -> Params:
+    def init(key: PRNGKeyArray) -> Params:
         return add_adapters(model.init(key), config, key=key)
 
     if config.mode not in ("lora", "adalora"):
         return model if config.base_bits == 32 else model._replace(init=init)
 
-    def over_merged(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda params, *arguments, **options: function(merge_where_unread(params), *arguments, **options)
+    def over_merged(
+        function: Callable[Concatenate[Params, Rest], Output],
+    ) -> Callable[Concatenate[Params, Rest], Output]:
+        def with_merged(params: Params, /, *arguments: Rest.args, **options: Rest.kwargs) -> Output:
+            return function(merge_where_unread(params), *arguments, **options)
+
+        return with_merged
 
     return model._replace(
         init=init,
@@ -91,16 +106,32 @@ def with_adapters(model: SequenceModel, config: FineTuningConfig) -> SequenceMod
     )
 
 
-def add_adapters(params: Params, config: FineTuningConfig, *, key: jax.Array) -> Params:
-    """Parameters with fresh adapters, which change nothing yet, over a base of the configured bits."""
+def add_adapters(params: Params, config: FineTuningConfig, *, key: PRNGKeyArray) -> Params:
+    """Parameters with new adapters, which change no output yet, over a base of the configured bits.
+
+    Args:
+      params: parameters of the model without adapters.
+      config: mode, targets and bits of the base.
+      key: consumed.
+
+    Raises:
+      ConfigError: a pattern that matches no layer, or `base_bits: 8` for a model without a language model.
+    """
     if config.mode in ("lora", "adalora"):
         adapters = init_adapters(params, config=config, key=jax.random.fold_in(key, _ADAPTER_STREAM))
         params = attach_adapters(params, adapters)
-    return quantize_base(params, patterns=(READS_ADAPTERS,)) if config.base_bits == 8 else params
+    if config.base_bits != 8:
+        return params
+    if not any(READS_ADAPTERS in path.split("/") for path in flat_params(params)):
+        raise ConfigError(
+            "fine_tuning.base_bits is 8, which is for kernels of language models, and the model has no language model; "
+            "leave it out"
+        )
+    return quantize_base(params, patterns=(READS_ADAPTERS,))
 
 
 def merge_where_unread(params: Params) -> Params:
-    """Parameters whose adapters are merged into their kernels, but where a language model's layers read them."""
+    """Parameters whose adapters are merged into their kernels, except those that layers of language models read."""
     base, adapters = detach_adapters(params)
     flat = flat_params(adapters)
     read = {path: leaf for path, leaf in flat.items() if READS_ADAPTERS in path.split("/")}
