@@ -162,7 +162,7 @@ def state_sharding(tree: Any, mesh: Mesh) -> Any:
       Shoeybi et al. (2019), Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism.
     """
 
-    def sharding(path: tuple, leaf: Any) -> NamedSharding:
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         if is_item_rows(path):
             return over_items(mesh)
         axis = _shared_axis(path)
@@ -174,12 +174,12 @@ def state_sharding(tree: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def is_item_rows(path: tuple) -> bool:
+def is_item_rows(path: tuple[Any, ...]) -> bool:
     """True for the path of a leaf with one row for each item, `… ['ids'] ['embedding']`."""
     return tuple(getattr(entry, "key", None) for entry in path[-2:]) == ("ids", "embedding")
 
 
-def _shared_axis(path: tuple) -> int | None:
+def _shared_axis(path: tuple[Any, ...]) -> int | None:
     """The axis of a language model's array that is split over devices, None for a replicated array."""
     names = [str(getattr(entry, "key", "")) for entry in path]
     if _LANGUAGE not in names or len(names) < 2:

@@ -35,7 +35,8 @@ def parse_config(
     """
     where = "the configuration" if path is None else str(path)
     values = (values or {}) if path is None else _read_yaml(Path(path))
-    default, given = cls(), {}
+    default = cls()
+    given: dict[str, Any] = {}
     place = where
     try:
         for key, value in values.items():
@@ -103,7 +104,7 @@ def _put(given: dict[str, Any], section: Any, path: list[Any], value: Any, *, na
       root: the class of the whole configuration, for near names.
     """
     key, *rest = path
-    hints = _hints(type(section))
+    hints = _hints(section.__class__)
     if key not in hints:
         raise ConfigError(_unknown_key(name, root))
     default = getattr(section, key)
@@ -145,7 +146,7 @@ def _with_values(section: Any, given: dict[str, Any]) -> Any:
 class _Loader(yaml.SafeLoader):
     """YAML without doubled keys, of which all but the last would be lost."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
         if doubled := {key for key in keys if keys.count(key) > 1}:
             raise yaml.constructor.ConstructorError(

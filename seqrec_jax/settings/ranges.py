@@ -37,7 +37,7 @@ class Interval:
         self._includes_low, self._includes_high = notation[0] == "[", notation[-1] == "]"
         self._low, self._high = (end.strip() for end in ends)
 
-    def __contains__(self, value: float) -> bool:
+    def __contains__(self, value: Any) -> bool:
         above = self.low <= value if self._includes_low else self.low < value
         return above and (value <= self.high if self._includes_high else value < self.high)
 
@@ -54,12 +54,12 @@ class Interval:
         return f'Interval("{ends}")'
 
 
-def check_value(name: str, value: float | None, interval: str) -> None:
+def check_value(name: str, value: object, interval: str) -> None:
     """Check the range of an argument.
 
     Args:
       name: the argument's name, for the message.
-      value: a number; None always passes.
+      value: the argument; None always passes.
       interval: the numbers that are allowed, such as `"[1, inf)"`.
 
     Raises:

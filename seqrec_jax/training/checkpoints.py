@@ -259,7 +259,7 @@ def _placed(like: Any, mesh: Mesh) -> Any:
 def _shapes(tree: Any, num_items: int | None) -> dict[str, tuple[int, ...]]:
     """Shapes by dotted name; tables of items are counted up to the last item."""
 
-    def shape(path: tuple, leaf: Any) -> tuple[int, ...]:
+    def shape(path: tuple[Any, ...], leaf: Any) -> tuple[int, ...]:
         if num_items is None or not is_item_rows(path):
             return tuple(leaf.shape)
         return (min(leaf.shape[0], num_items + 1), *leaf.shape[1:])

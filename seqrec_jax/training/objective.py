@@ -157,11 +157,17 @@ def _softmax_objective(
     config: LossConfig, trained: np.ndarray, item_weights: Array | None, *, data_devices: int, model_devices: int
 ) -> Objective:
     """The loss over all items that have training events."""
-    options = {"temperature": config.temperature, "label_smoothing": config.label_smoothing}
 
     def target_losses(queries: Array, v_y: Array, targets: Array, negatives: Negatives | None) -> Array:
-        rows, allowed = queries.reshape(-1, queries.shape[-1]), jnp.asarray(trained)
-        return losses.softmax_loss(rows, v_y, targets.reshape(-1), allowed=allowed, **options).reshape(targets.shape)
+        values = losses.softmax_loss(
+            queries.reshape(-1, queries.shape[-1]),
+            v_y,
+            targets.reshape(-1),
+            temperature=config.temperature,
+            label_smoothing=config.label_smoothing,
+            allowed=jnp.asarray(trained),
+        )
+        return values.reshape(targets.shape)
 
     def mean(queries: Array, v_y: Array, targets: Array, weights: Array) -> Array:
         where = targets > 0
@@ -169,12 +175,13 @@ def _softmax_objective(
             queries.reshape(-1, queries.shape[-1]),
             v_y,
             targets.reshape(-1),
+            temperature=config.temperature,
+            label_smoothing=config.label_smoothing,
             allowed=jnp.asarray(trained),
             where=where.reshape(-1),
             weights=weights.reshape(-1),
             row_shards=data_devices,
             item_shards=model_devices,
-            **options,
         )
 
     return Objective(target_losses, item_weights=item_weights, fused_mean=mean)

@@ -6,7 +6,7 @@ of these items only, and their changed rows are put back.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ def take_item_rows(tree: Tree, items: Int[Array, " R"]) -> Tree:
 def put_item_rows(tree: Tree, part: Tree, items: Int[Array, " R"]) -> Tree:
     """`part`, changed by a step, with its item rows `[R]` put back into the tables `[V+1]` of `tree`."""
 
-    def put(path: tuple, whole: Array, new: Array) -> Array:
+    def put(path: tuple[Any, ...], whole: Array, new: Array) -> Array:
         if not is_item_rows(path):
             return new
         return whole.at[items].set(new, mode="drop", unique_indices=True, indices_are_sorted=True)

@@ -155,8 +155,8 @@ def _update_state(
     negatives = None if objective.draw is None else objective.draw(batch.targets, key, row_keys)
     weights = objective.weigh(batch.targets, batch.weights)
     params, moments = state.params, state.optimizer
-    reads_rows = config.optimizer.rows == "read" and negatives is not None
-    if reads_rows:  # model, loss and update see a catalogue of the items that the batch reads
+    reads_rows = config.optimizer.rows == "read"
+    if reads_rows and negatives is not None:  # model, loss and update see a catalogue of the items that the batch reads
         items = items_read(batch, negatives, num_rows=len(item_table.known))
         batch, negatives = renumbered(batch, negatives, items)
         item_table = jax.tree.map(lambda column: take_rows(column, items), item_table)

@@ -20,7 +20,8 @@ from seqrec_jax.training.adapters.partition import partition, recombine, trainab
 from seqrec_jax.training.adapters.paths import flat_params, nested_params
 
 Params = dict[str, Any]
-Rest, Output = ParamSpec("Rest"), TypeVar("Output")
+Rest = ParamSpec("Rest")
+Output = TypeVar("Output")
 READS_ADAPTERS = "language"
 """Key of the subtrees whose layers read adapters and int8 kernels; adapters elsewhere are merged into their kernels."""
 _ADAPTER_STREAM = 0xADA7  # keeps the adapters' key apart from those of the parameters
