@@ -22,17 +22,18 @@ class LossConfig:
     Attributes:
       kind: softmax (over all items), sampled_softmax (logQ corrected), binary_cross_entropy,
         generalized_binary_cross_entropy (gBCE), bpr or bpr_max.
-      num_negatives: negatives of each target; at most so many where they come from the batch.
-      negatives: uniform over the items of training, by popularity, in_batch (other targets) or mixed (half in_batch,
-        half uniform).
-      negatives_per: who shares them, the whole batch, a row, or each target its own (slow, and large in memory); None
+      num_negatives: negatives of each target; fewer if a batch has fewer targets to draw them from.
+      negatives: uniform over the items with training events, by popularity, in_batch (other targets) or mixed (half
+        in_batch, half uniform).
+      negatives_per: unit that shares negatives: the whole batch, a row, or a target (slow, and large in memory); None
         means batch for in_batch and mixed, else row.
       popularity_power: popularity draws by training counts to this power.
       temperature: divides the scores.
       label_smoothing: softmax only; share of the loss that is spread over all items.
       calibration: generalized_binary_cross_entropy only; t, from 0 (plain) to 1 (scores become probabilities).
       score_penalty: bpr_max only; weight of the negatives' squared scores.
-      propensity_power: a target weighs by its item's count to minus this power; 0 weighs all alike, 0.5 is usual.
+      propensity_power: targets are weighted by the count of their item to minus this power; 0 weighs all alike, 0.5 is
+        usual.
     """
 
     kind: LossKind = "softmax"
@@ -51,7 +52,7 @@ class LossConfig:
         self._check_together()
 
     def _check_together(self) -> None:
-        """Raise a ConfigError for a field that the other fields leave without effect or sense."""
+        """Raise a ConfigError for a field that has no effect or makes no sense beside the others."""
         is_sampled = self.kind != "softmax"
         needs = {
             "negatives": (is_sampled, "kind softmax has no negatives; choose another kind"),
@@ -95,15 +96,15 @@ class OptimizerConfig:
 
     Attributes:
       name: adamw, adam, sgd, adagrad or lion.
-      learning_rate: at the peak of the schedule.
-      schedule: constant, cosine or linear decay to zero at the last step.
-      warmup_steps: linear rise from zero.
-      weight_decay: adamw and lion only; biases, norms and position and behaviour embeddings are left out.
-      clip_norm: global gradient norm; None for no clipping.
-      b1: first-moment decay, or momentum of sgd.
-      b2: second-moment decay.
-      rows: which rows of the id embeddings a step changes: all, or those that it reads, whose cost does not grow with
-        the catalogue. Of the others the moments then stand still and weight decay waits.
+      learning_rate: learning rate at the peak of the schedule.
+      schedule: constant, or cosine or linear decay to zero at the last step.
+      warmup_steps: steps of linear rise from zero.
+      weight_decay: adamw and lion only; biases, norms and position and behaviour embeddings are exempt.
+      clip_norm: largest global gradient norm; None for no clipping.
+      b1: decay of the first moment, or momentum of sgd.
+      b2: decay of the second moment.
+      rows: rows of the id embeddings that a step updates: all, or those that it reads, at a cost that does not grow
+        with the catalogue; moments and weight decay of the other rows then wait.
     """
 
     name: Literal["adamw", "adam", "sgd", "adagrad", "lion"] = "adamw"
@@ -131,30 +132,30 @@ class TrainingConfig:
 
     Attributes:
       loss: the objective.
-      contrastive: views of the sequences that are to be told apart, added to the loss.
+      contrastive: a contrastive loss between two views of each sequence, added to the objective.
       optimizer: optimizer and schedule.
       batch_size: rows of a step, over all devices.
       max_epochs: passes over the training windows.
-      packing: put several users in a row, so that few positions are padding.
+      packing: put several users into a row, so that few positions are padding.
       stride: events between the ends of a long user's windows; None means windows that do not overlap.
-      mask_rate: share of the events that a model which predicts masked events (bert4rec) does not see.
-      mask_last_share: share of the sequences of which it does not see the last event only, as when it recommends.
-      behavior_weights: weight of a target by its behaviour; those not named weigh 1, and 0 leaves one out. What is
-        predicted in an evaluation is split.target_behaviors.
+      mask_rate: share of the events that are masked for a model that predicts masked events (bert4rec).
+      mask_last_share: share of the sequences of which only the last event is masked, as in a recommendation.
+      behavior_weights: weight of a target by its behaviour; 1 if not named, and 0 excludes it. The targets of an
+        evaluation are set by split.target_behaviors.
       precision: float32, or bfloat16 for the encoder's arithmetic (parameters stay float32).
-      ema_decay: decay of the running average of the parameters, which is then what is evaluated; None for none.
+      ema_decay: decay of a running average of the parameters, which is then evaluated and saved; None for no average.
       validate_every: epochs between validations.
       patience: validations without improvement before training stops; None never stops early.
       checkpoint_seconds: seconds between checkpoints besides those at validations.
       stream_batches: batches whose events are on the device at a time, for a log that does not fit there; None keeps
         all events on the device, which is faster.
       num_devices: devices to use; None means all that are visible.
-      model_devices: devices that share the tables of items, the softmax over all items and the optimizer's numbers
-        for them; num_devices / model_devices share the batch.
+      model_devices: devices over which item tables, the softmax over all items and their optimizer state are split;
+        the batch is split over num_devices / model_devices.
       fine_tuning: which parameters are trained, all by default; adapters (lora, adalora) among them.
       warm_start: run directory whose parameters are continued; the dataset must extend its vocabulary.
-      transfer_from: run of another domain whose parameters are taken over, but for those of its items and its log; what
-        both domains know of their items must come from the same features.
+      transfer_from: run of another domain whose parameters are the start, except those of its items and its log; the
+        content of the items must come from the same features in both domains.
       seed: seed of initialisation, order, dropout and negatives.
     """
 
@@ -195,5 +196,6 @@ class TrainingConfig:
             )
         if self.warm_start is not None and self.transfer_from is not None:
             raise ConfigError(
-                "training.warm_start goes on with a run and training.transfer_from begins another one from it; set one"
+                "training.warm_start continues a run and training.transfer_from starts one in another domain; "
+                "set one of the two"
             )
