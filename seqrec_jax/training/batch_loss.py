@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 from seqrec_jax import losses
 from seqrec_jax.data.batches import Batch
@@ -38,7 +38,7 @@ class StepInputs(NamedTuple):
     batch: Batch
     weights: Float[Array, "B L"]
     negatives: Negatives | None
-    row_keys: PRNGKeyArray
+    row_keys: Key[Array, " B"]
 
 
 def make_step_loss(

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 from seqrec_jax import losses
 from seqrec_jax.negatives import Negatives, in_batch_negatives, mixed_negatives, popularity_sampler, sample_negatives
@@ -22,7 +22,9 @@ _LARGEST_PROPENSITY_WEIGHT = 10.0  # a target that counts for more than ten othe
 class DrawNegatives(Protocol):
     """Negatives of a batch, from a key of the step and one of each row."""
 
-    def __call__(self, targets: Int[Array, "B L"], step_key: PRNGKeyArray, row_keys: PRNGKeyArray, /) -> Negatives:
+    def __call__(
+        self, targets: Int[Array, "B L"], step_key: Key[Array, ""], row_keys: Key[Array, " B"], /
+    ) -> Negatives:
         """Ids `[N]` for the batch, `[B, N]` for each row or `[B, L, N]` for each target, and log q of every item."""
         ...
 
@@ -110,8 +112,8 @@ class Objective(NamedTuple):
         v_y: Float[Array, "V1 E"],
         targets: Int[Array, "B L"],
         weights: Float[Array, "B L"],
-        step_key: PRNGKeyArray,
-        row_keys: PRNGKeyArray,
+        step_key: Key[Array, ""],
+        row_keys: Key[Array, " B"],
     ) -> Float[Array, ""]:
         """The mean with freshly drawn negatives, float32; arguments as for `mean` and `draw`."""
         negatives = None if self.draw is None else self.draw(targets, step_key, row_keys)
@@ -245,7 +247,7 @@ def _make_draw(config: LossConfig, item_counts: np.ndarray, target_counts: np.nd
     sampler = popularity_sampler(item_counts, power=power)
     target_log_q = popularity_sampler(target_counts).log_q
 
-    def draw(targets: Array, step_key: PRNGKeyArray, row_keys: PRNGKeyArray) -> Negatives:
+    def draw(targets: Array, step_key: Key[Array, ""], row_keys: Key[Array, " B"]) -> Negatives:
         if config.negatives == "in_batch":
             return in_batch_negatives(targets, target_log_q, num_negatives=config.num_negatives, key=step_key)
         if config.negatives == "mixed":

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 from seqrec_jax.data.batches import Batch, EventArrays, Rows, gather_batch, masked_batch
 from seqrec_jax.errors import ConfigError
@@ -131,7 +131,7 @@ def make_run_steps(
     return run_steps
 
 
-def _step_keys(config: TrainingConfig, step: Int[Array, ""]) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+def _step_keys(config: TrainingConfig, step: Int[Array, ""]) -> tuple[Key[Array, ""], Key[Array, " B"]]:
     """The key of a step, and `[B]` keys of its rows."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), _STEP_STREAM), step)
     key, row_key = jax.random.split(key)
@@ -147,8 +147,8 @@ def _update_state(
     state: TrainState,
     item_table: ItemTable,
     batch: Batch,
-    key: PRNGKeyArray,
-    row_keys: PRNGKeyArray,
+    key: Key[Array, ""],
+    row_keys: Key[Array, " B"],
     num_segments: int,
 ) -> tuple[Float[Array, ""], TrainState]:
     """The loss of a batch, and the state after one update by it."""

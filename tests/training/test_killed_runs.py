@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,6 +19,7 @@ from tiny_training import CONFIG, same_bits, tiny_params
 from train_in_process import MAX_EPOCHS
 
 import seqrec_jax
+from seqrec_jax import pipeline
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.dataset import prepare_dataset, write_dataset
 from seqrec_jax.data.splits import SplitConfig
@@ -32,14 +34,17 @@ SCRIPT = Path(__file__).with_name("train_in_process.py")
 PATIENCE_SECONDS = 120.0
 
 
-def environment():
-    """One device, and quick compilation, which is most of what a short process does.
+def environment(cache=None, *, writes=True):
+    """One device, quick compilation, and a cache of what was compiled, which only processes that live may write.
 
     Nothing of the tests' cache: what one of two processes compiles is not for the other, and a kill may cut an entry.
     """
     inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     places = [str(Path(seqrec_jax.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    if cache is not None:
+        seconds = "0" if writes else "1e6"  # only what took longer to compile is written
+        flags |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": seconds}
     return {**inherited, **flags, "PYTHONPATH": os.pathsep.join(filter(None, places))}
 
 
@@ -48,10 +53,10 @@ def start():
     """Starts processes, and ends those that a failing test leaves."""
     started = []
 
-    def start(words, directory, **options):
+    def start(words, directory, *, env=None, **options):
         with (directory / "output.txt").open("a") as output:
             command = [sys.executable, *map(str, words)]
-            process = subprocess.Popen(command, env=environment(), stdout=output, stderr=output, **options)
+            process = subprocess.Popen(command, env=env or environment(), stdout=output, stderr=output, **options)
         started.append(process)
         return process
 
@@ -91,23 +96,26 @@ def last_state(directory):
 
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path, start):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    """The run beside it is saved once an epoch, the killed one all the time, which changes no bit either."""
+    whole, killed, cache = tmp_path / "whole", tmp_path / "killed", tmp_path / "cache"
     whole.mkdir()
     killed.mkdir()
-    undisturbed = start([SCRIPT, whole], whole)
+    undisturbed = start([SCRIPT, whole, 1e6], whole, env=environment(cache))
+    wait_for(lambda: read_log(whole), undisturbed, whole)  # it has compiled for all
+    start_killed = partial(start, [SCRIPT, killed, 0.03], killed, env=environment(cache, writes=False))
     delays = random.Random(7)  # what the process is doing at that moment is random anyhow
     moments = []
     for _ in range(2):
-        process = start([SCRIPT, killed], killed)
+        process = start_killed()
         before = steps_on_disk(killed)
         wait_for(lambda: steps_on_disk(killed) - before, process, killed)  # noqa: B023
-        time.sleep(delays.uniform(0.0, 0.5))
+        time.sleep(delays.uniform(0.0, 0.3))
         assert process.poll() is None, f"it was over before it could be killed: {output_of(killed)}"
         process.send_signal(signal.SIGKILL)
         assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
         moments.append(max(steps_on_disk(killed)))
     assert moments[0] < moments[1]
-    for process, directory in ((start([SCRIPT, killed], killed), killed), (undisturbed, whole)):
+    for process, directory in ((start_killed(), killed), (undisturbed, whole)):
         assert process.wait(PATIENCE_SECONDS) == 0, output_of(directory)
     expected, found = last_state(whole), last_state(killed)
     assert moments[1] < int(found[0].step)
@@ -151,13 +159,13 @@ def experiment(tmp_path):
             },
         )
         (tmp_path / f"{name}.yaml").write_text(config_yaml(config))
-        return ["-m", "seqrec_jax.cli", "train", "--config", f"{name}.yaml"]
+        return config, ["-m", "seqrec_jax.cli", "train", "--config", f"{name}.yaml"]
 
     return write
 
 
 def test_ctrl_c_on_the_command_line_saves_and_exits_with_130(tmp_path, experiment, start):
-    process = start(experiment("long", max_epochs=1_000_000), tmp_path, cwd=tmp_path)
+    process = start(experiment("long", max_epochs=1_000_000)[1], tmp_path, cwd=tmp_path)
     run = tmp_path / "runs" / "long"
     wait_for(lambda: any(row["kind"] == "validation" for row in read_log(run)), process, tmp_path)
     process.send_signal(signal.SIGINT)
@@ -170,8 +178,7 @@ def test_ctrl_c_on_the_command_line_saves_and_exits_with_130(tmp_path, experimen
 
 def test_two_processes_train_one_run_and_continue_it_after_one_was_killed(tmp_path, experiment, start):
     settings = {"max_epochs": 12, "validate_every": 4}
-    assert start(experiment("alone", **settings), tmp_path, cwd=tmp_path).wait(PATIENCE_SECONDS) == 0
-    words, run = experiment("together", **settings), tmp_path / "runs" / "together"
+    words, run = experiment("together", **settings)[1], tmp_path / "runs" / "together"
 
     def start_both():
         with socket.socket() as free:
@@ -186,6 +193,9 @@ def test_two_processes_train_one_run_and_continue_it_after_one_was_killed(tmp_pa
     # it finds out in a step, or in the middle of a checkpoint
     assert re.search(r"process 0 of 2( ends, since another|: .* another process) was lost", output_of(tmp_path))
     stopped_at = max(steps_on_disk(run))
+    with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic mixes types
+        alone = experiment("alone", **settings, num_devices=1)[0]
+        pipeline.train(alone, runs=tmp_path / "runs", show_progress=False)
     for process in start_both():
         assert process.wait(PATIENCE_SECONDS) == 0, output_of(tmp_path)
     expected, found = (Recommender.load(tmp_path / "runs" / name).params for name in ("alone", "together"))

@@ -175,15 +175,17 @@ def test_segment_vectors_are_the_last_states():
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ConfigError, match=r"training\.contrastive\.crop must be greater than 0 and less than 1, got 1"):
-        ContrastiveConfig(crop=1)
+    with pytest.raises(
+        ConfigError, match=r"training\.contrastive\.crop must be greater than 0 and less than 1, got 1.0"
+    ):
+        ContrastiveConfig(crop=1.0)
     with pytest.raises(
         ConfigError, match=r"training\.contrastive\.kinds must be one of crop, mask, reorder, got 'turn'"
     ):
         ContrastiveConfig(kinds=("turn",))
     with pytest.raises(ConfigError, match="kinds is empty; name some of crop, mask, reorder"):
         ContrastiveConfig(kinds=())
-    with pytest.raises(ConfigError, match=r"weight must be at least 0, got -1"):
-        ContrastiveConfig(weight=-1)
-    with pytest.raises(ConfigError, match=r"temperature must be greater than 0, got 0"):
-        ContrastiveConfig(temperature=0)
+    with pytest.raises(ConfigError, match=r"weight must be at least 0, got -1.0"):
+        ContrastiveConfig(weight=-1.0)
+    with pytest.raises(ConfigError, match=r"temperature must be greater than 0, got 0.0"):
+        ContrastiveConfig(temperature=0.0)

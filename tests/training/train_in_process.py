@@ -1,4 +1,4 @@
-"""Trains the tiny model in a directory: a process that test_killed_runs.py starts and kills."""
+"""Trains the tiny model in a directory, with checkpoints every so many seconds: test_killed_runs.py kills it."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ from tiny_training import train_tiny
 
 from seqrec_jax.training import loop
 
-NUM_USERS, MAX_EPOCHS = 3000, 9
+NUM_USERS, MAX_EPOCHS = 3000, 5
 
 
 def validate(params: dict) -> dict[str, float]:
@@ -16,12 +16,12 @@ def validate(params: dict) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    loop.CHUNK_SECONDS = 0.02  # many chunks and checkpoints in a short run
+    loop.CHUNK_SECONDS = 0.02  # many chunks in a short run
     train_tiny(
         Path(sys.argv[1]),
         validate=validate,
         num_users=NUM_USERS,
         max_epochs=MAX_EPOCHS,
-        checkpoint_seconds=0.03,
+        checkpoint_seconds=float(sys.argv[2]),
         ema_decay=0.9,
     )

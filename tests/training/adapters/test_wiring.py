@@ -150,3 +150,9 @@ def test_patterns_that_match_nothing_are_refused():
     with pytest.raises(ConfigError, match="encodr"):
         add_adapters(tree(), replace(LORA, targets=("encodr",)), key=jax.random.key(0))
     assert with_adapters(tiny_model(), FineTuningConfig()) is tiny_model()
+
+
+def test_an_int8_base_without_a_language_model_is_refused():
+    config = FineTuningConfig(mode="lora", rank=2, base_bits=8)
+    with pytest.raises(ConfigError, match=r"base_bits is 8, .* and the model has no language model; leave it out"):
+        add_adapters({"encoder": {"query": {"kernel": jnp.ones((4, 4))}}}, config, key=jax.random.key(0))
