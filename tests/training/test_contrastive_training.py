@@ -12,7 +12,7 @@ from tiny_training import (
     LENGTH,
     NUM_ITEMS,
     STEPS_PER_EPOCH,
-    Steps,
+    shared_steps,
     tiny_model,
     tiny_params,
     tiny_rows,
@@ -34,7 +34,7 @@ CONTRASTIVE = replace(
 
 @cache
 def contrastive_steps():
-    return Steps(CONTRASTIVE, devices=1, dropout=0.0)
+    return shared_steps(CONTRASTIVE, devices=1, dropout=0.0)
 
 
 def gradient(steps):
@@ -45,7 +45,7 @@ def gradient(steps):
 
 def test_its_gradient_is_the_same_on_eight_devices_that_see_only_the_rows_that_are_read():
     read = replace(CONTRASTIVE, optimizer=replace(CONTRASTIVE.optimizer, rows="read"))
-    one, other = gradient(contrastive_steps()), gradient(Steps(read, devices=8, dropout=0.0))
+    one, other = gradient(contrastive_steps()), gradient(shared_steps(read, devices=8, dropout=0.0))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), one, other)
 
 

@@ -17,6 +17,7 @@ from tiny_training import (
     STEPS_PER_EPOCH,
     Steps,
     same_bits,
+    shared_steps,
     tiny_model,
     tiny_params,
     tiny_rows,
@@ -42,7 +43,7 @@ ADAPTIVE = replace(
 
 @cache
 def adaptive_steps(devices: int) -> Steps:
-    return Steps(ADAPTIVE, devices=devices)
+    return shared_steps(ADAPTIVE, devices=devices)
 
 
 def gradient(steps: Steps, batch: int) -> dict:
@@ -53,7 +54,7 @@ def gradient(steps: Steps, batch: int) -> dict:
 
 
 def test_the_gradient_is_that_of_the_mean_over_all_targets():
-    steps = Steps(PLAIN_GRADIENT, devices=8, kind="mean", dropout=0.0)
+    steps = shared_steps(PLAIN_GRADIENT, devices=8, kind="mean", dropout=0.0)
     rows = jax.tree.map(lambda leaf: leaf[:16], tiny_rows())
     batch = gather_batch(steps.events, rows, length=LENGTH, behavior_weights=jnp.asarray(BEHAVIOR_WEIGHTS))
     trained = np.bincount(tiny_sequences().item_ids, minlength=NUM_ITEMS + 1) > 0
@@ -75,7 +76,7 @@ def test_gradients_are_the_same_on_one_and_on_eight_devices(loss):
     # attention has the most random sites; one loss through it is enough, since compiling takes long
     kind = "sasrec" if loss == "softmax" else "mean"
     config = replace(PLAIN_GRADIENT, loss=LossConfig(kind=loss, num_negatives=4))
-    one, eight = (Steps(config, devices=devices, kind=kind) for devices in (1, 8))
+    one, eight = (shared_steps(config, devices=devices, kind=kind) for devices in (1, 8))
     for batch in (0, STEPS_PER_EPOCH - 1):  # the last has rows of padding only, so some devices have no target
         first, second = gradient(one, batch), gradient(eight, batch)
         assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(first)) > 0.01
@@ -90,7 +91,10 @@ def test_gradients_are_the_same_where_devices_share_the_items(loss, model_device
     kind = {("softmax", 2): "language", ("softmax", 4): "sasrec"}.get((loss, model_devices), "mean")
     losses = {"in_batch": LossConfig(kind="sampled_softmax", negatives="in_batch", num_negatives=4)}
     config = replace(PLAIN_GRADIENT, loss=losses.get(loss, LossConfig(kind=loss, num_negatives=4)))
-    one, many = Steps(config, devices=1, kind=kind), Steps(config, devices=8, model_devices=model_devices, kind=kind)
+    one, many = (
+        shared_steps(config, devices=1, kind=kind),
+        shared_steps(config, devices=8, model_devices=model_devices, kind=kind),
+    )
     state, totals, norm = one(one.start(), 0, 1)
     shared, shared_totals, shared_norm = many(many.start(), 0, 1)
     table, shared_table = (found.params["items"]["ids"]["embedding"] for found in (state, shared))
@@ -109,7 +113,7 @@ def test_gradients_are_the_same_where_devices_share_the_items(loss, model_device
 
 
 def test_many_steps_agree_where_devices_share_the_items():
-    one, many = adaptive_steps(1), Steps(ADAPTIVE, devices=4, model_devices=2)
+    one, many = adaptive_steps(1), shared_steps(ADAPTIVE, devices=4, model_devices=2)
     first = one(one.start(), 0, STEPS_PER_EPOCH)[0]
     second = many.one_by_one(many.start(), 0, STEPS_PER_EPOCH)
     for tree, other in ((first.params, second.params), (first.average, second.average)):
@@ -139,7 +143,7 @@ READ = {"name": "sgd", "learning_rate": 1.0, "b1": 0.0, "rows": "read"}
     ids=lambda loss: f"{loss.kind}, {loss.negatives}",
 )
 def test_the_gradient_is_the_same_where_only_the_rows_that_are_read_are_seen(loss):
-    every = Steps(replace(PLAIN_GRADIENT, loss=loss), devices=1)
+    every = shared_steps(replace(PLAIN_GRADIENT, loss=loss), devices=1)
     read = Steps(replace(PLAIN_GRADIENT, loss=loss, optimizer=OptimizerConfig(**READ)), devices=1)
     for batch in (0, STEPS_PER_EPOCH - 1):
         first, second = gradient(every, batch), gradient(read, batch)
@@ -151,7 +155,7 @@ def test_rows_that_a_step_does_not_read_keep_their_bits_and_moments():
     """One row of one window of at most ten items, and two negatives, of twenty items."""
     loss = LossConfig(kind="sampled_softmax", num_negatives=2, negatives_per="batch")
     adam = OptimizerConfig(name="adam", learning_rate=0.1, rows="read")
-    steps = Steps(replace(CONFIG, loss=loss, optimizer=adam, batch_size=1), devices=1)
+    steps = shared_steps(replace(CONFIG, loss=loss, optimizer=adam, batch_size=1), devices=1)
     rows = tiny_rows()
     first = steps(steps.start(), 0, 1, rows=rows)[0]
     second = steps(steps.start(), 0, 2, rows=rows)[0]
@@ -173,8 +177,8 @@ def test_rows_that_a_step_does_not_read_keep_their_bits_and_moments():
 def test_reading_some_rows_agrees_where_devices_share_the_items():
     loss = LossConfig(kind="sampled_softmax", num_negatives=4, negatives_per="batch")
     config = replace(PLAIN_GRADIENT, loss=loss, optimizer=OptimizerConfig(**READ))
-    state = Steps(config, devices=1)(Steps(config, devices=1).start(), 0, 1)[0]
-    many = Steps(config, devices=4, model_devices=2)
+    state = shared_steps(config, devices=1)(shared_steps(config, devices=1).start(), 0, 1)[0]
+    many = shared_steps(config, devices=4, model_devices=2)
     shared = without_filling(many(many.start(), 0, 1)[0].params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), state.params, shared)
 
@@ -190,11 +194,11 @@ def test_no_device_gathers_the_table_or_the_scores_of_all_items():
 
 def test_masks_are_the_same_on_one_and_on_eight_devices():
     config = replace(PLAIN_GRADIENT, mask_rate=0.4)
-    one, eight = (Steps(config, devices=devices, kind="bert4rec", dropout=0.0) for devices in (1, 8))
+    one, eight = (shared_steps(config, devices=devices, kind="bert4rec", dropout=0.0) for devices in (1, 8))
     first, second = gradient(one, 0), gradient(eight, 0)
     assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(first)) > 0.01
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), first, second)
-    other = gradient(Steps(replace(config, seed=1), devices=1, kind="bert4rec", dropout=0.0), 0)
+    other = gradient(shared_steps(replace(config, seed=1), devices=1, kind="bert4rec", dropout=0.0), 0)
     assert not np.allclose(first["items"]["ids"]["embedding"], other["items"]["ids"]["embedding"], atol=1e-4)
 
 
@@ -202,7 +206,7 @@ def test_masks_are_the_same_on_one_and_on_eight_devices():
 def test_an_encoder_learns_which_item_follows(kind):
     """Nine in ten events are followed by the next item of the catalogue; the model is asked as when it recommends."""
     config = replace(CONFIG, optimizer=OptimizerConfig(learning_rate=2e-2), max_epochs=80, mask_last_share=0.9)
-    model, steps = tiny_model(kind, 0.0), Steps(config, devices=1, kind=kind, dropout=0.0)
+    model, steps = tiny_model(kind, 0.0), shared_steps(config, devices=1, kind=kind, dropout=0.0)
     params = jax.jit(model.init)(jax.random.key(0))
     state = replicate(init_state(params, steps.optimizer, with_average=False), steps.mesh)
     for _ in range(config.max_epochs):
@@ -293,9 +297,9 @@ def test_the_average_is_the_running_average_of_the_parameters():
 
 
 def test_the_same_step_draws_anew_in_another_epoch_and_with_another_seed():
-    steps = Steps(PLAIN_GRADIENT, devices=1)
+    steps = shared_steps(PLAIN_GRADIENT, devices=1)
     later = steps.start()._replace(step=replicate(jnp.int32(STEPS_PER_EPOCH), steps.mesh))
-    reseeded = Steps(replace(PLAIN_GRADIENT, seed=1), devices=1)
+    reseeded = shared_steps(replace(PLAIN_GRADIENT, seed=1), devices=1)
     results = [steps(steps.start(), 0, 1), steps(later, 0, 1), reseeded(reseeded.start(), 0, 1)]
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert not same_bits(results[a][0].params, results[b][0].params)
@@ -305,7 +309,7 @@ def test_bfloat16_trains_and_stays_close_to_float32():
     config = replace(CONFIG, optimizer=OptimizerConfig(learning_rate=0.05))
     losses = {}
     for precision in ("float32", "bfloat16"):
-        steps = Steps(replace(config, precision=precision), devices=1)
+        steps = shared_steps(replace(config, precision=precision), devices=1)
         state, losses[precision] = steps.start(), []
         for _ in range(6):
             state, totals, _ = steps(state, 0, STEPS_PER_EPOCH)

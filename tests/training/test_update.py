@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_training import CONFIG, STEPS_PER_EPOCH, Steps, same_bits, tiny_params, train_tiny
+from tiny_training import CONFIG, STEPS_PER_EPOCH, Steps, same_bits, shared_steps, tiny_params, train_tiny
 
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.parallel import make_mesh
@@ -60,7 +60,7 @@ def norm(tree):
 
 def test_sign_descent_moves_every_parameter_by_its_rate():
     taken, loss = moved(Steps(SOFTMAX, devices=1, update=sign_descent()))
-    gradient, expected_loss = moved(Steps(SOFTMAX, devices=1))
+    gradient, expected_loss = moved(shared_steps(SOFTMAX, devices=1))
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     for step, grad in zip(jax.tree.leaves(taken), jax.tree.leaves(gradient), strict=True):
         clear = np.abs(grad) > 1e-6
@@ -70,8 +70,9 @@ def test_sign_descent_moves_every_parameter_by_its_rate():
 @pytest.mark.parametrize("config", [SOFTMAX, SAMPLED], ids=["softmax", "sampled, weighted items"])
 def test_rows_add_up_to_the_batch_and_are_clipped_one_by_one(config):
     """Without a bound the gradients of the rows give that of the mean, dropout included; with one, less."""
-    expected, expected_loss = moved(Steps(config, devices=1), STEPS_PER_EPOCH - 1)  # some of its rows are padding
-    unbounded, loss = moved(Steps(config, devices=1, update=by_clipped_rows(1e6)), STEPS_PER_EPOCH - 1)
+    batch = STEPS_PER_EPOCH - 1  # some of its rows are padding
+    expected, expected_loss = moved(shared_steps(config, devices=1), batch)
+    unbounded, loss = moved(Steps(config, devices=1, update=by_clipped_rows(1e6)), batch)
     assert loss == pytest.approx(expected_loss, rel=1e-5) and norm(expected) > 0.1
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), unbounded, expected)
     clipped, _ = moved(Steps(config, devices=1, update=by_clipped_rows(1e-3)))

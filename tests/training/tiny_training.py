@@ -145,6 +145,18 @@ class Steps:
         return state
 
 
+_STEPS: dict[str, Steps] = {}
+
+
+def shared_steps(config: TrainingConfig, **options: Any) -> Steps:
+    """`Steps` that are compiled once for all tests of a process."""
+    usual = {"model_devices": 1, "kind": "mean", "dropout": 0.3}
+    key = f"{config} {sorted((usual | options).items())}"
+    if key not in _STEPS:
+        _STEPS[key] = Steps(config, **options)
+    return _STEPS[key]
+
+
 def _with_rows(column: Any, num_rows: int) -> jax.Array:
     """A column of an item table with rows of zeros after the items."""
     return jnp.pad(jnp.asarray(column), ((0, num_rows - column.shape[0]),) + ((0, 0),) * (column.ndim - 1))
