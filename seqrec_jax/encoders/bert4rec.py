@@ -8,9 +8,9 @@ from seqrec_jax.encoders.stack import stack_encoder
 
 
 def bert4rec_encoder(config: EncoderConfig) -> Encoder:
-    """SASRec's blocks without its mask: a state knows all events of its segment, earlier and later.
+    """SASRec's blocks without the causal mask: a state depends on all events of its segment, earlier and later.
 
-    It therefore learns to predict masked events, and a new event changes every state, so that none can be appended.
+    It is trained to predict masked events. A new event changes every state, so that events cannot be appended.
 
     Source:
       Sun et al. (2019), BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from

@@ -1,4 +1,4 @@
-"""Dropout whose mask is a hash of each entry's place in its row."""
+"""Dropout whose mask is a hash of each entry's index in its row."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from seqrec_jax.errors import ConfigError, ShapeError
 
 
 def dropout(x: Float[Array, "B ..."], *, rate: float, site: str, key: PRNGKeyArray | None) -> Float[Array, "B ..."]:
-    """Set a share of the entries to zero and scale up the others so that the mean stays.
+    """Set a share of the entries to zero and scale up the others so that the expected value does not change.
 
-    The random bits are a hash of the entry's place in its row, seeded by the row's key and the site. That
-    costs a fraction of `jax.random.bernoulli`, and the mask of a row depends neither on how rows are spread
-    over devices nor on the other rows. It is made for dropout, not for statistics or secrets.
+    The random bits are a hash of the entry's index in its row, seeded by the row's key and the site. This
+    costs a fraction of `jax.random.bernoulli`, and the mask of a row depends neither on how rows are distributed
+    over devices nor on the other rows. It suits dropout, not statistics or cryptography.
 
     Args:
-      x: `[B, ...]`, one row a sequence.
-      rate: share set to zero, 0 <= rate < 1.
-      site: name of the place of the call; one key gives independent masks at different sites.
+      x: `[B, ...]` float, one row a sequence.
+      rate: share set to zero, in [0, 1).
+      site: name of the call's place; one key gives independent masks at different sites.
       key: one typed key, or `[B]` typed keys, one a row; None returns x.
 
     Returns:
@@ -47,7 +47,7 @@ def dropout(x: Float[Array, "B ..."], *, rate: float, site: str, key: PRNGKeyArr
 
 
 def _places(shape: tuple[int, ...]) -> UInt32[Array, "*N"]:
-    """The number of each entry of a row, from iotas so that it fuses into the consumer."""
+    """The index of each entry of a row, from iotas so that it fuses into the consumer."""
     places = jnp.zeros(shape, dtype=jnp.uint32)
     for axis, size in enumerate(shape):
         places = places * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
@@ -55,10 +55,10 @@ def _places(shape: tuple[int, ...]) -> UInt32[Array, "*N"]:
 
 
 def _hash(places: UInt32[Array, "*N"], first: UInt32[Array, "*N"], second: UInt32[Array, "*N"]) -> Array:
-    """Uniform bits for each place of a row with two 32-bit seeds.
+    """Uniform bits for each index of a row with two 32-bit seeds.
 
-    The second seed enters between the multiplications: were there only the first, rows with near seeds would
-    have the same mask, shifted.
+    The second seed enters between the multiplications: with the first alone, rows with near seeds would have the same
+    mask, shifted.
     """
     bits = places * jnp.uint32(0x9E3779B9) + first
     bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)

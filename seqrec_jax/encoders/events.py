@@ -1,11 +1,11 @@
-"""Event vectors: what an encoder reads at each position, from item, behaviour, time and position."""
+"""Event vectors, the inputs of an encoder: sums over item, behaviour, time, query and position."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from seqrec_jax.encoders.config import Params
 from seqrec_jax.encoders.dropout import dropout
 from seqrec_jax.encoders.layers import NUM_TIME_BUCKETS, embedding_init, time_buckets
 from seqrec_jax.errors import ConfigError
+from seqrec_jax.settings import Interval, check_fields
+from seqrec_jax.types import ArrayLike
 
 NUM_TIME_GAPS = 1 + NUM_TIME_BUCKETS  # 0 for a segment's first event
 SECONDS_PER_HOUR = 3_600
@@ -24,7 +26,7 @@ SECONDS_PER_HOUR = 3_600
 
 @dataclass(frozen=True)
 class EventInputConfig:
-    """What an event vector is the sum of.
+    """The inputs that an event vector is the sum of.
 
     Attributes:
       item: the item's vector.
@@ -33,11 +35,11 @@ class EventInputConfig:
       hour: an embedding of the hour of the day, UTC.
       weekday: an embedding of the day of the week, UTC.
       position: an embedding of the event's number in the user's sequence, counted from its start.
-      position_from_end: the same counted from the end, so that the last event is always number 0. Events cannot be
-        appended then, since each one moves all before it.
-      query: the mean of an embedding of each word of the event's query, by a hash of the word, so that words that
-        training never saw have one too (an untrained one, or another word's); nothing where an event has no query.
-      query_buckets: rows of that embedding; words with the same hash share one.
+      position_from_end: an embedding of the number counted from the end, 0 for the last event. Events can then not be
+        appended, since each one changes the number of all before it.
+      query: the mean of an embedding of each word of the event's query, looked up by a hash of the word, so that words
+        not seen in training have one too (an untrained one, or another word's); zeros for an event without query.
+      query_buckets: number of rows of that embedding; words with the same hash share a row.
       scale_item: multiply the item's vector by the square root of D, as SASRec's authors do; without it training
         takes about twice as many epochs.
     """
@@ -51,11 +53,10 @@ class EventInputConfig:
     position_from_end: bool = False
     scale_item: bool = True
     query: bool = False
-    query_buckets: int = 8192
+    query_buckets: Annotated[int, Interval("[1, inf)")] = 8192
 
     def __post_init__(self) -> None:
-        if self.query_buckets < 1:
-            raise ConfigError(f"events.query_buckets must be at least 1, got {self.query_buckets}")
+        check_fields(self, "events")
         if not (self.item or self.behavior or self.time_gap or self.hour or self.weekday or self.query):
             raise ConfigError("events: switch on at least one of item, behavior, time_gap, hour, weekday and query")
 
@@ -66,9 +67,9 @@ class EventInputs(NamedTuple):
     Attributes:
       init: `init(key) -> params`.
       event_vectors: `event_vectors(params, item_vectors [B, L, E], batch, *, previous_timestamps=None, key=None) ->
-        [B, L, D]`, zeros at padding. Without a key there is no dropout. `item_vectors` may be None if items are not
-        an input. `previous_timestamps` `[B]` int32 is the time of the event before the first column, where that
-        goes on with a user's earlier events.
+        [B, L, D]`, zeros at padding. `item_vectors` may be None if items are not an input. `previous_timestamps` `[B]`
+        int32 are the times of the events before the first column, if a row continues a user's earlier events. `key`
+        is one typed key, or `[B]` typed keys, for dropout; None switches it off.
     """
 
     init: Callable[[jax.Array], Params]
@@ -89,12 +90,12 @@ def make_event_inputs(
 
     Args:
       config: the inputs.
-      item_width: E; where it differs from D, a linear map takes item vectors to D.
+      item_width: E; if it differs from D, a linear map projects item vectors to width D.
       width: D.
       max_length: number of learned positions; later positions share the last one.
       num_behaviors: H, number of behaviour codes.
       dropout_rate: share of entries set to zero in training.
-      with_mask: of an event in `batch.masked` only the position is seen, with a mark in place of all else.
+      with_mask: an event in `batch.masked` is represented by a learned mask vector and its position alone.
     """
     tables = {
         "behaviors": (config.behavior, num_behaviors),
@@ -109,7 +110,7 @@ def make_event_inputs(
     sizes = {name: size for name, (used, size) in tables.items() if used}
     project_items = config.item and item_width != width
 
-    def init(key: Array) -> Params:
+    def init(key: PRNGKeyArray) -> Params:
         keys = jax.random.split(key, len(sizes) + 1)
         params: Params = {
             name: embedding_init(keys[i], (size, width), jnp.float32) for i, (name, size) in enumerate(sizes.items())
@@ -125,7 +126,7 @@ def make_event_inputs(
         item_vectors: Float[Array, "B L E"] | None,
         batch: Batch,
         *,
-        previous_timestamps: Int[Array, " B"] | None = None,
+        previous_timestamps: Int[ArrayLike, " B"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B L D"]:
         content: list[Array] = []
@@ -156,12 +157,15 @@ def make_event_inputs(
     return EventInputs(init, event_vectors)
 
 
-def mean_of_words(table: Float[Array, "R D"], words: Int[Array, "*B W"]) -> Float[Array, "*B D"]:
-    """The mean of the words' rows, row `word mod R` each; zeros where there is no word.
+def mean_of_words(table: Float[ArrayLike, "R D"], words: Int[ArrayLike, "*B W"]) -> Float[Array, "*B D"]:
+    """The mean of the rows `word mod R` of the words; zeros if there is no word.
 
     Args:
-      table: `[R, D]`.
-      words: `[*B, W]` int32, 0 = none.
+      table: `[R, D]` float.
+      words: `[*B, W]` int32 hashes, 0 = no word.
+
+    Returns:
+      `[*B, D]` in the table's dtype.
 
     >>> mean_of_words(jnp.array([[1.0], [3.0]]), jnp.array([[2, 3, 0], [0, 0, 0]]))
     Array([[2.],
@@ -172,12 +176,13 @@ def mean_of_words(table: Float[Array, "R D"], words: Int[Array, "*B W"]) -> Floa
     return jnp.sum(rows, axis=-2) / jnp.maximum(jnp.sum(real, axis=-1, keepdims=True), 1).astype(table.dtype)
 
 
-def time_gap_buckets(batch: Batch, previous_timestamps: Int[Array, " B"] | None = None) -> Int[Array, "B L"]:
+def time_gap_buckets(batch: Batch, previous_timestamps: Int[ArrayLike, " B"] | None = None) -> Int[Array, "B L"]:
     """Bucket of the seconds since the segment's previous event: `1 + floor(log2(1 + gap))`, 0 for its first.
 
     Args:
       batch: its timestamps and positions are used.
-      previous_timestamps: `[B]` int32 time of the event before the first column, where its position is not 0.
+      previous_timestamps: `[B]` int32 time of the event before the first column; not used if its position is 0. None
+        if every row starts a segment.
 
     Returns:
       `[B, L]` int32 in [0, 32].

@@ -108,6 +108,7 @@ class TransductionUnit(nnx.Module):
         site: str,
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "B Q D"], KeyValues]:
+        """States `[B, Q, D]` of the queries of x `[B, N, D]`, and the keys and values after the update."""
         config = self.config
         gate, *parts = jnp.split(jax.nn.silu(self.projections(self.norm(x))), 4, axis=-1)
         values, queries, keys = (split_heads(part, num_heads=config.num_heads) for part in parts)

@@ -93,6 +93,7 @@ class Linear(nnx.Linear):
     bias: nnx.Param[Array]
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B E"]:  # type: ignore[override]
+        """`[*B, D]` to `[*B, E]`."""
         return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.out_features)
 
 
@@ -109,6 +110,7 @@ class LayerNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """`[*B, D]` normalised, in the dtype of x."""
         wide = x.astype(jnp.float32)
         centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(centred**2, axis=-1, keepdims=True)
@@ -314,6 +316,7 @@ class SelfAttention(nnx.Module):
         site: str,
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "B Q D"], KeyValues | None]:
+        """Outputs `[B, Q, D]` of the queries of x `[B, N, D]`, and the keys and values after the update."""
         if mask.query_columns is not None:
             return self.output(self._attend_one_query(x, mask, site=site, key=key)), None
         parts = jnp.split(self.queries_keys_values(x), 3, axis=-1)
@@ -364,6 +367,7 @@ class FeedForward(nnx.Module):
         self.activation = config.activation
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """`[B, L, D]` to `[B, L, D]`."""
         hidden = self.inner(x)
         hidden = jax.nn.relu(hidden) if self.activation == "relu" else jax.nn.gelu(hidden, approximate=False)
         return self.outer(hidden)
@@ -389,6 +393,7 @@ class AttentionBlock(nnx.Module):
         site: str,
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "B Q D"], KeyValues | None]:
+        """States `[B, Q, D]` of the queries of x `[B, N, D]`, and the keys and values after the update."""
         attention_site, feed_forward_site = f"{site}/attention", f"{site}/feed_forward"
 
         y = self.attention_norm(x) if self.norm_first else x

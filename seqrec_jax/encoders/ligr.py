@@ -43,6 +43,7 @@ class SwiGLU(nnx.Module):
         self.outer = Linear(hidden, config.width, use_bias=False, kernel_init=embedding_init, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """`[B, L, D]` to `[B, L, D]`."""
         gate, hidden = jnp.split(self.inner(x), 2, axis=-1)
         return self.outer(jax.nn.silu(gate) * hidden)
 
@@ -72,6 +73,7 @@ class GatedBlock(nnx.Module):
         site: str,
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "B Q D"], KeyValues | None]:
+        """States `[B, Q, D]` of the queries of x `[B, N, D]`, and the keys and values after the update."""
         attention_site, feed_forward_site = f"{site}/attention", f"{site}/feed_forward"
         y, cached = self.attention(
             self.attention_norm(x), mask, update_cache=update_cache, site=attention_site, key=key

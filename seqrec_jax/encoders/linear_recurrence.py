@@ -22,7 +22,7 @@ from seqrec_jax.encoders.layers import (
     pure_module,
 )
 
-GATE_STRENGTH = 8.0  # c: how much of the range of decays the recurrence gate reaches
+GATE_STRENGTH = 8.0  # c: factor of the recurrence gate in the logarithm of the decay
 SMALLEST_ENTRY = 1e-6  # of 1 - a², whose root has no finite derivative at 0
 
 
@@ -79,9 +79,9 @@ class GatedLinearRecurrence(nnx.Module):
         real: Bool[Array, "B L"],
         before: Float[Array, "B D"] | None,
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B D"]]:
-        """The outputs and the last position's h, from h before the first (None is zeros)."""
+        """The outputs `[B, L, D]` and the last position's h `[B, D]`; `before` is h before the first, None is zeros."""
         values, gate, *gates = jnp.split(self.inputs(x), 4, axis=-1)
-        # from here to h in float32: half precision has no numbers between 0.996 and 1
+        # gates to h in float32: half precision has no numbers between 0.996 and 1
         enter, forget = (jax.nn.sigmoid(part.astype(jnp.float32)) for part in gates)
         rate = jnp.broadcast_to(jax.nn.softplus(self.decay[...].astype(jnp.float32)), forget.shape)
         log_factor = -GATE_STRENGTH * rate * forget
@@ -90,14 +90,14 @@ class GatedLinearRecurrence(nnx.Module):
         factors = jnp.where(counts, jnp.where(starts, 0.0, jnp.exp(log_factor)), 1.0)
         addends = jnp.where(counts, jnp.where(starts, 1.0, entry) * enter * values.astype(jnp.float32), 0.0)
         if before is not None:
-            before = jnp.where(starts[:, 0], 0.0, before)  # what is forgotten may be anything, nan too
+            before = jnp.where(starts[:, 0], 0.0, before)  # the old value may be nan
         hidden = linear_scan(factors, addends, before=before)
         mixed = jax.nn.gelu(gate, approximate=False) * hidden.astype(x.dtype)
         return self.output(mixed), hidden[:, -1]
 
 
 def initial_decay(width: int, *, longest: int) -> Float[Array, " D"]:
-    """λ for memories of 1 to `longest` events, evenly spread in their logarithm, with the gate half open.
+    """`[D]` float32 λ for memories of 1 to `longest` events, evenly spaced in their logarithm, with the gate half open.
 
     A memory of τ events is `a = exp(-1 / τ)`, hence `c softplus(λ) / 2 = 1 / τ`.
     """
@@ -125,6 +125,7 @@ class LinearRecurrenceBlock(nnx.Module):
         site: str,
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B D"]]:
+        """The states `[B, L, D]` and the last position's h `[B, D]`; `before` is h before the first, None is zeros."""
         mixed, after = self.recurrence(self.recurrence_norm(x), first=first, real=real, before=before)
         x = x + dropout(mixed, rate=self.dropout, site=f"{site}/recurrence", key=key)
         hidden = self.feed_forward(self.feed_forward_norm(x))
@@ -143,7 +144,7 @@ class LinearRecurrenceStack(nnx.Module):
     def __call__(
         self, x: Float[Array, "B L D"], batch: Batch, *, cache: Params | None, key: PRNGKeyArray | None
     ) -> tuple[Float[Array, "B L D"], Params]:
-        """The states, and each block's last h; `cache` holds those before the first position, None is zeros."""
+        """The states, and each block's last h; `cache` holds h before the first position, None is zeros."""
         first, real = first_and_real(batch)
         after = {}
         for name in self.names:

@@ -1,4 +1,4 @@
-"""Mean pooling: the state is the average of the events so far, recent ones weighing more if asked."""
+"""Mean pooling: the state is the mean of the events so far, weighted by recency if a half-life is set."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def causal_mean(event_vectors: Float[Array, "B L D"], batch: Batch, *, decay: fl
     Over one-hot event vectors this is the share of each item among the events so far.
 
     Args:
-      event_vectors: `[B, L, D]`.
+      event_vectors: `[B, L, D]` float.
       batch: its positions and segment ids are used.
-      decay: weight of an event against the one after it, 0 < decay <= 1.
+      decay: ratio of the weight of an event to that of the event after it, in (0, 1].
 
     Returns:
-      `[B, L, D]`, the sums taken in float32; padding repeats the last state before it.
+      `[B, L, D]` in the dtype of the event vectors, summed in float32; padding repeats the last state before it.
     """
     return _ratio(*_running_sums(event_vectors, batch, decay=decay)).astype(event_vectors.dtype)
 
@@ -61,13 +61,13 @@ def causal_mean(event_vectors: Float[Array, "B L D"], batch: Batch, *, decay: fl
 def _running_sums(
     event_vectors: Float[Array, "B L D"], batch: Batch, *, decay: float, before: Params | None = None
 ) -> tuple[Float[Array, "B L D"], Float[Array, "B L 1"]]:
-    """The numerator and the denominator of the mean at each position, from those before the first (None is zeros)."""
+    """Numerator and denominator of the mean at each position; `before` holds those before the first, None is zeros."""
     first, real = (flags[..., None] for flags in first_and_real(batch))
     factors = jnp.where(real, jnp.where(first, 0.0, decay), 1.0).astype(jnp.float32)
     addends = {"total": jnp.where(real, event_vectors.astype(jnp.float32), 0.0), "weight": real.astype(jnp.float32)}
 
     def sums(name: str) -> Array:
-        # what is forgotten may be anything, nan too
+        # the old value may be nan
         earlier = None if before is None else jnp.where(first[:, 0], 0.0, before[name])
         return linear_scan(factors, addends[name], before=earlier)
 

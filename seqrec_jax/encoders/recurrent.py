@@ -1,4 +1,4 @@
-"""Gated recurrent encoders, GRU and LSTM, over rows that may hold several segments."""
+"""Gated recurrent encoders, GRU and LSTM, over rows of one or several segments."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def gru_cell(
     """One GRU step: `r, z = σ(·), n = tanh(x_n + r · h_n), h' = (1 - z) n + z h`.
 
     Args:
-      inputs: `[B, 3 D]` the input's share of the gates r, z, n.
-      recurrent: `[B, 3 D]` the state's share.
+      inputs: `[B, 3 D]` contribution of the input to the gates r, z, n.
+      recurrent: `[B, 3 D]` contribution of the state.
       carry: (h,), `[B, D]`.
 
     Returns:
-      The next carry.
+      The next carry, (h,).
     """
     (hidden,) = carry
     input_reset, input_update, input_new = jnp.split(inputs, 3, axis=-1)
@@ -61,12 +61,12 @@ def lstm_cell(
     """One LSTM step: `i, f, o = σ(·), g = tanh(·), c' = f c + i g, h' = o tanh(c')`.
 
     Args:
-      inputs: `[B, 4 D]` the input's share of the gates i, f, g, o.
-      recurrent: `[B, 4 D]` the state's share.
+      inputs: `[B, 4 D]` contribution of the input to the gates i, f, g, o.
+      recurrent: `[B, 4 D]` contribution of the state.
       carry: (h, c), `[B, D]` each.
 
     Returns:
-      The next carry.
+      The next carry, (h, c).
     """
     _, cell_state = carry
     enter, forget, new, leave = jnp.split(inputs + recurrent, 4, axis=-1)
@@ -75,7 +75,7 @@ def lstm_cell(
 
 
 class RecurrentLayer(nnx.Module):
-    """One layer; the inputs' share of all gates is one product before the loop over positions."""
+    """One layer; the contributions of the inputs to all gates are one product before the loop over positions."""
 
     def __init__(self, width: int, *, cell: Cell, num_gates: int, carry_size: int, rngs: nnx.Rngs):
         inputs_init = _for_each_gate(nnx.initializers.xavier_uniform(), num_gates)
@@ -88,6 +88,8 @@ class RecurrentLayer(nnx.Module):
     def __call__(
         self, x: Float[Array, "B L D"], *, first: Bool[Array, "B L"], real: Bool[Array, "B L"]
     ) -> Float[Array, "B L D"]:
+        """The hidden state at each position, `[B, L, D]`; `first` and `real` as of `first_and_real`."""
+
         def step(carry: tuple[Array, ...], now: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
             carry = self.step(carry, *now)
             return carry, carry[0]
@@ -104,7 +106,7 @@ class RecurrentLayer(nnx.Module):
     def append(
         self, x: Float[Array, "B D"], carry: tuple[Array, ...], *, first: Bool[Array, "B 1"], real: Bool[Array, "B 1"]
     ) -> tuple[Array, ...]:
-        """The carry after one event more."""
+        """The carry after one more event."""
         return self.step(carry, self.inputs(x), first, real)
 
     def step(
@@ -114,10 +116,10 @@ class RecurrentLayer(nnx.Module):
         first: Bool[Array, "B 1"],
         real: Bool[Array, "B 1"],
     ) -> tuple[Array, ...]:
-        """The carry after one position, of which `inputs` is the input's share of the gates."""
+        """The carry after one position; `inputs` is the contribution of its input to the gates."""
         fresh = tuple(jnp.where(first, 0.0, part) for part in carry)
         after = self.cell(inputs, self.recurrent(fresh[0]), fresh)
-        # padding hands the state on, so that it may stand on either side of a segment
+        # padding keeps the state, so that it may be on either side of a segment
         return tuple(jnp.where(real, new, old).astype(old.dtype) for new, old in zip(after, carry, strict=True))
 
 
@@ -132,6 +134,7 @@ class RecurrentStack(nnx.Module):
             setattr(self, name, layer)
 
     def __call__(self, x: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None) -> Float[Array, "B L D"]:
+        """The states of the last layer, `[B, L, D]`."""
         first, real = first_and_real(batch)
         for name in self.names:
             if name != self.names[0]:
@@ -142,7 +145,7 @@ class RecurrentStack(nnx.Module):
     def append(
         self, x: Float[Array, "B D"], cache: dict[str, tuple[Array, ...]], batch: Batch
     ) -> tuple[Float[Array, "B D"], dict[str, tuple[Array, ...]]]:
-        """The state after one event more, and the layers' carries."""
+        """The state after one more event, and the layers' carries."""
         first, real = first_and_real(batch)
         after = {}
         for name in self.names:

@@ -10,10 +10,10 @@ from seqrec_jax.encoders.stack import stack_encoder
 def sasrec_encoder(config: EncoderConfig) -> Encoder:
     """Blocks of causal self-attention and a feed-forward layer, then a layer normalisation.
 
-    Positions come with the event vectors.
+    Positions are part of the event vectors.
 
     Source:
       Kang and McAuley (2018), Self-Attentive Sequential Recommendation. With `norm="pre"` both parts of a
-      block read a normalised input and add to the stream, as is usual today.
+      block read a normalised input and add to the residual stream, as is usual today.
     """
     return stack_encoder(config, AttentionBlock, final_norm=config.norm == "pre")

@@ -1,43 +1,46 @@
-"""From logits to probabilities that come true: a slope, and an intercept, fitted on examples kept from training."""
+"""Calibration of logits: a slope and an intercept, fitted on examples held out from training."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 
 from seqrec_jax.errors import DataError, ShapeError
+from seqrec_jax.types import ArrayLike
 
-_SLOPES = (1e-3, 1e3)  # of what is separated without error any larger slope would fit better still
+_SLOPES = (1e-3, 1e3)  # for examples separated without error, the best slope would be infinite
 _NUM_STEPS = 100
 
 
 class Calibration(NamedTuple):
-    """Calibrated logits are slope · logit + intercept, to go through a sigmoid or softmax.
+    """Calibrated logits are slope · logit + intercept; their sigmoid or softmax is the probability.
 
     Attributes:
       slope: 1 / temperature.
-      intercept: 0 where only a temperature was fitted.
+      intercept: 0 if only a temperature was fitted.
     """
 
     slope: float
     intercept: float
 
-    def __call__(self, logits: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    def __call__(self, logits: Float[ArrayLike, "*B"]) -> Float[ArrayLike, "*B"]:
         """The calibrated logits, in the shape and dtype of `logits`."""
         return logits * self.slope + self.intercept
 
 
-def fit_temperature(logits: Num[np.ndarray, "N K"], classes: Int[np.ndarray, " N"]) -> Calibration:
-    """The temperature by which the softmax of the logits loses the least; their order stays as it is.
+def fit_temperature(
+    logits: Num[ArrayLike, "N K"] | Num[ArrayLike, " N"], classes: Int[ArrayLike, " N"] | Bool[ArrayLike, " N"]
+) -> Calibration:
+    """The temperature with the lowest cross entropy of the scaled logits; it does not change their order.
 
     Args:
-      logits: `[N, K]` of examples for validation, column j that of class j + 1; or `[N]` of a yes or no.
-      classes: `[N]` from 1 to K, examples of 0 (unknown) are left out; or bool for a yes or no.
+      logits: `[N, K]` numbers of held-out examples, column j that of class j + 1; or `[N]` of a binary label.
+      classes: `[N]` integers from 1 to K, 0 (unknown) is left out; or bool for a binary label.
 
     Returns:
-      A slope from 0.001 to 1000, and no intercept.
+      A slope from 0.001 to 1000, and intercept 0.
 
     Raises:
       ShapeError: arrays that do not fit.
@@ -50,7 +53,7 @@ def fit_temperature(logits: Num[np.ndarray, "N K"], classes: Int[np.ndarray, " N
     0.275
     """
     scores, labels = _examples(logits, classes)
-    if scores.ndim == 1:  # a yes or no is a softmax of two logits, one of which is 0
+    if scores.ndim == 1:  # a binary label has a softmax of two logits, one of which is 0
         scores, labels = np.stack([np.zeros_like(scores), scores], axis=1), 1 + labels.astype(int)
     scores, labels = scores[labels > 0], labels[labels > 0]
     if not len(scores):
@@ -70,18 +73,20 @@ def fit_temperature(logits: Num[np.ndarray, "N K"], classes: Int[np.ndarray, " N
     return Calibration(float(np.exp(low)), 0.0)
 
 
-def fit_platt(logits: Num[np.ndarray, " N"], labels: Bool[np.ndarray, " N"]) -> Calibration:
-    """The slope and intercept of a logistic regression of a yes or no on its logit.
+def fit_platt(
+    logits: Num[ArrayLike, " N"] | Num[ArrayLike, "N K"], labels: Bool[ArrayLike, " N"] | Int[ArrayLike, " N"]
+) -> Calibration:
+    """Platt scaling: the slope and intercept of a logistic regression of a binary label on its logit.
 
-    Its labels are (N⁺ + 1) / (N⁺ + 2) and 1 / (N⁻ + 2) instead of 1 and 0, so that the slope stays finite where the
-    logits separate the examples without error.
+    The regression's targets are (N⁺ + 1) / (N⁺ + 2) and 1 / (N⁻ + 2) instead of 1 and 0, so that the slope stays finite
+    if the logits separate the examples without error.
 
     Args:
-      logits: `[N]` of examples for validation.
+      logits: `[N]` numbers of held-out examples.
       labels: `[N]` bool.
 
     Returns:
-      Slope and intercept; the slope is below 0 for logits that point the wrong way.
+      Slope and intercept; the slope is negative if larger logits go with fewer positive labels.
 
     Raises:
       ShapeError: arrays that do not fit.
@@ -97,7 +102,9 @@ def fit_platt(logits: Num[np.ndarray, " N"], labels: Bool[np.ndarray, " N"]) -> 
     """
     scores, happened = _examples(logits, labels)
     if scores.ndim != 1:
-        raise ShapeError(f"logits have shape {scores.shape}, expected [N] of a yes or no; classes take fit_temperature")
+        raise ShapeError(
+            f"logits have shape {scores.shape}, expected [N] of a binary label; for classes use fit_temperature"
+        )
     num_true = int(happened.sum())
     targets = np.where(happened, (num_true + 1) / (num_true + 2), 1 / (len(scores) - num_true + 2))
     centre, spread = scores.mean(), scores.std() or 1.0
@@ -122,7 +129,7 @@ def fit_platt(logits: Num[np.ndarray, " N"], labels: Bool[np.ndarray, " N"]) -> 
     return Calibration(float(weights[0] / spread), float(weights[1] - weights[0] * centre / spread))
 
 
-def _examples(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _examples(logits: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Float64 logits and labels that fit them: bool beside `[N]`, classes beside `[N, K]`."""
     scores, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     if scores.ndim not in (1, 2) or labels.shape != scores.shape[:1]:

@@ -1,16 +1,18 @@
-"""Classifiers of a user's state, or of a user and an item: next category, purchase intent, churn, click, conversion."""
+"""Classifiers of a user, or of a user and an item: next category, purchase intent, churn, click, conversion."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seqrec_jax.errors import ConfigError, ShapeError
+from seqrec_jax.errors import ShapeError
+from seqrec_jax.settings import Interval, check_fields
+from seqrec_jax.types import ArrayLike
 
 Params: TypeAlias = dict[str, Any]
 
@@ -20,25 +22,23 @@ class ClassifierHeadConfig:
     """Settings of a classifier.
 
     Attributes:
-      num_logits: K: classes that exclude each other, one for a single yes or no, or two for click and conversion.
-      state_width: D of the user's states.
-      item_width: E of the vectors of the items that the decision is about; None where it is about the user alone.
-      hidden_width: of one layer in between; None for a linear classifier.
-      num_positions: P, places of a page. The first logit is then that of an item which is looked at and taken: how
-        often a place is looked at is learnt, one number a place, the same for all users. None where there are none.
+      num_logits: K, number of exclusive classes, 1 for a binary label, or 2 for click and conversion.
+      state_width: D, width of the user's states.
+      item_width: E, width of the item vectors; None if the label is about the user alone.
+      hidden_width: width of one hidden layer; None for a linear classifier.
+      num_positions: P, number of positions of a page. The first logit is then that of an item being examined and
+        clicked; the probability of examination is learned, one number a position, the same for all users. None if
+        positions are not an input.
     """
 
-    num_logits: int = 1
-    state_width: int = 64
-    item_width: int | None = None
-    hidden_width: int | None = None
-    num_positions: int | None = None
+    num_logits: Annotated[int, Interval("[1, inf)")] = 1
+    state_width: Annotated[int, Interval("[1, inf)")] = 64
+    item_width: Annotated[int, Interval("[1, inf)")] | None = None
+    hidden_width: Annotated[int, Interval("[1, inf)")] | None = None
+    num_positions: Annotated[int, Interval("[1, inf)")] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_logits", "state_width", "item_width", "hidden_width", "num_positions"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"heads.{name} must be at least 1, got {value}")
+        check_fields(self, "heads")
 
 
 class ClassifierHead(NamedTuple):
@@ -49,8 +49,9 @@ class ClassifierHead(NamedTuple):
 
     Attributes:
       init: `init(key) -> params`, a nested dict of arrays with string keys.
-      logits: `logits(params, states [*B, D], item_vectors=None, positions=None) -> [*B, K]`; item vectors `[*B, E]`
-        where the decision is about an item, positions `[*B]` int32 from 1 to P where it stands in a place.
+      logits: `logits(params, states [*B, D], item_vectors=None, positions=None) -> [*B, K]`, float32 for float32
+        states; item vectors `[*B, E]` if the head has an item_width, positions `[*B]` int32 from 1 to P if it has
+        num_positions. ShapeError for arrays that do not fit (at trace time).
     """
 
     init: Callable[[jax.Array], Params]
@@ -60,8 +61,8 @@ class ClassifierHead(NamedTuple):
 def make_classifier_head(config: ClassifierHeadConfig) -> ClassifierHead:
     """The classifier that a config describes.
 
-    Of a user and an item it sees both vectors, and the product of the item's with a linear map of the user's: the sum
-    of that product's entries would be a bilinear score.
+    The inputs for a user and an item are both vectors, and the elementwise product of the item's vector with a linear
+    map of the user's; the sum of that product's entries would be a bilinear score.
 
     >>> head = make_classifier_head(ClassifierHeadConfig(num_logits=3, state_width=4))
     >>> head.logits(head.init(jax.random.key(0)), jnp.ones((2, 5, 4))).shape
@@ -83,15 +84,15 @@ def make_classifier_head(config: ClassifierHeadConfig) -> ClassifierHead:
 
     def logits(
         params: Params,
-        states: Float[Array, "*B D"],
-        item_vectors: Float[Array, "*B E"] | None = None,
-        positions: Int[Array, "*B"] | None = None,
+        states: Float[ArrayLike, "*B D"],
+        item_vectors: Float[ArrayLike, "*B E"] | None = None,
+        positions: Int[ArrayLike, "*B"] | None = None,
     ) -> Float[Array, "*B K"]:
         if states.shape[-1] != config.state_width:
             raise ShapeError(f"states have shape {states.shape}, expected [*B, {config.state_width}]")
         if (item_vectors is None) != (config.item_width is None):
             expected = "no item vectors" if config.item_width is None else f"item vectors [*B, {config.item_width}]"
-            raise ShapeError(f"the head is for {expected}, as heads.item_width says")
+            raise ShapeError(f"the head takes {expected}, as heads.item_width says")
         inputs = states
         if item_vectors is not None:
             if item_vectors.shape != (*states.shape[:-1], config.item_width):
@@ -105,7 +106,7 @@ def make_classifier_head(config: ClassifierHeadConfig) -> ClassifierHead:
         outputs = _linear(params["output"], inputs)
         if (positions is None) != (config.num_positions is None):
             expected = "no positions" if config.num_positions is None else f"positions 1 to {config.num_positions}"
-            raise ShapeError(f"the head is for {expected}, as heads.num_positions says")
+            raise ShapeError(f"the head takes {expected}, as heads.num_positions says")
         if positions is None:
             return outputs
         if positions.shape != states.shape[:-1]:
@@ -126,6 +127,6 @@ def _init_linear(key: Array, num_inputs: int, num_outputs: int) -> Params:
     return {"kernel": kernel, "bias": jnp.zeros(num_outputs, jnp.float32)}
 
 
-def _linear(params: Params, inputs: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+def _linear(params: Params, inputs: Float[ArrayLike, "*B I"]) -> Float[Array, "*B O"]:
     outputs = inputs @ params["kernel"]
     return outputs + jnp.broadcast_to(params["bias"], outputs.shape)

@@ -1,4 +1,4 @@
-"""A decoder of semantic ids fitted to states that stay as they are, by teacher forcing; and codes of a catalogue."""
+"""Codes of a catalogue, and a decoder of semantic ids fitted to fixed states by teacher forcing."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from seqrec_jax.encoders import EncoderConfig
 from seqrec_jax.errors import DataError
+from seqrec_jax.heads.early_stopping import FittingConfig, fit_with_early_stopping
 from seqrec_jax.heads.generative import GenerativeHead
-from seqrec_jax.heads.passes import PassesConfig, fit_by_passes
 from seqrec_jax.items.semantic_ids import SemanticIdConfig, SemanticIds, extend_semantic_ids, fit_semantic_ids
 from seqrec_jax.losses import weighted_mean
+from seqrec_jax.types import ArrayLike
 
 Params: TypeAlias = dict[str, Any]
 
@@ -23,12 +24,12 @@ _ROWS_AT_A_TIME = 2**12
 
 
 @dataclass(frozen=True)
-class DecoderTrainingConfig(PassesConfig):
-    """How items get codes and a decoder is fitted; passes and optimizer as `PassesConfig` has them.
+class DecoderTrainingConfig(FittingConfig):
+    """Settings of semantic ids, a decoder and its fitting; `FittingConfig` describes the optimisation settings.
 
     Attributes:
       codes: levels and sizes of the semantic ids.
-      decoder: of the codes, see `GenerativeHeadConfig`.
+      decoder: encoder that decodes the codes, see `GenerativeHeadConfig`.
     """
 
     batch_size: int = 256
@@ -41,12 +42,12 @@ class DecoderTrainingConfig(PassesConfig):
 
 
 class Targets(NamedTuple):
-    """N items that came next, each after a state.
+    """N target items, each with the user's state before it.
 
     Attributes:
-      states: `[N, D]` float32 of the users before the items.
+      states: `[N, D]` float32.
       item_ids: `[N]` int32.
-      weights: `[N]` float32 what each counts; None counts all alike.
+      weights: `[N]` float32 weight of each target; None weighs all alike.
     """
 
     states: Any
@@ -55,11 +56,11 @@ class Targets(NamedTuple):
 
 
 class FittedDecoder(NamedTuple):
-    """What came out.
+    """Parameters and loss history of a fitted decoder.
 
     Attributes:
-      params: of the pass with the least loss on the validation targets.
-      losses: a pair (training, validation) a pass, means of -log P(item).
+      params: parameters of the epoch with the lowest validation loss, NumPy arrays.
+      losses: a pair (training, validation) an epoch, means of -log P(item).
     """
 
     params: Params
@@ -67,24 +68,25 @@ class FittedDecoder(NamedTuple):
 
 
 def catalogue_codes(
-    vectors: Float[Array, "V+1 E"],
-    known: Bool[np.ndarray, " V+1"],
+    vectors: Float[ArrayLike, "V1 E"],
+    known: Bool[np.ndarray, " V1"],
     *,
     config: SemanticIdConfig,
-    key: Array,
-    where: Bool[np.ndarray, " V+1"] | None = None,
+    key: PRNGKeyArray,
+    where: Bool[np.ndarray, " V1"] | None = None,
 ) -> SemanticIds:
-    """Codes of all items by codebooks of the known ones, so that a new item gets its codes on the day it comes.
+    """Codes of all items by codebooks fitted to the known ones, so that new items need no new codebooks.
 
     Args:
       vectors: `[V+1, E]`, row 0 padding.
-      known: `[V+1]` True for items seen in training, wherever they stand.
+      known: `[V+1]` bool, True for items seen in training.
       config: levels and sizes.
       key: PRNG key, consumed.
-      where: `[V+1]` True for items that get codes; None means all.
+      where: `[V+1]` bool, True for items that get codes; None means all.
 
     Raises:
-      ShapeError, DataError: as `fit_semantic_ids`.
+      ShapeError: as `fit_semantic_ids`.
+      DataError: as `fit_semantic_ids`.
 
     >>> vectors, known = jnp.array([[0.0], [1.0], [8.9], [9.0]]), np.array([False, True, False, True])
     >>> catalogue_codes(vectors, known, config=SemanticIdConfig(1, 2), key=jax.random.key(0)).codes.tolist()
@@ -103,20 +105,20 @@ def catalogue_codes(
 
 def fit_decoder(
     head: GenerativeHead,
-    codes: Int[np.ndarray, "V+1 C"],
+    codes: Int[np.ndarray, "V1 C"],
     *,
     training: Targets,
     validation: Targets,
     config: DecoderTrainingConfig = DecoderTrainingConfig(),
 ) -> FittedDecoder:
-    """Teach a decoder the codes of each next item, until the loss of the validation targets falls no more.
+    """Fit a decoder to the codes of each target item, with early stopping on the validation targets.
 
     Args:
-      head: of these codes.
-      codes: of the items; targets without codes are left out.
-      training: what the parameters come from.
-      validation: kept from it, better later than before it.
-      config: how; its codes and decoder are those that the head was made with.
+      head: made for these codes.
+      codes: `[V+1, C]` int32 codes of the items; targets without codes are left out.
+      training: targets that the parameters are fitted to.
+      validation: held-out targets, better after the training targets in time.
+      config: optimisation settings; its codes and decoder are those that the head was made with.
 
     Raises:
       DataError: no target with codes, in either part.
@@ -140,7 +142,7 @@ def fit_decoder(
         return total / len(checked.item_ids)
 
     key = jax.random.key(config.seed)
-    params, losses = fit_by_passes(
+    params, losses = fit_with_early_stopping(
         head.init(key), examples, batch_loss, validation_loss, fixed=None, config=config, key=key
     )
     return FittedDecoder(jax.tree.map(np.asarray, params), losses)

@@ -1,4 +1,4 @@
-"""From a decoder of codes to items: a beam search among the existing items, and the scores of all of them."""
+"""From a decoder of codes to items: beam search over existing items, and the scores of all items."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seqrec_jax.errors import ShapeError
 from seqrec_jax.items.code_tree import CodeTree
 from seqrec_jax.scoring import TopK
+from seqrec_jax.types import ArrayLike
 
-DecodeStep: TypeAlias = Callable[[Any, int, Int[Array, "B W"] | None], tuple[Float[Array, "B W S+1"], Any]]
-"""`step(cache, level, codes [B, W]) -> (logits [B, W, S+1], cache)`: of B users, the logits of a level's codes after
-each of W beginnings. `codes` holds the last code of each beginning, or is None at level 0, where W = 1. Column 0 is no
-code. The leaves of a cache are `[B, W, ...]`."""
+DecodeStep: TypeAlias = Callable[[Any, int, Int[Array, "B W"] | None], tuple[Float[Array, "B W S1"], Any]]
+"""`step(cache, level, codes [B, W]) -> (logits [B, W, S+1], cache)`: the logits of a level's codes after each of the W
+prefixes of B users. `codes` int32 are the last codes of the prefixes; None at level 0, where W = 1. Column 0 of the
+logits is not a code. The leaves of a cache are `[B, W, ...]`."""
 
 
 def constrained_beam_search(
@@ -26,24 +28,24 @@ def constrained_beam_search(
     *,
     k: int,
     num_beams: int,
-    allowed: Bool[Array, "#B V+1"] | None = None,
+    allowed: Shaped[ArrayLike, ...] | None = None,
 ) -> TopK:
-    """The K best of the items that a beam search finds; only beginnings of an allowed item's codes are followed.
+    """The K best items that a beam search finds; only prefixes of the codes of an allowed item are followed.
 
-    An item's score is the sum of the log softmax of its codes, each over all S codes of its level, as the decoder was
-    trained. The order of two items thus does not depend on which others are allowed. With at least as many beams as
-    items, none is missed.
+    An item's score is the sum of the log softmax of its codes, each over all S codes of its level, as in training. The
+    order of two items thus does not depend on which others are allowed. With at least as many beams as items, none is
+    missed.
 
     Args:
       tree: of the codes of all items.
-      cache: what the decoder knows before level 0; leaves `[B, 1, ...]`.
+      cache: the decoder's cache before level 0; leaves `[B, 1, ...]`.
       step: the decoder.
       k: K, at least 1.
-      num_beams: beginnings that are kept at each level, at least K.
-      allowed: `[B, V+1]` True for items that can be recommended, or `[1, V+1]` for all users; None means all.
+      num_beams: number of prefixes kept at each level, at least K.
+      allowed: `[B, V+1]` bool, True for items that may be listed, or `[1, V+1]` for all users; None means all.
 
     Returns:
-      `[B, K]` item ids and log probabilities; id 0, score -inf beyond the items that were found.
+      `[B, K]` int32 item ids and float32 log probabilities; id 0 and score -inf after the last item found.
 
     Raises:
       ShapeError: k below 1, fewer beams than k, or an allowed that does not fit (at trace time).
@@ -51,7 +53,7 @@ def constrained_beam_search(
     if not 1 <= k <= num_beams:
         raise ShapeError(f"a beam search needs k of at least 1 and num_beams of at least k, got {k} and {num_beams}")
     logits, cache = step(cache, 0, None)
-    num_users = len(logits)
+    num_users = logits.shape[0]
     masks = None if allowed is None else tree.allowed_nodes(_checked_allowed(tree, allowed, num_users))
     nodes, totals = jnp.zeros((num_users, 1), jnp.int32), jnp.zeros((num_users, 1), jnp.float32)
     for level in range(tree.num_levels):
@@ -66,51 +68,53 @@ def constrained_beam_search(
         totals, chosen = jax.lax.top_k(values, min(num_beams, len(tree.codes[level]), values.shape[1]))
         nodes = jnp.take_along_axis(children.reshape(num_users, -1), chosen, axis=1)
         if level + 1 < tree.num_levels:
-            logits, cache = step(_beginnings(cache, chosen // branching), level + 1, tree.codes[level][nodes])
+            logits, cache = step(_prefixes(cache, chosen // branching), level + 1, tree.codes[level][nodes])
     item_ids = jnp.where(totals > -jnp.inf, tree.item_ids[nodes], 0)[:, :k]
     missing = ((0, 0), (0, k - item_ids.shape[1]))
     return TopK(jnp.pad(item_ids, missing), jnp.pad(totals[:, :k], missing, constant_values=-jnp.inf))
 
 
-def all_item_scores(tree: CodeTree, cache: Any, step: DecodeStep) -> Float[Array, "B V+1"]:
-    """The log probability of every item, for catalogues of which all nodes can be visited for a user.
+def all_item_scores(tree: CodeTree, cache: Any, step: DecodeStep) -> Float[Array, "B V1"]:
+    """The log probability of every item; visits all nodes of the tree for each user.
 
     Args:
-      tree, cache, step: as for `constrained_beam_search`.
+      tree: as for `constrained_beam_search`.
+      cache: as for `constrained_beam_search`.
+      step: as for `constrained_beam_search`.
 
     Returns:
       `[B, V+1]` float32; -inf for items without a code. The exponentials of a row sum to the share of the decoder's
-      probability that lies on existing items.
+      probability that falls on existing items.
     """
     logits, cache = step(cache, 0, None)
-    num_users = len(logits)
+    num_users = logits.shape[0]
     totals = jnp.zeros((num_users, 1), jnp.float32)
     for level in range(tree.num_levels):
         codes, parents = tree.codes[level], tree.parents[level]
         totals = (_log_softmax(logits) + totals[..., None])[:, parents, codes]
         if level + 1 < tree.num_levels:
             rows = (num_users, len(codes))
-            cache = _beginnings(cache, jnp.broadcast_to(parents[None], rows))
+            cache = _prefixes(cache, jnp.broadcast_to(parents[None], rows))
             logits, cache = step(cache, level + 1, jnp.broadcast_to(codes[None], rows))
     return jnp.full((num_users, tree.num_rows), -jnp.inf).at[:, tree.item_ids].set(totals)
 
 
-def _log_softmax(logits: Float[Array, "B W S+1"]) -> Float[Array, "B W S+1"]:
+def _log_softmax(logits: Float[Array, "B W S1"]) -> Float[Array, "B W S1"]:
     """Over the codes 1…S, in float32."""
     return jax.nn.log_softmax(logits.astype(jnp.float32).at[..., 0].set(-jnp.inf), axis=-1)
 
 
-def _beginnings(cache: Any, parents: Int[Array, "B W"]) -> Any:
-    """What is remembered of the beginning that each new one continues."""
+def _prefixes(cache: Any, parents: Int[Array, "B W"]) -> Any:
+    """The cache of the prefix that each new one continues."""
     return jax.tree.map(lambda leaf: _rows_of(leaf, parents), cache)
 
 
 def _rows_of(table: Shaped[Array, "B N ..."], chosen: Int[Array, "B W ..."]) -> Shaped[Array, "B W ..."]:
-    """Of each user's rows the chosen ones."""
+    """The chosen rows of each user."""
     return jax.vmap(lambda rows, chosen: rows[chosen])(table, chosen)
 
 
-def _checked_allowed(tree: CodeTree, allowed: Array, num_users: int) -> Bool[Array, "#B V+1"]:
+def _checked_allowed(tree: CodeTree, allowed: Array | np.ndarray, num_users: int) -> Bool[Array, "#B V1"]:
     allowed = jnp.asarray(allowed)
     if allowed.dtype != bool or allowed.shape not in ((num_users, tree.num_rows), (1, tree.num_rows)):
         raise ShapeError(

@@ -1,4 +1,4 @@
-"""Advertisements by what showing them is worth: p(click) · p(conversion | click) · value."""
+"""Candidates, such as advertisements, ranked by expected value: p(click) · p(conversion | click) · value."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seqrec_jax.errors import ShapeError
+from seqrec_jax.types import ArrayLike
 
 
 class ValueRanking(NamedTuple):
     """Candidates by their expected value: `[*U, K]` each.
 
     Attributes:
-      item_ids: int32 candidates, those without value and padding (0) last.
+      item_ids: int32 candidates by falling expected value, padding (0) last.
       expected_values: float32, falling; -inf at padding.
-      order: int32 column of each in the candidates that were given.
+      order: int32 column of each among the candidates given.
     """
 
     item_ids: Int[Array, "*U K"]
@@ -26,21 +27,21 @@ class ValueRanking(NamedTuple):
 
 
 def rank_by_expected_value(
-    item_ids: Int[Array, "*U K"],
-    click_logits: Float[Array, "*U K"],
-    conversion_logits: Float[Array, "*U K"],
+    item_ids: Int[ArrayLike, "*U K"],
+    click_logits: Float[ArrayLike, "*U K"],
+    conversion_logits: Float[ArrayLike, "*U K"],
     *,
-    values: Float[Array, " V+1"],
+    values: Float[ArrayLike, " V1"],
 ) -> ValueRanking:
     """The order of candidates by p(click) · p(conversion | click) · value; ties stay in the order given.
 
     An expected value is right only as far as the probabilities are: calibrate the logits first.
 
     Args:
-      item_ids: `[*U, K]` candidates; 0 = none.
-      click_logits: `[*U, K]` calibrated logits of a click.
-      conversion_logits: `[*U, K]` calibrated logits of a conversion after a click.
-      values: `[V+1]` what a conversion is worth for each item, such as a bid or margin; not negative.
+      item_ids: `[*U, K]` int32 candidates; 0 = none.
+      click_logits: `[*U, K]` float calibrated logits of a click.
+      conversion_logits: `[*U, K]` float calibrated logits of a conversion after a click.
+      values: `[V+1]` float value of a conversion for each item, such as a bid or margin; not negative.
 
     Returns:
       The candidates by expected value.

@@ -1,39 +1,41 @@
-"""A classifier head fitted to labelled rows over vectors that stay as they are, and calibrated on rows kept apart."""
+"""Fit a classifier head to labelled rows over fixed vectors, and calibrate it on rows that were held out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.errors import DataError
 from seqrec_jax.heads.calibration import Calibration, fit_platt, fit_temperature
 from seqrec_jax.heads.classifier import ClassifierHead
-from seqrec_jax.heads.passes import PassesConfig, fit_by_passes
+from seqrec_jax.heads.early_stopping import FittingConfig, fit_with_early_stopping
 from seqrec_jax.losses import class_loss, click_and_conversion_loss, logistic_loss
+from seqrec_jax.settings import check_choice
+from seqrec_jax.types import ArrayLike
 
 Params: TypeAlias = dict[str, Any]
 Column: TypeAlias = Any
-"""`[N]` integers, NumPy's on the host and JAX's on the device."""
+"""`[N]` integers: a NumPy array on the host, a JAX array on the device."""
 HeadKind = Literal["yes_no", "click_and_conversion", "classes"]
 
 _ROWS_AT_A_TIME = 2**14
-_LOOKED_AT = 0.9  # the place that is taken most, to begin with; it and how tempting items are scale each other
+_EXAMINED = 0.9  # initial probability that the most clicked position is examined; only its product with clicks is known
 
 
 @dataclass(frozen=True)
-class HeadTrainingConfig(PassesConfig):
-    """How a head is fitted; passes and optimizer as `PassesConfig` has them.
+class HeadTrainingConfig(FittingConfig):
+    """Settings of a head and its fitting; `FittingConfig` describes the optimisation settings.
 
     Attributes:
-      hidden_width: of the layer between inputs and logits; None for a linear head.
-      since_last: the head is told how long ago the user's last event was, which no state of a history knows. For what
-        depends on the time that is asked at, such as whether a user comes back.
+      hidden_width: width of the hidden layer; None for a linear head.
+      since_last: the time from the user's last event to the prediction is an input of the head; the state alone does
+        not depend on the prediction time. For labels that do, such as whether a user comes back.
     """
 
     hidden_width: int | None = None
@@ -41,14 +43,14 @@ class HeadTrainingConfig(PassesConfig):
 
 
 class Examples(NamedTuple):
-    """N labelled rows, each a decision of a user at a moment, perhaps about an item in a place.
+    """N labelled rows, each about a user at a time and, if the head has an item_width, about an item.
 
     Attributes:
-      moments: `[N]` int32 row of the states.
-      labels: `[N]` int32 0 and 1, or classes from 1.
-      item_ids: `[N]` int32 row of the item vectors; None where the decision is about the user alone.
-      positions: `[N]` int32 from 1; None where there are no places.
-      conversions: `[N]` int32 0 and 1, what followed the click; None for other kinds.
+      moments: `[N]` int32 row of the states, one a user and time.
+      labels: `[N]` int32, 0 or 1, or a class from 1.
+      item_ids: `[N]` int32 row of the item vectors; None if the label is about the user alone.
+      positions: `[N]` int32 position of the item from 1; None if positions are not an input.
+      conversions: `[N]` int32, 1 if a click was followed by a conversion, else 0; None for other kinds.
     """
 
     moments: Column
@@ -59,12 +61,13 @@ class Examples(NamedTuple):
 
 
 class FittedHead(NamedTuple):
-    """What came out.
+    """Parameters, calibrations and loss history of a fitted head.
 
     Attributes:
-      params: of the pass with the least loss on the validation rows.
-      calibrations: one for all classes, one of a yes or no, or one each of click and of conversion after a click.
-      losses: a pair (training, validation) a pass, means over the rows.
+      params: parameters of the epoch with the lowest validation loss, NumPy arrays.
+      calibrations: one for all classes, one for a binary label, or one for clicks and one for conversions after a
+        click.
+      losses: a pair (training, validation) of mean losses an epoch.
     """
 
     params: Params
@@ -74,8 +77,8 @@ class FittedHead(NamedTuple):
 
 def fit_head(
     head: ClassifierHead,
-    states: Float[np.ndarray, "M D"],
-    item_vectors: Float[np.ndarray, "V+1 E"] | None,
+    states: Float[ArrayLike, "M D"],
+    item_vectors: Float[ArrayLike, "V1 E"] | None,
     *,
     kind: HeadKind,
     training: Examples,
@@ -83,24 +86,27 @@ def fit_head(
     interaction: Float[np.ndarray, "D E"] | None = None,
     config: HeadTrainingConfig = HeadTrainingConfig(),
 ) -> FittedHead:
-    """Fit a head to the training rows, end by the loss of the validation rows, and calibrate its logits on these.
+    """Fit a head to the training rows with early stopping on the validation rows, then calibrate its logits on these.
 
     Args:
-      head: with as many logits as the kind has: 1, 2 (click, conversion after it), or one a class.
-      states: `[M, D]` of users at moments; not changed.
-      item_vectors: `[V+1, E]`, None for a head about users alone.
-      kind: which loss, and which calibration: Platt's of each yes or no, a temperature for classes.
-      training: rows that the parameters come from.
-      validation: rows kept from them, better later than before them.
-      interaction: W of a model whose scores are v_xᵀ W v_y, to begin with; None begins anywhere.
-      config: how.
+      head: has the number of logits of the kind: 1, 2 (click, conversion after a click), or one a class.
+      states: `[M, D]` float32 states of users at the times of the rows; not fitted.
+      item_vectors: `[V+1, E]` float32, not fitted; None for a head about users alone.
+      kind: decides the loss and the calibration: Platt scaling of each binary label, a temperature for classes.
+      training: rows that the parameters are fitted to.
+      validation: held-out rows, better after the training rows in time.
+      interaction: `[D, E]` W of a model whose scores are v_xᵀ W v_y, initial value of the head's linear map; None
+        keeps the random one.
+      config: optimisation settings.
+
+    Returns:
+      Parameters, calibrations and losses.
 
     Raises:
       DataError: no rows, or rows of one outcome only, in either part.
       ConfigError: an unknown kind.
     """
-    if kind not in get_args(HeadKind):
-        raise ConfigError(f"kind must be one of {', '.join(get_args(HeadKind))}, got {kind!r}")
+    check_choice("kind", kind, HeadKind)
     for name, examples in (("training", training), ("validation", validation)):
         _check_outcomes(examples, kind, name)
     vectors = (jnp.asarray(states), None if item_vectors is None else jnp.asarray(item_vectors))
@@ -115,7 +121,9 @@ def fit_head(
 
     key = jax.random.key(config.seed)
     params = _start(head.init(key), training, kind=kind, interaction=interaction)
-    best, losses = fit_by_passes(params, examples, batch_loss, validation_loss, fixed=vectors, config=config, key=key)
+    best, losses = fit_with_early_stopping(
+        params, examples, batch_loss, validation_loss, fixed=vectors, config=config, key=key
+    )
     logits = head_logits(head, best, states, item_vectors, validation)
     return FittedHead(jax.tree.map(np.asarray, best), _calibrations(kind, logits, validation), losses)
 
@@ -123,11 +131,22 @@ def fit_head(
 def head_logits(
     head: ClassifierHead,
     params: Params,
-    states: Float[np.ndarray, "M D"],
-    item_vectors: Float[np.ndarray, "V+1 E"] | None,
+    states: Float[ArrayLike, "M D"],
+    item_vectors: Float[ArrayLike, "V1 E"] | None,
     rows: Examples,
 ) -> Float[np.ndarray, "N K"]:
-    """`[N, K]` float32 logits of rows, some at a time; their labels are not looked at."""
+    """Logits of labelled rows, without calibration; the labels are not used.
+
+    Args:
+      head: the classifier.
+      params: of the head.
+      states: `[M, D]` float32.
+      item_vectors: `[V+1, E]` float32; None for a head about users alone.
+      rows: N rows.
+
+    Returns:
+      `[N, K]` float32.
+    """
     compute = jax.jit(partial(_logits, head))
     vectors = (jnp.asarray(states), None if item_vectors is None else jnp.asarray(item_vectors))
     count, parts = len(rows.moments), []
@@ -140,7 +159,7 @@ def head_logits(
 
 
 def _start(params: Params, rows: Examples, *, kind: HeadKind, interaction: np.ndarray | None) -> Params:
-    """Parameters that say what is known without any vector: how often each place, or each class, was taken."""
+    """Initial parameters: a bias with the frequency of each class or label, and of clicks at each position."""
     output = params["output"]
     labels = np.asarray(rows.labels)
     if kind == "classes":
@@ -155,8 +174,8 @@ def _start(params: Params, rows: Examples, *, kind: HeadKind, interaction: np.nd
             shown = np.bincount(rows.positions, minlength=len(examined))
             rates = (np.bincount(rows.positions, weights=labels, minlength=len(examined)) + chances[0]) / (shown + 1)
             most = rates.max()
-            params["examination"] = {"logits": jnp.asarray(_logit(_LOOKED_AT * rates / most), jnp.float32)}
-            chances[0] = most / _LOOKED_AT
+            params["examination"] = {"logits": jnp.asarray(_logit(_EXAMINED * rates / most), jnp.float32)}
+            chances[0] = most / _EXAMINED
         bias = _logit(np.array(chances))
     params["output"] = {"kernel": jnp.zeros_like(output["kernel"]), "bias": jnp.asarray(bias, jnp.float32)}
     if interaction is not None:
@@ -195,7 +214,7 @@ def _calibrations(kind: HeadKind, logits: np.ndarray, rows: Examples) -> tuple[C
 
 
 def _check_outcomes(rows: Examples, kind: HeadKind, name: str) -> None:
-    """That there is something to learn from, and to calibrate on."""
+    """Raise a DataError unless the rows have both outcomes, or two classes."""
     labels = np.asarray(rows.labels)
     if not len(labels):
         raise DataError(f"there are no {name} rows; a head needs rows before and after the validation's start")

@@ -1,15 +1,15 @@
-"""A decoder that writes the next item's semantic id, code by code, from the user's state."""
+"""A decoder that generates the next item's semantic id, code by code, from the user's state."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders import EncoderConfig, make_encoder
@@ -18,11 +18,13 @@ from seqrec_jax.heads.decoding import all_item_scores, constrained_beam_search
 from seqrec_jax.items.code_tree import make_code_tree
 from seqrec_jax.losses import softmax_loss
 from seqrec_jax.scoring import TopK
+from seqrec_jax.settings import Interval, check_fields
+from seqrec_jax.types import ArrayLike
 
 Params: TypeAlias = dict[str, Any]
 
 _FEWEST_BEAMS = 32
-_NODES_AT_A_TIME = 2**15  # of the tree, over users, when all items are scored
+_NODES_AT_A_TIME = 2**15  # nodes of the tree times users, when all items are scored
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,16 @@ class GenerativeHeadConfig:
     """Settings of the decoder.
 
     Attributes:
-      state_width: D of the user's states.
-      decoder: any causal encoder that takes events one by one; its events here are the user's state and then the codes
-        so far. Its max_length is the number of levels, whatever it says.
+      state_width: D, width of the user's states.
+      decoder: any encoder to which events can be appended; its events here are the user's state, then the codes so far.
+        Its max_length is replaced by the number of levels.
     """
 
-    state_width: int = 64
+    state_width: Annotated[int, Interval("[1, inf)")] = 64
     decoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(feed_forward_multiple=4.0, dropout=0.1))
 
     def __post_init__(self) -> None:
-        if self.state_width < 1:
-            raise ConfigError(f"heads.state_width must be at least 1, got {self.state_width}")
+        check_fields(self, "heads")
 
 
 class GenerativeHead(NamedTuple):
@@ -50,11 +51,11 @@ class GenerativeHead(NamedTuple):
       init: `init(key) -> params`, a nested dict of arrays with string keys.
       loss: `loss(params, states [T, D], targets [T], *, where=None, weights=None, key=None) -> [T, C]` float32, the
         cross entropy of each code of each target item given the codes before it; their sum is -log P(item). Items
-        without a code count as masked, and so does 0. A key switches dropout on.
-      scores: `scores(params, states [B, D]) -> [B, V+1]` log P(item) of all items, -inf for those without a code. It
-        visits all nodes of the tree of codes for each user, about 2 V steps of the decoder.
-      generate: `generate(params, states [B, D], *, k, num_beams=None, allowed=None) -> TopK`, the first K of the items
-        that a beam search finds; None means 2 K beams, and 32 at least. `allowed` as for `constrained_beam_search`.
+        without codes, and 0, count as masked. A key switches dropout on.
+      scores: `scores(params, states [B, D]) -> [B, V+1]` float32 log P(item) of all items, -inf for those without
+        codes. It visits all nodes of the tree of codes for each user, about 2 V steps of the decoder.
+      generate: `generate(params, states [B, D], *, k, num_beams=None, allowed=None) -> TopK`, the best K items that a
+        beam search finds; None means 2 K beams, at least 32. `allowed` as for `constrained_beam_search`.
     """
 
     init: Callable[[jax.Array], Params]
@@ -64,20 +65,22 @@ class GenerativeHead(NamedTuple):
 
 
 def make_generative_head(
-    config: GenerativeHeadConfig, codes: Int[np.ndarray, "V+1 C"], *, codebook_size: int
+    config: GenerativeHeadConfig, codes: Shaped[ArrayLike, ...], *, codebook_size: int
 ) -> GenerativeHead:
     """The decoder of a catalogue's semantic ids.
 
-    The parameters do not depend on the catalogue: for one that has grown, make the head again with the longer codes.
+    The parameters do not depend on the catalogue; after it has grown, make the head again with the longer codes.
 
     Args:
       config: settings.
-      codes: `[V+1, C]` of `SemanticIds`: from 1 to S, no two items alike, 0 throughout where an item has none.
+      codes: `[V+1, C]` integers, those of `SemanticIds`: from 1 to S, different for each item, zeros for an item
+        without codes.
       codebook_size: S.
 
     Raises:
       ConfigError: a decoder to which codes cannot be appended.
-      ShapeError, DataError: codes that are no such table, see `make_code_tree`, or a code above S.
+      ShapeError: codes of another shape or dtype, see `make_code_tree`.
+      DataError: codes that are no such table, see `make_code_tree`, or a code above S.
 
     Source:
       Rajput et al. (2023), Recommender Systems with Generative Retrieval (TIGER).
@@ -143,7 +146,7 @@ def make_generative_head(
     def make_step(params: Params, states: Float[Array, "B D"]) -> Any:
         embedding = params["codes"]["embedding"]
 
-        def step(cache: Any, level: int, codes: Int[Array, "B W"] | None) -> tuple[Float[Array, "B W S+1"], Any]:
+        def step(cache: Any, level: int, codes: Int[Array, "B W"] | None) -> tuple[Float[Array, "B W S1"], Any]:
             vectors = first_vectors(params, states) if codes is None else embedding[level - 1][codes]
             rows = vectors.shape[:2]
             batch = _batch_at(jnp.full((rows[0] * rows[1], 1), level, jnp.int32))
@@ -155,10 +158,10 @@ def make_generative_head(
         return step
 
     def no_codes(states: Float[Array, "B D"]) -> Any:
-        return jax.tree.map(lambda leaf: leaf[:, None], start(len(states), states.dtype))
+        return jax.tree.map(lambda leaf: leaf[:, None], start(states.shape[0], states.dtype))
 
-    def scores(params: Params, states: Float[Array, "B D"]) -> Float[Array, "B V+1"]:
-        def of_one(state: Float[Array, " D"]) -> Float[Array, " V+1"]:
+    def scores(params: Params, states: Float[Array, "B D"]) -> Float[Array, "B V1"]:
+        def of_one(state: Float[Array, " D"]) -> Float[Array, " V1"]:
             return all_item_scores(tree, no_codes(state[None]), make_step(params, state[None]))[0]
 
         return jax.lax.map(of_one, states, batch_size=max(1, _NODES_AT_A_TIME // tree.num_rows))
@@ -169,7 +172,7 @@ def make_generative_head(
         *,
         k: int,
         num_beams: int | None = None,
-        allowed: Bool[Array, "#B V+1"] | None = None,
+        allowed: Shaped[ArrayLike, ...] | None = None,
     ) -> TopK:
         beams = max(2 * k, _FEWEST_BEAMS) if num_beams is None else num_beams
         step = make_step(params, states)
@@ -179,7 +182,7 @@ def make_generative_head(
 
 
 def _batch_at(positions: Int[Array, "B L"]) -> Batch:
-    """Events of which only the position is told."""
+    """A batch of events that have a position and nothing else."""
     zeros = jnp.zeros_like(positions)
     return Batch(
         item_ids=zeros,

@@ -1,4 +1,4 @@
-"""The codes of all items as a tree in flat arrays, so that a search visits codes of existing items only."""
+"""The codes of all items as a tree in flat arrays, over which a search visits codes of existing items only."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, Shaped
 
 from seqrec_jax.errors import DataError, ShapeError
+from seqrec_jax.types import ArrayLike
 
 
 @partial(
@@ -22,22 +23,23 @@ from seqrec_jax.errors import DataError, ShapeError
 class CodeTree:
     """A tree whose leaves are items and whose branches are codes.
 
-    Nodes of a level are numbered in the order of their codes, so that a node's children are neighbours. Level 0 is the
-    root; level C has the M items that have a code.
+    Nodes of a level are numbered in the order of their codes, so that a node's children have consecutive numbers. Level
+    0 is the root; level C has the M items that have a code.
 
     Attributes:
       item_ids: `[M]` int32 item of each leaf.
       codes: for each of the levels 1…C, `[N]` int32 last code of each of its nodes, from 1.
       parents: likewise, `[N]` int32 node of the level before.
-      first_children: for each of the levels 0…C-1, `[N+1]` int32 first child of each of its nodes, and an end.
+      first_children: for each of the levels 0…C-1, `[N+1]` int32 first child of each of its nodes, and the number of
+        children of all of them.
       num_rows: V+1.
-      branching: for each of the levels 0…C-1, the most children that a node has.
+      branching: for each of the levels 0…C-1, the largest number of children of a node.
     """
 
     item_ids: Int[Array, " M"]
     codes: tuple[Int[Array, " N"], ...]
     parents: tuple[Int[Array, " N"], ...]
-    first_children: tuple[Int[Array, " N+1"], ...]
+    first_children: tuple[Int[Array, " N1"], ...]
     num_rows: int
     branching: tuple[int, ...]
 
@@ -46,8 +48,12 @@ class CodeTree:
         """C."""
         return len(self.codes)
 
-    def allowed_nodes(self, allowed: Bool[Array, "*B V+1"]) -> list[Bool[Array, "*B N"]]:
-        """For each of the levels 1…C, `[*B, N]` whether an allowed item lies below a node."""
+    def allowed_nodes(self, allowed: Bool[ArrayLike, "*B V1"]) -> list[Bool[Array, "*B _"]]:
+        """For each of the levels 1…C, `[*B, N]` bool that is True for nodes above an allowed item.
+
+        Args:
+          allowed: `[*B, V+1]` bool, True for allowed items.
+        """
         levels = [jnp.asarray(allowed)[..., self.item_ids]]
         for first in self.first_children[:0:-1]:
             before = jnp.cumsum(levels[0], axis=-1, dtype=jnp.int32)
@@ -56,11 +62,12 @@ class CodeTree:
         return levels
 
 
-def make_code_tree(codes: Int[np.ndarray, "V+1 C"]) -> CodeTree:
+def make_code_tree(codes: Shaped[ArrayLike, ...]) -> CodeTree:
     """The tree of the codes of a catalogue.
 
     Args:
-      codes: `[V+1, C]` positive codes, each item its own; a row of zeros is an item without, and row 0 padding.
+      codes: `[V+1, C]` integers, positive and different for each item; a row of zeros is an item without codes, row 0
+        is padding.
 
     Raises:
       ShapeError: codes that are not integers `[V+1, C]`.
@@ -85,7 +92,7 @@ def make_code_tree(codes: Int[np.ndarray, "V+1 C"]) -> CodeTree:
     if len(same := np.flatnonzero(~differs.any(axis=1))):
         first, second = items[same[0]], items[same[0] + 1]
         raise DataError(f"items {first} and {second} have the same codes {codes[first].tolist()}; tell them apart")
-    starts_before = np.zeros(1, dtype=np.int64)  # leaf at which each node of a level starts
+    starts_before = np.zeros(1, dtype=np.int64)  # first leaf below each node of a level
     level_codes, parents, first_children, branching = [], [], [], []
     for level in range(codes.shape[1]):
         starts = np.flatnonzero(np.concatenate([[True], differs[:, : level + 1].any(axis=1)]))

@@ -1,4 +1,4 @@
-"""How the vectors of an item's modalities become one: added, side by side, gated, or attended to."""
+"""Fusion of the vectors of an item's modalities to one: sum, concatenation, gates or cross-attention."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 FusionKind = Literal["sum", "concat", "gate", "cross_attention"]
 Params: TypeAlias = dict[str, Any]
@@ -16,10 +16,16 @@ Params: TypeAlias = dict[str, Any]
 _embedding_init = jax.nn.initializers.truncated_normal(0.02)
 
 
-def init_fusion(kind: FusionKind, key: Array, *, num_parts: int, width: int) -> Params:
-    """Parameters of a fusion of so many parts; an empty dict for sum, which has none.
+def init_fusion(kind: FusionKind, key: PRNGKeyArray, *, num_parts: int, width: int) -> Params:
+    """Initial parameters of a fusion; an empty dict for sum, which has none.
 
     Gates and attention start as the plain mean of the parts that an item has.
+
+    Args:
+      kind: kind of fusion.
+      key: PRNG key, consumed.
+      num_parts: M, number of modalities.
+      width: E, width of their vectors.
     """
     if kind == "concat":
         scale = jax.nn.initializers.lecun_normal()
@@ -49,18 +55,18 @@ def fuse(
     *,
     query: Float[Array, "*N E"] | None = None,
 ) -> Float[Array, "*N E"]:
-    """One vector of the vectors of M modalities.
+    """Fuse the vectors of M modalities to one vector an item.
 
     Args:
-      kind: sum of the parts; concat, a linear layer over them side by side; gate, their mean weighted by a softmax
-        of gates that see all parts; or cross_attention, their mean weighted by how well they answer a query.
+      kind: sum of the parts; concat, a linear layer over their concatenation; gate, their mean weighted by a softmax
+        of gates computed from all parts; or cross_attention, their mean weighted by attention to a learned query.
       params: of `init_fusion`.
-      parts: M arrays `[*N, E]`, whatever stands in where a modality is missing.
-      present: M arrays `[*N]`, True where an item has the modality; gate and cross_attention look at no other.
-      query: `[*N, E]` what is added to the learned query of cross_attention, such as id vectors.
+      parts: M arrays `[*N, E]` float, any values for items without the modality.
+      present: M arrays `[*N]` bool, True for items with the modality; gate and cross_attention leave out the others.
+      query: `[*N, E]` float added to the learned query of cross_attention, such as id vectors; None adds nothing.
 
     Returns:
-      `[*N, E]`; zeros from gate and cross_attention where nothing is present.
+      `[*N, E]` float; zeros from gate and cross_attention for an item without any modality.
 
     >>> parts, present = [jnp.array([[1.0]]), jnp.array([[3.0]])], [jnp.array([True]), jnp.array([True])]
     >>> fuse("sum", {}, parts, present)
@@ -80,19 +86,19 @@ def fuse(
         gates = stacked.reshape(*where.shape[:-1], -1) @ params["kernel"]
         gates = gates + jnp.expand_dims(params["bias"], tuple(range(gates.ndim - 1)))
         return _weighted(stacked, gates, where)
-    asked = jnp.expand_dims(params["query"][0], tuple(range(where.ndim - 1)))
+    queries = jnp.expand_dims(params["query"][0], tuple(range(where.ndim - 1)))
     if query is not None:
-        asked = asked + query @ params["query_kernel"]
+        queries = queries + query @ params["query_kernel"]
     keys = stacked @ params["key_kernel"]
     keys = keys + jnp.expand_dims(params["part_keys"], tuple(range(keys.ndim - 2)))
-    answers = jnp.sum(asked[..., None, :] * keys, axis=-1) / jnp.sqrt(jnp.asarray(keys.shape[-1], keys.dtype))
-    return _weighted(stacked @ params["value_kernel"], answers, where)
+    logits = jnp.sum(queries[..., None, :] * keys, axis=-1) / jnp.sqrt(jnp.asarray(keys.shape[-1], keys.dtype))
+    return _weighted(stacked @ params["value_kernel"], logits, where)
 
 
 def _weighted(
     parts: Float[Array, "*N M E"], logits: Float[Array, "*N M"], where: Bool[Array, "*N M"]
 ) -> Float[Array, "*N E"]:
-    """The mean of the parts that are present, weighted by a softmax; zeros where none is."""
+    """The mean of the present parts, weighted by a softmax of the logits; zeros if none is present."""
     least = jnp.finfo(logits.dtype).min
     weights = jax.nn.softmax(jnp.where(where, logits, least), axis=-1)
     return jnp.sum(jnp.where(where, weights, 0.0)[..., None] * parts, axis=-2)

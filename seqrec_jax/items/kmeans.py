@@ -1,4 +1,4 @@
-"""K-means of vectors on the device: k-means++ starts, Lloyd's iterations, and no cluster left empty on the way."""
+"""K-means on the device: k-means++ initialisation, Lloyd's iterations, empty clusters moved."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from seqrec_jax.errors import ShapeError
+from seqrec_jax.types import ArrayLike
 
-_ROWS_AT_A_TIME = 2**14  # so that no [N, S] distances of a large catalogue are held
+_ROWS_AT_A_TIME = 2**14  # bounds the memory of the distances of a large catalogue
 
 
 class KMeans(NamedTuple):
@@ -19,7 +20,7 @@ class KMeans(NamedTuple):
 
     Attributes:
       centroids: `[S, E]` float32, the means of the clusters.
-      assignments: `[N]` int32 nearest centroid of each vector, the first where several are.
+      assignments: `[N]` int32 nearest centroid of each vector, the first of several.
       errors: `[N]` float32 squared distance to it.
     """
 
@@ -29,17 +30,19 @@ class KMeans(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("num_clusters", "num_iterations"))
-def kmeans(vectors: Float[Array, "N E"], *, num_clusters: int, num_iterations: int = 50, key: Array) -> KMeans:
-    """Clusters that leave a small sum of squared distances to their means.
+def kmeans(
+    vectors: Shaped[ArrayLike, ...], *, num_clusters: int, num_iterations: int = 50, key: PRNGKeyArray
+) -> KMeans:
+    """Clusters with a small sum of squared distances to their means.
 
-    The first centroids are drawn as by k-means++: each next one is a vector with probability proportional to its
-    squared distance to the nearest so far. A cluster that becomes empty moves to the vector that lies farthest from
+    The initial centroids are drawn by k-means++: each next one is a vector with probability proportional to its
+    squared distance to the nearest centroid so far. A cluster that becomes empty moves to the vector farthest from
     its own centroid, the next empty one to the next such vector.
 
     Args:
-      vectors: `[N, E]`.
-      num_clusters: S; with fewer different vectors than that, some centroids are equal and the later ones unused.
-      num_iterations: at most so many; it ends as soon as no assignment changes.
+      vectors: `[N, E]` float.
+      num_clusters: S; with fewer than S different vectors, some centroids are equal and the later ones unused.
+      num_iterations: largest number of iterations; they end when no assignment changes.
       key: PRNG key, consumed; the same key gives the same clusters.
 
     Returns:
@@ -82,11 +85,11 @@ def kmeans(vectors: Float[Array, "N E"], *, num_clusters: int, num_iterations: i
 def nearest(
     vectors: Float[Array, "N E"], centroids: Float[Array, "S E"]
 ) -> tuple[Int[Array, " N"], Float[Array, " N"]]:
-    """The centroid nearest to each vector, the first where several are, and the squared distance to it.
+    """The centroid nearest to each vector, the first of several, and the squared distance to it.
 
     Args:
-      vectors: `[N, E]`.
-      centroids: `[S, E]`.
+      vectors: `[N, E]` float32.
+      centroids: `[S, E]` float32.
 
     Returns:
       `[N]` int32 and `[N]` float32.
@@ -97,7 +100,7 @@ def nearest(
     squares = jnp.sum(jnp.square(centroids), axis=1)
 
     def of_one(vector: Array) -> tuple[Array, Array]:
-        # the vector's own square is the same for all; in half precision near centroids would be confused
+        # the square of the vector itself is the same for all; half precision would confuse near centroids
         products = jnp.matmul(centroids, vector, precision=jax.lax.Precision.HIGHEST)
         best = jnp.argmin(squares - 2 * products).astype(jnp.int32)
         return best, jnp.sum(jnp.square(vector - centroids[best]))
@@ -123,7 +126,7 @@ def _spread_vectors(vectors: Array, num_clusters: int, key: Array) -> Array:
 
 
 def _means(vectors: Array, clusters: KMeans) -> Array:
-    """`[S, E]` the mean of each cluster; for an empty one, a vector that is badly served."""
+    """`[S, E]` the mean of each cluster; for an empty one, a vector far from its centroid."""
     num_clusters = len(clusters.centroids)
     sums = jax.ops.segment_sum(vectors, clusters.assignments, num_clusters)
     counts = jax.ops.segment_sum(jnp.ones(len(vectors), jnp.float32), clusters.assignments, num_clusters)

@@ -1,90 +1,90 @@
-"""Semantic ids: an item as a few codes, from coarse to fine, by residual quantisation of its vector."""
+"""Semantic ids: a few codes an item, from coarse to fine, by residual quantisation of its vector."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from seqrec_jax.errors import ConfigError, DataError, ShapeError
+from seqrec_jax.errors import DataError, ShapeError
 from seqrec_jax.items.kmeans import kmeans, nearest
+from seqrec_jax.settings import Interval, check_fields
+from seqrec_jax.types import ArrayLike
 
 
 @dataclass(frozen=True)
 class SemanticIdConfig:
-    """How item vectors become codes.
+    """Settings of the quantisation of item vectors.
 
     Attributes:
-      num_levels: levels of the residual quantisation; one more, which tells apart items of the same codes, follows.
-      codebook_size: S, codes of each level, the last one too.
-      num_iterations: of k-means, at most.
+      num_levels: levels of the residual quantisation; one more level follows, which numbers items of the same codes.
+      codebook_size: S, number of codes of each level, the last one included.
+      num_iterations: largest number of k-means iterations.
     """
 
-    num_levels: int = 3
-    codebook_size: int = 256
-    num_iterations: int = 50
+    num_levels: Annotated[int, Interval("[1, inf)")] = 3
+    codebook_size: Annotated[int, Interval("[2, inf)")] = 256
+    num_iterations: Annotated[int, Interval("[1, inf)")] = 50
 
     def __post_init__(self) -> None:
-        for name, least in (("num_levels", 1), ("codebook_size", 2), ("num_iterations", 1)):
-            if (value := getattr(self, name)) < least:
-                raise ConfigError(f"semantic_ids.{name} must be at least {least}, got {value}")
+        check_fields(self, "semantic_ids")
 
 
 class SemanticIds(NamedTuple):
-    """The codes of a catalogue, and what they stand for.
+    """The codes of a catalogue, and the vectors of the codes.
 
     Attributes:
-      codes: `[V+1, C]` int32 from 1 to S, no two items alike; zeros for padding and for items without a code. The last
-        of the C levels counts the items that share all codes before it.
-      codebooks: `[C-1, S+1, E]` float32 vector of each code, row 0 zeros: an item's vector is about the sum of those of
-        its codes.
+      codes: `[V+1, C]` int32 from 1 to S, different for each item; zeros for padding and for items without codes. The
+        last of the C levels numbers the items that share all codes before it.
+      codebooks: `[C-1, S+1, E]` float32 vector of each code, row 0 zeros; the sum of the vectors of an item's codes
+        approximates the item's vector.
     """
 
-    codes: Int[np.ndarray, "V+1 C"]
-    codebooks: Float[np.ndarray, "C-1 S+1 E"]
+    codes: Int[np.ndarray, "V1 C"]
+    codebooks: Float[np.ndarray, "Q S1 E"]
 
 
 class SemanticIdReport(NamedTuple):
-    """How well codes serve the items that have one.
+    """Collisions, code use and quantisation error of the items that have codes.
 
     Attributes:
-      num_items: items with a code.
-      colliding_items: how many of them share all levels but the last with another item.
-      largest_collision: items of the most frequent codes.
-      used_codes: `[C]` int64 codes of each level that occur.
-      perplexities: `[C]` float64 exp of the entropy of a level's codes: S where all are equally frequent.
-      errors: `[C-1]` float64 share of the vectors' squared length that is left after each level.
+      num_items: number of items with codes.
+      colliding_items: number of items that share all levels but the last with another item.
+      largest_collision: number of items of the most frequent codes.
+      used_codes: `[C]` int64 number of different codes at each level.
+      perplexities: `[C]` float64 exp of the entropy of a level's codes, S if all are equally frequent.
+      errors: `[C-1]` float64 share of the vectors' squared length that remains after each level.
     """
 
     num_items: int
     colliding_items: int
     largest_collision: int
-    used_codes: np.ndarray
-    perplexities: np.ndarray
-    errors: np.ndarray
+    used_codes: Int[np.ndarray, " C"]
+    perplexities: Float[np.ndarray, " C"]
+    errors: Float[np.ndarray, " Q"]
 
 
 def fit_semantic_ids(
-    item_vectors: Float[Array, "V+1 E"],
+    item_vectors: Shaped[ArrayLike, ...],
     *,
     config: SemanticIdConfig,
-    key: Array,
-    where: Bool[np.ndarray, " V+1"] | None = None,
+    key: PRNGKeyArray,
+    where: Shaped[ArrayLike, ...] | None = None,
 ) -> SemanticIds:
-    """Codebooks and codes: k-means of the vectors, then of what each level has left over.
+    """Fit codebooks and codes: k-means of the vectors, then of each level's residuals.
 
     Args:
-      item_vectors: `[V+1, E]`, such as those of a trained item tower or of texts; row 0 is padding.
+      item_vectors: `[V+1, E]` float, such as those of a trained item tower or of texts; row 0 is padding.
       config: levels and sizes.
       key: PRNG key, consumed; the same key gives the same codes.
-      where: `[V+1]` True for items that get a code, such as those with a vector of their own; None means all.
+      where: `[V+1]` bool, True for items that get codes, such as those with a vector of their own; None means all.
 
     Returns:
-      Codes of C = num_levels + 1 levels.
+      Codebooks, and codes of C = num_levels + 1 levels.
 
     Raises:
       ShapeError: arrays that do not fit.
@@ -110,18 +110,18 @@ def fit_semantic_ids(
         codes[where, level] = 1 + np.asarray(clusters.assignments)
         codebooks[level, 1:] = clusters.centroids
         rest = rest - clusters.centroids[clusters.assignments]
-    return SemanticIds(_told_apart(codes, codebook_size=config.codebook_size), codebooks)
+    return SemanticIds(_with_last_level(codes, codebook_size=config.codebook_size), codebooks)
 
 
 def extend_semantic_ids(
-    semantic_ids: SemanticIds, new_vectors: Float[Array, "N E"], *, where: Bool[np.ndarray, " N"] | None = None
+    semantic_ids: SemanticIds, new_vectors: Shaped[ArrayLike, ...], *, where: Bool[ArrayLike, " N"] | None = None
 ) -> SemanticIds:
-    """Codes for items V+1, V+2, … by the codebooks as they are; no code of an item before them changes.
+    """Codes for items V+1, V+2, … by the same codebooks; the codes of older items do not change.
 
     Args:
       semantic_ids: of V items.
-      new_vectors: `[N, E]` of the new items.
-      where: `[N]` True for items that get a code; None means all.
+      new_vectors: `[N, E]` float vectors of the new items.
+      where: `[N]` bool, True for items that get codes; None means all.
 
     Returns:
       Semantic ids of V + N items.
@@ -142,12 +142,12 @@ def extend_semantic_ids(
         rest = rest - jnp.asarray(codebook)[1 + chosen]
         new_codes.append(np.where(wanted, 1 + np.asarray(chosen), 0))
     codes = np.concatenate([semantic_ids.codes[:, :-1], np.stack(new_codes, axis=1).astype(np.int32)])
-    codes = _told_apart(codes, codebook_size=semantic_ids.codebooks.shape[1] - 1)
+    codes = _with_last_level(codes, codebook_size=semantic_ids.codebooks.shape[1] - 1)
     return SemanticIds(codes, semantic_ids.codebooks)
 
 
-def reconstructed_vectors(semantic_ids: SemanticIds, *, num_levels: int | None = None) -> Float[np.ndarray, "V+1 E"]:
-    """`[V+1, E]` the sum of the vectors of an item's first codes, zeros for an item without; None means all levels."""
+def reconstructed_vectors(semantic_ids: SemanticIds, *, num_levels: int | None = None) -> Float[np.ndarray, "V1 E"]:
+    """`[V+1, E]` float32 sum of the vectors of each item's first `num_levels` codes, zeros without codes; None: all."""
     levels = range(len(semantic_ids.codebooks))[:num_levels]
     total = np.zeros((len(semantic_ids.codes), semantic_ids.codebooks.shape[2]), dtype=np.float32)
     for level in levels:
@@ -155,12 +155,12 @@ def reconstructed_vectors(semantic_ids: SemanticIds, *, num_levels: int | None =
     return total
 
 
-def semantic_id_report(semantic_ids: SemanticIds, item_vectors: Float[Array, "V+1 E"]) -> SemanticIdReport:
-    """Collisions, use of the codes and what they leave of the vectors.
+def semantic_id_report(semantic_ids: SemanticIds, item_vectors: Shaped[ArrayLike, ...]) -> SemanticIdReport:
+    """Collisions, code use and quantisation error of semantic ids.
 
     Args:
       semantic_ids: of V items.
-      item_vectors: `[V+1, E]` that they stand for.
+      item_vectors: `[V+1, E]` float vectors that were quantised.
 
     Returns:
       The figures.
@@ -192,8 +192,8 @@ def semantic_id_report(semantic_ids: SemanticIds, item_vectors: Float[Array, "V+
     )
 
 
-def _told_apart(codes: Int[np.ndarray, "V+1 Q"], *, codebook_size: int) -> Int[np.ndarray, "V+1 C"]:
-    """The codes with a last level that numbers items of the same codes from 1, in the order of their ids."""
+def _with_last_level(codes: Int[np.ndarray, "V1 Q"], *, codebook_size: int) -> Int[np.ndarray, "V1 C"]:
+    """The codes with one more level, which numbers items of the same codes from 1, in the order of their ids."""
     _, group = np.unique(codes, axis=0, return_inverse=True)
     group = group.reshape(-1)
     order = np.argsort(group, kind="stable")
@@ -210,7 +210,7 @@ def _told_apart(codes: Int[np.ndarray, "V+1 Q"], *, codebook_size: int) -> Int[n
     return np.concatenate([codes, numbers[:, None]], axis=1)
 
 
-def _checked_vectors(item_vectors: Array | np.ndarray) -> Float[np.ndarray, "V+1 E"]:
+def _checked_vectors(item_vectors: Array | np.ndarray) -> Float[np.ndarray, "V1 E"]:
     vectors = np.asarray(item_vectors, dtype=np.float32)
     if vectors.ndim != 2:
         raise ShapeError(f"item vectors have shape {vectors.shape}, expected [V+1, E]")
@@ -220,7 +220,7 @@ def _checked_vectors(item_vectors: Array | np.ndarray) -> Float[np.ndarray, "V+1
     return vectors
 
 
-def _checked_where(where: np.ndarray | None, num_rows: int) -> Bool[np.ndarray, " V+1"]:
+def _checked_where(where: Array | np.ndarray | None, num_rows: int) -> Bool[np.ndarray, " V1"]:
     mask = np.ones(num_rows, dtype=bool) if where is None else np.array(where)
     if mask.shape != (num_rows,) or mask.dtype != bool:
         raise ShapeError(f"where is {mask.dtype} of shape {mask.shape}, expected bool of shape {(num_rows,)}")

@@ -1,4 +1,4 @@
-"""What is known of the items, as the arrays that an item tower reads; made from a data frame and its content."""
+"""The item table: attributes, features and neighbours of items as the arrays that an item tower reads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
 
 from seqrec_jax.data.attributes import AttributeVocabulary, encode_attributes
 from seqrec_jax.data.item_content import ItemContent
@@ -16,28 +16,28 @@ from seqrec_jax.errors import ConfigError, ShapeError
 
 
 class ItemTable(NamedTuple):
-    """What is known of the items; row j belongs to item id j, row 0 is padding.
+    """Attributes, features and neighbours of V items; row j belongs to item id j, row 0 is padding.
 
     Attributes:
-      known: `[V+1]` True for items seen in training; the others get no id embedding, so that their content
-        alone represents them.
+      known: `[V+1]` bool, True for items seen in training; the others have no id embedding, so that their vector is
+        made of content alone.
       categorical: name to `[V+1]` int32 codes, 0 = missing.
       multi_categorical: name to `[V+1, M]` int32 codes, 0 = no further value.
-      numeric: name to `[V+1]` float32, standardised, 0 where missing.
-      features: name to `[V+1, F]` feature vectors of another encoder (text, picture, sound), zeros where missing; or
-        int32 tokens + 1 of a text, 0 after its end.
+      numeric: name to `[V+1]` float32, standardised, 0 if missing.
+      features: name to `[V+1, F]` float32 feature vectors of another encoder (text, picture, sound), zeros if missing;
+        or int32 tokens + 1 of a text, 0 after its end.
       neighbors: name of a relation to `[V+1, M]` int32 item ids, 0 = no further neighbour.
-      has: name of a numeric attribute or feature to `[V+1]` True where an item has it; a name without an entry
-        is had by all.
+      has: name of a numeric attribute or feature to `[V+1]` bool, True for items that have it; all items have a name
+        without an entry.
     """
 
-    known: Bool[Array, " V+1"]
-    categorical: dict[str, Int[Array, " V+1"]]
-    multi_categorical: dict[str, Int[Array, "V+1 M"]]
-    numeric: dict[str, Float[Array, " V+1"]]
-    features: dict[str, Float[Array, "V+1 F"]] = {}  # noqa: RUF012 (a pytree's default, never changed)
-    neighbors: dict[str, Int[Array, "V+1 M"]] = {}  # noqa: RUF012
-    has: dict[str, Bool[Array, " V+1"]] = {}  # noqa: RUF012
+    known: Bool[Array, " V1"]
+    categorical: dict[str, Int[Array, " V1"]]
+    multi_categorical: dict[str, Int[Array, "V1 M"]]
+    numeric: dict[str, Float[Array, " V1"]]
+    features: dict[str, Num[Array, "V1 F"]] = {}  # noqa: RUF012 (a pytree's default, never changed)
+    neighbors: dict[str, Int[Array, "V1 M"]] = {}  # noqa: RUF012
+    has: dict[str, Bool[Array, " V1"]] = {}  # noqa: RUF012
 
 
 COLUMNS = {"categorical": 1, "multi_categorical": 2, "numeric": 1, "features": 2, "neighbors": 2}
@@ -60,13 +60,13 @@ def make_item_table(
     content: ItemContent | None = None,
     num_rows: int | None = None,
 ) -> ItemTable:
-    """The table of V items, encoded by a dataset's own vocabulary.
+    """The table of V items, encoded with a dataset's vocabulary.
 
     Args:
-      items: V rows in vocabulary order with `known` and the columns that the vocabulary names.
+      items: V rows in vocabulary order with the column `known` and those that the vocabulary names.
       vocabulary: the columns and their codes.
       content: feature vectors and neighbours; None for none.
-      num_rows: at least V+1; rows beyond are no items, they let devices share the table evenly. None means V+1.
+      num_rows: at least V+1; further rows are padding, so that devices can share the table evenly. None means V+1.
 
     Returns:
       Arrays of V+1 rows, or `num_rows`.
@@ -119,7 +119,7 @@ def check_item_table(item_table: ItemTable) -> None:
 
 
 def kind_of(item_table: ItemTable, name: str) -> str:
-    """Which of `COLUMNS` a modality is a column of, or "ids".
+    """The kind of column of `COLUMNS` that a modality's name belongs to, or "ids".
 
     Raises:
       ConfigError: no column has that name.
@@ -136,8 +136,8 @@ def kind_of(item_table: ItemTable, name: str) -> str:
     )
 
 
-def has_modality(item_table: ItemTable, name: str) -> Bool[Array, " V+1"]:
-    """`[V+1]` True for the items that have a modality: an id embedding, a value, a vector, a neighbour.
+def has_modality(item_table: ItemTable, name: str) -> Bool[Array, " V1"]:
+    """`[V+1]` bool, True for the items that have a modality: an id embedding, a value, a vector, a neighbour.
 
     Raises:
       ConfigError: no column has that name.
@@ -146,13 +146,13 @@ def has_modality(item_table: ItemTable, name: str) -> Bool[Array, " V+1"]:
     if kind == "ids":
         return item_table.known
     if kind in ("numeric", "features"):
-        return item_table.has.get(name, jnp.arange(len(item_table.known)) > 0)
+        return item_table.has.get(name, jnp.arange(item_table.known.shape[0]) > 0)
     column = getattr(item_table, kind)[name] > 0
     return column if kind == "categorical" else jnp.any(column, axis=1)
 
 
 def without_modality(item_table: ItemTable, name: str) -> ItemTable:
-    """The table as if no item had a modality, for what that one contributes.
+    """The table as if no item had a modality, to measure what it contributes.
 
     Raises:
       ConfigError: no column has that name.
@@ -168,13 +168,13 @@ def without_modality(item_table: ItemTable, name: str) -> ItemTable:
 
 
 def drop_ids(item_table: ItemTable, key: PRNGKeyArray, *, rate: float, content: tuple[str, ...]) -> ItemTable:
-    """The table with some of the known items unknown, so that their content must carry in a training step.
+    """The table with a random share of the known items made unknown, so that a training step relies on content.
 
     Args:
-      item_table: V items.
+      item_table: of V items.
       key: PRNG key, consumed.
-      rate: share of the ids that are dropped.
-      content: the modalities beside the id; an item without any of them keeps its id.
+      rate: share of the ids that are dropped, in [0, 1).
+      content: names of the modalities beside the id; an item without any of them keeps its id.
     """
     has_content = jnp.zeros_like(item_table.known)
     for name in content:

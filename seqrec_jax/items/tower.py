@@ -5,26 +5,29 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias, get_args
+from typing import Annotated, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, Shaped
 
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.items.fusion import FusionKind, fuse, init_fusion
 from seqrec_jax.items.table import ItemTable, check_item_table, has_modality, kind_of
+from seqrec_jax.settings import Interval, check_fields
+from seqrec_jax.types import ArrayLike
 
 Params: TypeAlias = dict[str, Any]
-Rows: TypeAlias = Callable[[Array], Array]
+Rows: TypeAlias = Callable[[Any], Any]
+"""From a column of the item table to its rows of the wanted items."""
 
 _embedding_init = jax.nn.initializers.truncated_normal(0.02)
 
 
 @dataclass(frozen=True)
 class ItemTowerConfig:
-    """How an item's vector is made.
+    """Settings of the item tower.
 
     Attributes:
       width: E, the width of item vectors v_y.
@@ -32,19 +35,19 @@ class ItemTowerConfig:
         seen in training is represented like any other.
       attributes: names of the item attributes to use.
       features: names of the feature vectors to use (text, picture, sound); each goes through a linear layer, and a
-        learned vector stands in where an item has none.
+        learned vector replaces missing ones.
       texts: names of features that hold the tokens of texts; a language model makes vectors of them and is trained
-        with all else (`features` are for vectors that stay as they are).
-      language_model: directory of that language model in the Hugging Face layout, whose weights it starts from.
+        with the rest of the model (`features` are fixed vectors).
+      language_model: directory of that language model in the Hugging Face layout; its weights are the initial ones.
       edges: names of the relations to use; an item gets the mean of its neighbours' vectors through a linear layer.
       fusion: sum (of the modalities' vectors), concat (side by side, then a linear layer), gate (their mean, weighted
-        by a softmax that sees them all) or cross_attention (their mean, weighted by how well each answers a query of
-        a learned vector and the id's). The last two leave out what an item does not have.
-      id_dropout: share of the id embeddings that each training step leaves out, so that content must carry; items
-        without content keep theirs.
+        by a softmax of gates computed from all) or cross_attention (their mean, weighted by attention to a query of
+        a learned vector and the id's). The last two leave out modalities that an item does not have.
+      id_dropout: share of the id embeddings that each training step leaves out, so that training relies on content;
+        items without content keep theirs.
     """
 
-    width: int = 64
+    width: Annotated[int, Interval("[1, inf)")] = 64
     ids: bool = True
     attributes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
@@ -52,13 +55,10 @@ class ItemTowerConfig:
     language_model: str | None = None
     edges: tuple[str, ...] = ()
     fusion: FusionKind = "sum"
-    id_dropout: float = 0.0
+    id_dropout: Annotated[float, Interval("[0, 1)")] = 0.0
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ConfigError(f"items.width must be at least 1, got {self.width}")
-        if self.fusion not in get_args(FusionKind):
-            raise ConfigError(f"items.fusion must be one of {', '.join(get_args(FusionKind))}, got {self.fusion!r}")
+        check_fields(self, "items")
         if not self.ids and not self.attributes and not self.features and not self.texts:
             raise ConfigError(
                 "items: ids is false and there are no attributes, features or texts: nothing tells items apart"
@@ -71,26 +71,24 @@ class ItemTowerConfig:
         for kind in ("attributes", "features", "texts", "edges"):
             if len(set(names := getattr(self, kind))) < len(names):
                 raise ConfigError(f"items.{kind} names one of {', '.join(names)} twice")
-        if not 0 <= self.id_dropout < 1:
-            raise ConfigError(f"items.id_dropout must be at least 0 and below 1, got {self.id_dropout}")
         if self.id_dropout and not (self.ids and self.content):
             raise ConfigError(
-                "items.id_dropout needs ids, and content (attributes, features, texts, edges) that carries"
+                "items.id_dropout needs items.ids, and content (attributes, features, texts or edges) in their place"
             )
 
     @property
     def content(self) -> tuple[str, ...]:
-        """The modalities beside the id, in the order in which they are fused."""
+        """Names of the modalities beside the id, in the order in which they are fused."""
         return (*self.attributes, *self.features, *self.texts, *self.edges)
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """All modalities in the order in which they are fused; the id's is called ids."""
+        """Names of all modalities in the order in which they are fused; that of the id embedding is ids."""
         return (*(("ids",) if self.ids else ()), *self.content)
 
 
 class ItemTower(NamedTuple):
-    """Pure functions that make item vectors; one's own tower is this pair.
+    """Pure functions that make item vectors; a custom tower is such a pair.
 
     Attributes:
       init: `init(key) -> params`, a nested dict of arrays with string keys.
@@ -102,21 +100,21 @@ class ItemTower(NamedTuple):
     item_vectors: Callable[..., jax.Array]
 
 
+@runtime_checkable
 class TextModel(Protocol):
-    """A language model as pure functions; `encoders.language.trained` makes one of a directory.
-
-    Attributes:
-      width: D, of its vectors.
-      init: `init(key) -> params`.
-      vectors: `vectors(params, tokens [*N, T]) -> [*N, D]` of token ids + 1, 0 after a text's end.
-    """
+    """A language model as pure functions; `encoders.language.trained.make_text_model` makes one from a directory."""
 
     @property
-    def width(self) -> int: ...
+    def width(self) -> int:
+        """D, the width of its vectors."""
+
     @property
-    def init(self) -> Callable[[jax.Array], Params]: ...
+    def init(self) -> Callable[[jax.Array], Params]:
+        """`init(key) -> params`."""
+
     @property
-    def vectors(self) -> Callable[[Params, jax.Array], jax.Array]: ...
+    def vectors(self) -> Callable[[Params, jax.Array], jax.Array]:
+        """`vectors(params, tokens [*N, T]) -> [*N, D]`; tokens are int32 token ids + 1, 0 after a text's end."""
 
 
 def make_item_tower(
@@ -127,10 +125,10 @@ def make_item_tower(
     Args:
       config: the tower's settings.
       item_table: with concrete arrays, since the number of codes is read from them.
-      text_model: what makes vectors of `config.texts`.
+      text_model: makes the vectors of `config.texts`; None if there are none.
 
     Raises:
-      ConfigError: texts without a model for them, an attribute, a feature or a relation that the table does not have.
+      ConfigError: texts without a text_model; an attribute, a feature or a relation that the table does not have.
       ShapeError: columns that are not `[V+1]`, or `[V+1, M]`.
 
     >>> from seqrec_jax.items import id_table
@@ -150,7 +148,7 @@ def make_item_tower(
     widths |= {name: text_model.width for name in config.texts if text_model is not None}
     num_rows = item_table.known.shape[0]
 
-    def init(key: Array) -> Params:
+    def init(key: PRNGKeyArray) -> Params:
         id_key, fusion_key, attribute_key = jax.random.split(key, 3)
         params: Params = {}
         if config.ids:
@@ -169,7 +167,7 @@ def make_item_tower(
         return {**params, "fusion": fusion} if fusion else params
 
     def own_parts(params: Params, item_table: ItemTable, rows: Rows) -> list[Array]:
-        """The vectors of all modalities but the neighbours'."""
+        """The vectors of all modalities but the relations to neighbours."""
         parts = []
         if config.ids:
             parts.append(_masked(rows(params["ids"]["embedding"]), where=rows(item_table.known)))
@@ -186,7 +184,7 @@ def make_item_tower(
         return parts
 
     def neighbor_parts(params: Params, item_table: ItemTable, rows: Rows) -> list[Array]:
-        """For each relation, the mean of what the neighbours have of their own, through a linear layer."""
+        """For each relation, the mean of the neighbours' own vectors through a linear layer."""
         whole = functools.reduce(jnp.add, _present_parts(own_parts(params, item_table, _all_rows), item_table))
         parts = []
         for name in config.edges:
@@ -200,13 +198,13 @@ def make_item_tower(
         return [_masked(part, where=has_modality(item_table, name)) for name, part in zip(names, parts, strict=True)]
 
     def item_vectors(
-        params: Params, item_table: ItemTable, ids: Int[Array, "*N"] | None = None
-    ) -> Float[Array, "*N E"]:
+        params: Params, item_table: ItemTable, ids: Int[ArrayLike, "*N"] | None = None
+    ) -> Float[Array, "*M E"]:
         rows = _all_rows if ids is None else lambda column: column[ids]
         parts = own_parts(params, item_table, rows)
         if config.edges:
             parts += neighbor_parts(params, item_table, rows)
-        is_item = rows(jnp.arange(len(item_table.known)) > 0)
+        is_item = rows(jnp.arange(item_table.known.shape[0]) > 0)
         if config.fusion in ("sum", "concat") and not config.features and not config.texts and not config.edges:
             total = fuse(config.fusion, params.get("fusion", {}), parts, [])
             if config.fusion == "sum" and not config.attributes:
@@ -215,14 +213,14 @@ def make_item_tower(
         present = [rows(has_modality(item_table, name)) for name in config.modalities]
         query = parts[0] if config.ids else None
         total = fuse(config.fusion, params.get("fusion", {}), parts, present, query=query)
-        # what stands in for a missing modality must not make an item of which nothing is known one that can be ranked
+        # the vectors that replace missing modalities must not give an item without any modality a vector
         return _masked(total, where=is_item & functools.reduce(jnp.logical_or, present))
 
     return ItemTower(init, item_vectors)
 
 
-def init_id_rows(key: Array, *, num_rows: int, width: int) -> Float[Array, "V+1 E"]:
-    """Fresh id embeddings: normal with standard deviation 0.02, cut at two of them."""
+def init_id_rows(key: PRNGKeyArray, *, num_rows: int, width: int) -> Float[Array, "{num_rows} {width}"]:
+    """Initial id embeddings, `[num_rows, width]` float32: normal with standard deviation 0.02, truncated at two."""
     return _embedding_init(key, (num_rows, width), jnp.float32)
 
 
@@ -258,15 +256,15 @@ def _num_codes(item_table: ItemTable, name: str) -> int:
     return int(np.max(np.asarray(codes), initial=0)) + 1
 
 
-def _init_linear(key: Array, num_inputs: int, width: int) -> Params:
+def _init_linear(key: PRNGKeyArray, num_inputs: int, width: int) -> Params:
     kernel = jax.nn.initializers.lecun_normal()(key, (num_inputs, width), jnp.float32)
     return {"kernel": kernel, "bias": jnp.zeros(width), "absent": jnp.zeros(width)}
 
 
 def _linear_or_absent(
-    params: Params, vectors: Float[Array, "*N F"], *, where: Bool[Array, "*N"]
+    params: Params, vectors: Num[ArrayLike, "*N F"], *, where: Bool[Array, "*N"]
 ) -> Float[Array, "*N E"]:
-    """A linear layer over the vectors, and a learned vector where there is none."""
+    """A linear layer over the vectors, and a learned vector in place of missing ones."""
     present = vectors.astype(params["kernel"].dtype) @ params["kernel"]
     axes = tuple(range(present.ndim - 1))
     present = present + jnp.expand_dims(params["bias"], axes)
@@ -288,7 +286,7 @@ def _attribute_vectors(
 
 
 def _mean_where(vectors: Float[Array, "*N M E"], *, where: Bool[Array, "*N M"]) -> Float[Array, "*N E"]:
-    """The mean of the vectors that count, zeros where none does."""
+    """The mean of the vectors where `where` is True, zeros if there is none."""
     total = jnp.sum(_masked(vectors, where=where), axis=-2)
     count = jnp.sum(where, axis=-1, keepdims=True).astype(vectors.dtype)
     return total / jnp.maximum(count, 1.0)
@@ -298,5 +296,5 @@ def _masked(vectors: Float[Array, "*N E"], *, where: Bool[Array, "*N"]) -> Float
     return jnp.where(where[..., None], vectors, 0.0)
 
 
-def _all_rows(column: Array) -> Array:
+def _all_rows(column: Shaped[ArrayLike, ...]) -> Shaped[ArrayLike, ...]:
     return column

@@ -1,13 +1,14 @@
-"""What a language model is made of, read from the `config.json` of a directory in the Hugging Face layout."""
+"""The shape of a language model, read from the `config.json` of a directory in the Hugging Face layout."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from seqrec_jax.errors import ConfigError
+from seqrec_jax.settings import Interval, check_fields
 
 Family = Literal["bert", "roberta", "gpt2", "llama", "qwen2", "qwen3"]
 _FAMILIES: dict[str, Family] = {name: name for name in get_args(Family)} | {"xlm-roberta": "roberta"}
@@ -23,7 +24,14 @@ _ACTIVATIONS = {  # Hugging Face's names
 
 
 class RotaryScaling(NamedTuple):
-    """How Llama 3 stretches its slow rotations beyond the length that it was first trained on."""
+    """Llama 3's scaling of slow rotations for texts longer than its first training length.
+
+    Attributes:
+      factor: by which slow rotations are slowed further.
+      low_frequency_factor: rotations below this number of turns over the first training length are scaled fully.
+      high_frequency_factor: rotations above this number of turns are not scaled.
+      original_length: first training length in tokens.
+    """
 
     factor: float
     low_frequency_factor: float
@@ -36,34 +44,36 @@ class LanguageConfig:
     """The shape of a language model.
 
     Attributes:
-      family: bert and roberta look both ways; gpt2, llama, qwen2 and qwen3 at earlier tokens only.
-      vocab_size: rows of the table of tokens.
-      width: D, of hidden states.
-      num_layers: blocks.
-      num_heads: of queries.
-      num_key_value_heads: of keys and values, each shared by as many query heads; equal to num_heads but for grouped
-        queries.
-      head_width: of one head.
-      hidden_width: of a block's feed-forward layer.
-      max_length: most tokens of a text.
+      family: bert and roberta attend in both directions; gpt2, llama, qwen2 and qwen3 to earlier tokens only.
+      vocab_size: number of rows of the token embedding.
+      width: D, width of hidden states.
+      num_layers: number of blocks.
+      num_heads: number of query heads.
+      num_key_value_heads: number of heads of keys and values, each shared by equally many query heads; fewer than
+        num_heads with grouped-query attention.
+      head_width: width of one head.
+      hidden_width: width of a block's feed-forward layer.
+      max_length: largest number of tokens of a text.
       norm_epsilon: added to a variance or mean square.
-      activation: gelu is the exact one.
-      num_token_types: rows of BERT's table of token types, of which texts use row 0; 0 where there is none.
-      position_offset: row of the table of positions that belongs to the first token.
-      rotary_base: of the wavelengths of rotary positions; None where positions have a table.
-      rotary_scaling: Llama 3's; None where there is none.
-      query_key_value_bias, output_bias, feed_forward_bias: which linear layers have one.
+      activation: of the feed-forward layer; gelu is the exact one.
+      num_token_types: number of rows of BERT's token type embedding, of which texts use row 0; 0 if there is none.
+      position_offset: row of the position embedding that belongs to the first token.
+      rotary_base: base of the wavelengths of rotary positions; None for a position embedding.
+      rotary_scaling: Llama 3's; None if there is none.
+      query_key_value_bias: whether the layers of queries, keys and values have a bias.
+      output_bias: whether the output layer of attention has a bias.
+      feed_forward_bias: whether the feed-forward layers have a bias.
     """
 
     family: Family
-    vocab_size: int
-    width: int
-    num_layers: int
-    num_heads: int
-    num_key_value_heads: int
-    head_width: int
-    hidden_width: int
-    max_length: int
+    vocab_size: Annotated[int, Interval("[1, inf)")]
+    width: Annotated[int, Interval("[1, inf)")]
+    num_layers: Annotated[int, Interval("[1, inf)")]
+    num_heads: Annotated[int, Interval("[1, inf)")]
+    num_key_value_heads: Annotated[int, Interval("[1, inf)")]
+    head_width: Annotated[int, Interval("[1, inf)")]
+    hidden_width: Annotated[int, Interval("[1, inf)")]
+    max_length: Annotated[int, Interval("[1, inf)")]
     norm_epsilon: float
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"]
     num_token_types: int = 0
@@ -75,12 +85,7 @@ class LanguageConfig:
     feed_forward_bias: bool = True
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size", "width", "num_layers", "num_heads", "num_key_value_heads", "head_width", "hidden_width",
-            "max_length",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ConfigError(f"a language model's {name} must be at least 1, got {getattr(self, name)}")
+        check_fields(self, "language_model")
         if self.num_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"a language model's {self.num_heads} query heads cannot share {self.num_key_value_heads} heads of "
@@ -89,7 +94,7 @@ class LanguageConfig:
 
     @property
     def causal(self) -> bool:
-        """Whether a hidden state knows no later token."""
+        """Whether a hidden state depends on no later token."""
         return self.family not in ("bert", "roberta")
 
     @property
@@ -99,11 +104,11 @@ class LanguageConfig:
 
 
 def read_language_config(directory: str | Path) -> LanguageConfig:
-    """The shape of the model in a directory of the Hugging Face layout.
+    """The shape of the model in a directory in the Hugging Face layout.
 
     Raises:
-      ConfigError: no such directory or no config.json in it, another family, a key that is missing, an option that
-        changes the model and is not supported.
+      ConfigError: no such directory or no config.json in it, another family, a missing key, an option that changes the
+        model and is not supported.
     """
     path = Path(directory) / "config.json"
     values = read_json(path, needed_for="a language model's directory")
@@ -118,10 +123,10 @@ def read_language_config(directory: str | Path) -> LanguageConfig:
 
 
 def read_json(path: Path, *, needed_for: str) -> Any:
-    """What a JSON file says.
+    """The content of a JSON file.
 
     Raises:
-      ConfigError: it does not exist, or is not JSON; with the names that are there.
+      ConfigError: the file does not exist, with the names of the files beside it; or it is not JSON.
     """
     if not path.is_file():
         folder = path.parent
@@ -134,7 +139,7 @@ def read_json(path: Path, *, needed_for: str) -> Any:
 
 
 class _Keys:
-    """A config.json whose missing and unsupported entries are named."""
+    """A config.json; errors name its missing and unsupported entries."""
 
     def __init__(self, path: Path, values: dict[str, Any]):
         self.path, self.values = path, values
@@ -252,7 +257,7 @@ def _rotary_positions(keys: _Keys) -> tuple[float, RotaryScaling | None]:
 
 
 def _shared(keys: _Keys, width: int, num_heads: int) -> int:
-    """The width of each head where heads share that of the model."""
+    """The width of a head if the heads divide the width of the model."""
     if width % num_heads:
         raise ConfigError(f"{keys.path}: a width of {width} does not divide into {num_heads} heads")
     return width // num_heads

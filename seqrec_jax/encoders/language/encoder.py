@@ -1,4 +1,4 @@
-"""The blocks of a pretrained language model as a sequence encoder: a user's events in the place of a text's tokens."""
+"""The blocks of a pretrained language model as a sequence encoder: event vectors in place of token embeddings."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from seqrec_jax.encoders.language.transformer import hidden_states
 from seqrec_jax.encoders.language.weights import init_weights, on_host, read_weights
 from seqrec_jax.errors import ConfigError
 
-TOKENS = "embeddings.tokens"  # events take the place of tokens, whose table is left out
+TOKENS = "embeddings.tokens"  # left out, since events replace tokens
 
 
 def language_encoder(config: EncoderConfig) -> Encoder:
-    """An encoder whose parameters are those of a language model's first blocks, but for the table of tokens.
+    """An encoder whose parameters are those of a language model's first blocks, without the token embedding.
 
-    `init` draws them afresh; `pretrained_blocks` reads the trained ones. Positions are the language model's own, so
-    that `events.position` is best off. Its dropout is that of the event vectors alone.
+    `init` draws random parameters; `pretrained_blocks` reads the pretrained ones. The language model has position
+    embeddings of its own, so that `events.position` is best switched off. Dropout applies to event vectors only.
 
     Raises:
       ConfigError: no such directory or another family; more layers or another width than the language model has, or
@@ -51,12 +51,14 @@ def language_encoder(config: EncoderConfig) -> Encoder:
 
 
 def pretrained_blocks(config: EncoderConfig) -> Params:
-    """The parameters that the language model's directory holds, in the layout of `language_encoder` or `text_encoder`.
+    """The pretrained parameters of the language model, in the layout of `language_encoder` or `text_encoder`.
 
-    On the host, so that no device has to hold them all.
+    They are NumPy arrays on the host, so that no device has to hold them all.
 
     Raises:
-      ConfigError, DataError, MissingExtraError: as `read_weights`.
+      ConfigError: as `read_weights`.
+      DataError: as `read_weights`.
+      MissingExtraError: as `read_weights`.
     """
     skip = (TOKENS,) if config.kind == "language" else ()
     return {"language": read_weights(_directory(config), blocks_config(config), skip=skip, put=on_host).params}

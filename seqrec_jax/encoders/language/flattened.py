@@ -1,4 +1,4 @@
-"""A user's whole history as one text: a language model reads the words of every item that the user met."""
+"""A user's history as one text: a language model reads the texts of all items in it."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _TEXTLESS_DEVIATION = 0.02
 
 
 def text_encoder(config: EncoderConfig) -> Encoder:
-    """An encoder that reads `batch.item_tokens`, the events' texts one after the other, by a language model.
+    """A language model over `batch.item_tokens`, the texts of the events' items one after the other.
 
-    A token looks at its own text as the model's family does, at the texts of all earlier events of its segment, and at
-    no later one, so that every event has a state that can be trained at once. Positions count the segment's tokens. The
-    event vector is added to each of its event's tokens. An event without text (a search, an item without a title) is
-    one token, of a learned vector and its event vector. A state is what the model's own pooling makes of the event's
-    tokens: after one event it is the vector of that text.
+    A token attends to its own text (all of it, or earlier tokens only, as the model's family does), to the texts of all
+    earlier events of its segment, and to no later event, so that the states of all events are trained at once.
+    Positions count the segment's tokens. The event vector is added to each token embedding of the event. An event
+    without text (a search, an item without a title) is one token: a learned vector plus its event vector. A state is
+    the model's own pooling of the hidden states of the event's tokens; after one event it is the vector of that text.
 
-    `init` draws parameters afresh; `pretrained_blocks` reads the trained ones. Dropout is that of the event vectors
-    alone. The gradient computes each layer anew.
+    `init` draws random parameters; `pretrained_blocks` reads the pretrained ones. Dropout applies to event vectors
+    only. The gradient recomputes each layer.
 
     Raises:
       ConfigError: as `language_encoder`, and as `read_pooling`.
 
     Source:
       Li et al. (2023), Text Is All You Need: Learning Language Representations for Sequential Recommendation. There
-      tokens look at later events too, and only the last state of a sequence is trained.
+      tokens attend to later events too, and only the last state of a sequence is trained.
     """
     language = blocks_config(config)
     pooling = read_pooling(config.language_model or "", language)
@@ -82,8 +82,8 @@ def check_texts(config: EncoderConfig, features: Mapping[str, Array]) -> None:
     """Check that a dataset's items have texts that an encoder of kind text can read.
 
     Args:
-      config: of the encoder.
-      features: of the item table, `[V+1, F]` each, concrete.
+      config: settings of the encoder.
+      features: features of the item table, `[V+1, F]` each, concrete arrays.
 
     Raises:
       ConfigError: no such feature, or vectors in the place of tokens; more tokens in a row than the language model has
@@ -115,11 +115,11 @@ def _token_positions(real: Bool[Array, "B L T"], batch: Batch) -> Int[Array, "B 
     """Number of each token in its segment, padding not counted.
 
     Args:
-      real: True at tokens, which each event has first.
+      real: `[B, L, T]` True at tokens, which come first in each event.
       batch: its positions say where a segment starts.
 
     Returns:
-      `[B, L, T]` int32; what it holds where `real` is False is free, but within L * T.
+      `[B, L, T]` int32; arbitrary where `real` is False, but within L * T.
     """
     counts = jnp.sum(real, axis=-1, dtype=jnp.int32)
     before = jnp.cumsum(counts, axis=1) - counts
@@ -129,7 +129,7 @@ def _token_positions(real: Bool[Array, "B L T"], batch: Batch) -> Int[Array, "B 
 
 
 def _no_later_block(length: int, *, size: int) -> Bool[Array, "1 N N"]:
-    """Which of `length` columns (second axis) may look at which (third), cut in blocks of `size`: none of a later one.
+    """`[1, length, length]` True where a query (second axis) may attend to a key (third): in no later block of `size`.
 
     >>> _no_later_block(4, size=2)[0].astype(int)
     Array([[1, 1, 0, 0],

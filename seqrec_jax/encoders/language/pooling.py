@@ -1,10 +1,10 @@
-"""From the hidden states of a text's tokens to one vector."""
+"""Pooling: the hidden states of a text's tokens to one vector."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from seqrec_jax.encoders.config import Params
 from seqrec_jax.encoders.language.config import LanguageConfig, read_json
 from seqrec_jax.encoders.language.transformer import hidden_states
 from seqrec_jax.errors import ConfigError
+from seqrec_jax.settings import check_fields
+from seqrec_jax.types import ArrayLike
 
 Kind = Literal["mean", "cls", "last"]
 # sentence-transformers' names, newer and older
@@ -27,10 +29,10 @@ _OLD_MODES: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Pooling:
-    """How hidden states become one vector.
+    """Settings of pooling.
 
     Attributes:
-      kind: mean over real tokens, the first token (cls), or the last real one.
+      kind: mean of the states of real tokens, the state of the first token (cls), or of the last real one.
       normalize: scale vectors to length 1.
     """
 
@@ -38,18 +40,17 @@ class Pooling:
     normalize: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ConfigError(f"pooling.kind must be mean, cls or last, got {self.kind!r}")
+        check_fields(self, "pooling")
 
 
 def read_pooling(directory: str | Path, config: LanguageConfig) -> Pooling:
-    """The pooling that a directory was trained with, where it says so as sentence-transformers does in modules.json.
+    """The pooling that a directory was trained with, as sentence-transformers writes it to modules.json.
 
-    Without modules.json: the mean for models that look both ways, the last token for decoders, whose first ones have
-    not seen the text.
+    Without modules.json: the mean for bidirectional models, the last token for decoders, whose earlier tokens do not
+    depend on the whole text.
 
     Raises:
-      ConfigError: a module or a pooling that is not supported, and without which vectors would be others.
+      ConfigError: a module or a pooling that is not supported, so that vectors would differ.
     """
     path = Path(directory) / "modules.json"
     if not path.is_file():
@@ -68,13 +69,13 @@ def read_pooling(directory: str | Path, config: LanguageConfig) -> Pooling:
     return Pooling(kind, normalize)
 
 
-def pool(states: Float[Array, "B L D"], mask: Bool[Array, "B L"], *, pooling: Pooling) -> Float[Array, "B D"]:
-    """One vector of each row.
+def pool(states: Float[ArrayLike, "B L D"], mask: Bool[ArrayLike, "B L"], *, pooling: Pooling) -> Float[Array, "B D"]:
+    """Pool the hidden states of each row to one vector.
 
     Args:
-      states: `[B, L, D]`.
-      mask: `[B, L]` True at real tokens; padding is on the right.
-      pooling: how.
+      states: `[B, L, D]` float.
+      mask: `[B, L]` bool, True at real tokens; padding is on the right.
+      pooling: settings.
 
     Returns:
       `[B, D]` float32; zeros for a row of padding alone.
@@ -101,20 +102,21 @@ def pool(states: Float[Array, "B L D"], mask: Bool[Array, "B L"], *, pooling: Po
 
 def text_vectors(
     params: Params,
-    token_ids: Int[Array, "B L"],
-    mask: Bool[Array, "B L"],
+    token_ids: Int[ArrayLike, "B L"],
+    mask: Bool[ArrayLike, "B L"],
     *,
     config: LanguageConfig,
     pooling: Pooling,
     checkpoint_layers: bool = False,
 ) -> Float[Array, "B D"]:
-    """Hidden states and pooling in one pure function, to be trained through.
+    """Hidden states and pooling in one differentiable function.
 
     Args:
       params: of `read_weights`.
       token_ids: `[B, L]` int32.
-      mask: `[B, L]` True at real tokens.
-      config, pooling: of the model.
+      mask: `[B, L]` bool, True at real tokens.
+      config: shape of the model.
+      pooling: settings of its pooling.
       checkpoint_layers: as for `hidden_states`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Texts to vectors with a pretrained language model: sorted by length, in few shapes, remembered on disk."""
+"""Texts to vectors with a pretrained language model: batches sorted by length, few shapes, a cache on disk."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from seqrec_jax.encoders.config import Params
 from seqrec_jax.encoders.language.config import LanguageConfig, read_json, read_language_config
@@ -25,15 +26,16 @@ from seqrec_jax.encoders.language.text_cache import (
 from seqrec_jax.encoders.language.tokenizer import Tokenizer, load_tokenizer, pad_tokens, tokenize
 from seqrec_jax.encoders.language.weights import read_weights
 from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.settings import check_value
 
-_LONGEST_BY_DEFAULT = 512  # tokens; decoders take far more, and item texts do not need it
+_LONGEST_BY_DEFAULT = 512  # tokens; decoders accept far more than item texts need
 
 
 class TextEncoder(NamedTuple):
-    """A language model that reads texts.
+    """A language model with its tokenizer and pooling.
 
     Attributes:
-      config: its shape.
+      config: shape of the model.
       params: its parameters.
       tokenizer: texts to tokens.
       pooling: hidden states to a vector.
@@ -46,16 +48,16 @@ class TextEncoder(NamedTuple):
 
 
 class TextReport(NamedTuple):
-    """What happened to the texts of a call.
+    """Counts of the texts of a call of `encode_texts`.
 
     Attributes:
-      num_texts: all of them.
-      num_empty: without any token of their own, or missing; their vector is zero.
-      num_truncated: of which the model saw the beginning only.
-      num_cached: whose vector came from the disk.
-      num_encoded: different texts that the model was asked for.
-      unknown_share: of the texts' tokens, those that the vocabulary does not have, as in a language that it was not
-        made for; nan where there are no tokens. Byte-level vocabularies have every text, and say 0.
+      num_texts: number of texts.
+      num_empty: texts without any token of their own, or missing; their vector is zero.
+      num_truncated: texts that were cut at the largest length.
+      num_cached: texts whose vector came from the cache.
+      num_encoded: different texts that the model encoded.
+      unknown_share: share of the texts' tokens that are not in the vocabulary, as in a language that it was not made
+        for; nan without tokens. It is 0 for byte-level vocabularies.
     """
 
     num_texts: int
@@ -67,9 +69,14 @@ class TextReport(NamedTuple):
 
 
 class TextVectors(NamedTuple):
-    """Vectors `[N, D]` float32 in the order of the texts, and the report."""
+    """Vectors of N texts.
 
-    vectors: np.ndarray
+    Attributes:
+      vectors: `[N, D]` float32 in the order of the texts.
+      report: counts of the texts.
+    """
+
+    vectors: Float[np.ndarray, "N D"]
     report: TextReport
 
 
@@ -80,15 +87,15 @@ def load_text_encoder(
 
     Args:
       directory: with config.json, tokenizer.json and weights in safetensors; sentence-transformers' files are read
-        where they are.
-      max_length: tokens after which texts are cut; None takes what the directory says, else what the model can take,
+        if there are any.
+      max_length: number of tokens after which texts are cut; None takes that of the directory, else that of the model,
         at most 512.
-      pooling: None takes what the directory says, else the mean, or the last token of a decoder.
-      dtype: of the parameters, float32 or bfloat16.
+      pooling: None takes that of the directory, else the mean, or the last token for a decoder.
+      dtype: dtype of the parameters, float32 or bfloat16.
 
     Raises:
-      ConfigError: a file is missing, the family or an option is not supported, max_length is more than the model has
-        positions for.
+      ConfigError: a file is missing, the family or an option is not supported, max_length exceeds the model's number
+        of positions.
       DataError: weights that do not fit config.json; the tensor is named.
       MissingExtraError: the extra `language` is not installed.
     """
@@ -119,26 +126,28 @@ def encode_texts(
 ) -> TextVectors:
     """A vector of each text.
 
-    Different texts are encoded once, the longest first, in batches of about as many tokens. Lengths are rounded up to
-    a few, each of which is compiled at its first use in a process. A vector's last bits depend on the batch that it
-    was computed in.
+    Equal texts are encoded once, the longest texts first, in batches of about equal numbers of tokens. Lengths are
+    rounded up to a few, each of which is compiled at its first use in a process. The last bits of a vector depend on
+    the batch in which it was computed.
 
     Args:
       encoder: of `load_text_encoder`.
-      texts: None, nan and blank ones get the zero vector.
-      cache: a folder in which vectors are kept by the content of text and model; texts found there are not encoded
-        again. Of two processes that write at the same time, one has its texts encoded again later.
-      tokens_per_batch: None takes 2,048 on a CPU, where more leaves its caches, and 16,384 on accelerators.
+      texts: N texts; None, nan and blank ones get the zero vector.
+      cache: a folder in which vectors are stored by the content of text and model; texts found there are not encoded
+        again. If two processes write at the same time, the texts of one are encoded again later.
+      tokens_per_batch: None takes 2,048 on a CPU, where more exceed its caches, and 16,384 on accelerators.
+
+    Returns:
+      `[N, D]` float32 vectors and a report.
 
     Raises:
-      DataError: something that is no text, with its place; a damaged cache file.
+      DataError: an entry that is not a text, with its index; a damaged cache file.
       ConfigError: tokens_per_batch below 1.
     """
     if tokens_per_batch is None:
         tokens_per_batch = 2048 if jax.default_backend() == "cpu" else 16_384
-    if tokens_per_batch < 1:
-        raise ConfigError(f"tokens_per_batch must be at least 1, got {tokens_per_batch}")
-    # the blank text stands for all that are empty
+    check_value("tokens_per_batch", tokens_per_batch, "[1, inf)")
+    # the blank text represents all empty ones
     unique: dict[str, int] = {"": 0}
     rows = np.asarray([unique.setdefault(_checked(text, n), len(unique)) for n, text in enumerate(texts)], np.int64)
     names = list(unique)
@@ -166,18 +175,18 @@ def encode_texts(
 
 
 def batches_by_length(
-    lengths: np.ndarray, *, tokens_per_batch: int, max_length: int
-) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Texts in batches of about as many tokens, the longest first.
+    lengths: Int[np.ndarray, " N"], *, tokens_per_batch: int, max_length: int
+) -> Iterator[tuple[Int[np.ndarray, " M"], int, int]]:
+    """Texts in batches of about equal numbers of tokens, the longest first.
 
     Args:
-      lengths: `[N]` tokens of each text.
-      tokens_per_batch: padding included.
-      max_length: none is padded beyond it.
+      lengths: `[N]` int64 number of tokens of each text.
+      tokens_per_batch: number of tokens of a batch, padding included.
+      max_length: largest padded length.
 
     Yields:
-      The texts' places, and rows and length of the batch. Full batches of a length have one number of rows; the last
-      batch a power of two.
+      `[M]` int64 indices of the batch's texts, and the number of rows and the length of the batch. Full batches of
+      equal length have equal numbers of rows; the last batch has a power of two.
 
     >>> for places, rows, length in batches_by_length(np.array([3, 9, 4]), tokens_per_batch=24, max_length=16):
     ...     print(places, rows, length)
@@ -201,7 +210,7 @@ def _rounded_up(length: int) -> int:
 
 
 def _checked(text: Any, place: int) -> str:
-    """A text, or the blank one where there is none."""
+    """A text, or the blank one if it is missing."""
     if text is None or (isinstance(text, float) and text != text):
         return ""
     if not isinstance(text, str):
@@ -217,7 +226,7 @@ def _fingerprint(encoder: TextEncoder) -> str:
 
 
 def _fill(entries: Entries, stored: Entries, wanted: np.ndarray) -> np.ndarray:
-    """Copy what is stored of the wanted texts, and return the others."""
+    """Copy the stored entries of the wanted texts, and return the places of the others."""
     row_of = {key.tobytes(): row for row, key in enumerate(stored.keys)}
     found = np.asarray([row_of.get(entries.keys[place].tobytes(), -1) for place in wanted], np.int64)
     for column, source in zip(entries, stored, strict=True):

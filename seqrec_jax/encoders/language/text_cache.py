@@ -1,4 +1,4 @@
-"""Vectors of texts on disk, one file a model, found again by the texts' content."""
+"""Vectors of texts on disk, one file a model, looked up by a hash of the text."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
 
 from seqrec_jax.encoders.config import Params
 from seqrec_jax.errors import DataError
@@ -19,25 +20,25 @@ _KEY_BYTES = 16
 
 
 class Entries(NamedTuple):
-    """What is known of n texts.
+    """Cached vectors and token counts of N texts.
 
     Attributes:
-      keys: `[n, 16]` uint8, hash of each text.
-      vectors: `[n, D]` float32.
-      num_words: `[n]` int32 tokens of the text itself.
-      num_unknown: `[n]` int32 unknown ones among them.
-      truncated: `[n]` True where tokens were cut off.
+      keys: `[N, 16]` uint8, hash of each text.
+      vectors: `[N, D]` float32.
+      num_words: `[N]` int32 number of tokens, without marks of start and end.
+      num_unknown: `[N]` int32 number of unknown ones among them.
+      truncated: `[N]` bool, True if tokens were cut off.
     """
 
-    keys: np.ndarray
-    vectors: np.ndarray
-    num_words: np.ndarray
-    num_unknown: np.ndarray
-    truncated: np.ndarray
+    keys: UInt8[np.ndarray, "N 16"]
+    vectors: Float[np.ndarray, "N D"]
+    num_words: Int[np.ndarray, " N"]
+    num_unknown: Int[np.ndarray, " N"]
+    truncated: Bool[np.ndarray, " N"]
 
 
 def no_entries(rows: int, width: int) -> Entries:
-    """Room for so many texts."""
+    """Entries of `rows` texts, all zero."""
     counts = np.zeros(rows, np.int32)
     return Entries(
         np.zeros((rows, _KEY_BYTES), np.uint8),
@@ -49,12 +50,12 @@ def no_entries(rows: int, width: int) -> Entries:
 
 
 def text_key(text: str) -> bytes:
-    """Hash of a text's content."""
+    """Hash of a text, 16 bytes."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
 
 
 def model_fingerprint(params: Params, *described: Any) -> str:
-    """Hash of all parameters and of whatever else decides a vector, by its `repr`: a trained model has another one."""
+    """Hash of all parameters and of the `repr` of everything else that a vector depends on."""
     digest = hashlib.blake2b(digest_size=_KEY_BYTES)
     digest.update(repr(described).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -65,10 +66,10 @@ def model_fingerprint(params: Params, *described: Any) -> str:
 
 
 def read_entries(path: Path, *, width: int) -> Entries:
-    """The entries of a file, none where it does not exist.
+    """The entries of a file; no entries if it does not exist.
 
     Raises:
-      DataError: it is damaged, or of another version or width.
+      DataError: the file is damaged, or of another version or width.
     """
     if not path.exists():
         return no_entries(0, width)
@@ -87,7 +88,7 @@ def read_entries(path: Path, *, width: int) -> Entries:
 
 
 def write_entries(path: Path, entries: Entries) -> None:
-    """The whole file anew, in one step: a reader finds the old one or the new one."""
+    """Replace the file in one step, so that a reader finds the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:

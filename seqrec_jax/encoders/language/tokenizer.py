@@ -1,4 +1,4 @@
-"""Texts to token ids, as a directory's tokenizer.json says."""
+"""Texts to token ids with the tokenizer.json of a directory."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from seqrec_jax.encoders.language.config import read_json
 from seqrec_jax.errors import ConfigError, MissingExtraError
 
-_TEXTS_AT_ONCE = 8192  # what the library returns of a text takes kilobytes
+_TEXTS_AT_ONCE = 8192  # the library's result takes kilobytes a text
 
 
 class Tokenizer(NamedTuple):
@@ -19,9 +20,8 @@ class Tokenizer(NamedTuple):
 
     Attributes:
       backend: `tokenizers.Tokenizer`, without padding of its own.
-      unknown_id: token of what the vocabulary has no other for; None where there is no such token, as in byte-level
-        vocabularies, which know every text.
-      max_length: most tokens of a text, those that mark start and end included.
+      unknown_id: id of the unknown token; None without one, as in byte-level vocabularies, which cover every text.
+      max_length: largest number of tokens of a text, marks of start and end included.
     """
 
     backend: Any
@@ -30,16 +30,16 @@ class Tokenizer(NamedTuple):
 
 
 class TokenizedText(NamedTuple):
-    """One text.
+    """The tokens of one text.
 
     Attributes:
-      token_ids: `[n]` int32, with the tokens that mark start and end where the model has them.
-      num_words: tokens that stand for the text itself, 0 where it has none.
-      num_unknown: those of them that are the unknown token.
+      token_ids: `[T]` int32, marks of start and end included if the model has them.
+      num_words: number of tokens without these marks.
+      num_unknown: number of unknown tokens among them.
       truncated: whether tokens were cut off.
     """
 
-    token_ids: np.ndarray
+    token_ids: Int[np.ndarray, " T"]
     num_words: int
     num_unknown: int
     truncated: bool
@@ -47,6 +47,10 @@ class TokenizedText(NamedTuple):
 
 def load_tokenizer(directory: str | Path, *, max_length: int) -> Tokenizer:
     """The tokenizer of a directory in the Hugging Face layout.
+
+    Args:
+      directory: with tokenizer.json.
+      max_length: number of tokens after which texts are cut, marks of start and end included.
 
     Raises:
       ConfigError: there is no tokenizer.json, it cannot be read, or max_length leaves no room for text.
@@ -83,11 +87,18 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[TokenizedText]:
     return tokenized
 
 
-def pad_tokens(token_ids: Sequence[np.ndarray], *, rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of one length, padded on the right, and rows of padding alone after them.
+def pad_tokens(
+    token_ids: Sequence[Int[np.ndarray, " _"]], *, rows: int, length: int
+) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
+    """Token ids of several texts as one matrix, padded on the right and below.
+
+    Args:
+      token_ids: `[T]` int32 of each text, T at most `length`.
+      rows: number of rows, at least that of the texts.
+      length: number of columns.
 
     Returns:
-      `[rows, length]` int32 token ids, 0 at padding, and `[rows, length]` True at real tokens.
+      `[rows, length]` int32 token ids, 0 at padding, and `[rows, length]` bool, True at real tokens.
 
     >>> pad_tokens([np.array([5, 6]), np.array([7])], rows=2, length=3)[0]
     array([[5, 6, 0],

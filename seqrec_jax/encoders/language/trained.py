@@ -1,4 +1,4 @@
-"""A language model inside an item tower: token ids to vectors, trained with all else."""
+"""A language model inside an item tower: token ids to vectors, trained with the rest of the model."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from seqrec_jax.encoders.config import Params
 from seqrec_jax.encoders.language.config import read_language_config
 from seqrec_jax.encoders.language.pooling import read_pooling, text_vectors
 from seqrec_jax.encoders.language.weights import init_weights, on_host, read_weights
+from seqrec_jax.types import ArrayLike
 
 TEXTS_AT_ONCE = 256
-"""Texts whose hidden states are held at a time; the gradient computes them anew."""
+"""Number of texts whose hidden states are held at a time; the gradient recomputes them."""
 
 
 class PretrainedTextModel(NamedTuple):
-    """A language model as pure functions.
+    """A language model as pure functions; an `items.tower.TextModel` with pretrained parameters.
 
     Attributes:
-      width: D, of its vectors.
-      init: `init(key) -> params`, drawn afresh.
-      pretrained: `pretrained() -> params`, those of its directory, on the host.
-      vectors: `vectors(params, tokens) -> [*N, D]` for `[*N, T]` int32 token ids + 1, 0 after a text's end.
+      width: D, the width of its vectors.
+      init: `init(key) -> params`, random.
+      pretrained: `pretrained() -> params`, those of its directory, NumPy arrays on the host.
+      vectors: `vectors(params, tokens [*N, T]) -> [*N, D]`; tokens are int32 token ids + 1, 0 after a text's end.
     """
 
     width: int
@@ -37,7 +38,7 @@ class PretrainedTextModel(NamedTuple):
 
 
 def make_text_model(directory: str | Path) -> PretrainedTextModel:
-    """The language model of a directory in the Hugging Face layout, without its weights.
+    """The language model of a directory in the Hugging Face layout; its weights are not read.
 
     Raises:
       ConfigError: as `read_language_config` and `read_pooling`.
@@ -49,7 +50,7 @@ def make_text_model(directory: str | Path) -> PretrainedTextModel:
     def of_some(params: Params, tokens: Int[Array, "N T"]) -> Float[Array, "N D"]:
         return text_vectors(params, jnp.maximum(tokens - 1, 0), tokens > 0, config=config, pooling=pooling)
 
-    def vectors(params: Params, tokens: Int[Array, "*N T"]) -> Float[Array, "*N D"]:
+    def vectors(params: Params, tokens: Int[ArrayLike, "*N T"]) -> Float[Array, "*N D"]:
         rows = tokens.reshape(-1, tokens.shape[-1])
         number = rows.shape[0]
         if is_symbolic_dim(number) or number <= TEXTS_AT_ONCE:

@@ -1,6 +1,6 @@
 """Language models as pure functions: token ids or item vectors to hidden states.
 
-Rows of all texts lie in one matrix `[B * L, D]` but for attention, since on a CPU products of rank 3 are slower.
+Outside attention, the rows of all texts are one matrix `[B * L, D]`, since products of rank 3 are slower on a CPU.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seqrec_jax.encoders.config import Params
 from seqrec_jax.encoders.language.config import LanguageConfig
 from seqrec_jax.encoders.layers import attend
 from seqrec_jax.encoders.linear import linear
 from seqrec_jax.errors import ShapeError
+from seqrec_jax.types import ArrayLike
 
 
 def _gelu(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
-    """The exact one by erf, as PyTorch has it; JAX's own takes erfc, which costs twice as much on a CPU."""
+    """The exact gelu by erf, as PyTorch computes it; JAX's own uses erfc, which costs twice as much on a CPU."""
     return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
@@ -36,33 +37,34 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 def hidden_states(
     params: Params,
-    token_ids: Int[Array, "B L"] | None,
-    mask: Bool[Array, "B L"],
+    token_ids: Shaped[ArrayLike, ...] | None,
+    mask: Shaped[ArrayLike, ...],
     *,
     config: LanguageConfig,
-    positions: Int[Array, "B L"] | None = None,
-    embeddings: Float[Array, "B L D"] | None = None,
-    segment_ids: Int[Array, "B L"] | None = None,
-    where: Bool[Array, "#B L L"] | None = None,
+    positions: Int[ArrayLike, "#B L"] | None = None,
+    embeddings: Shaped[ArrayLike, ...] | None = None,
+    segment_ids: Int[ArrayLike, "B L"] | None = None,
+    where: Bool[ArrayLike, "#B L L"] | None = None,
     checkpoint_layers: bool = False,
 ) -> Float[Array, "B L D"]:
-    """The last layer's states of a language model, after its last norm.
+    """The hidden states of a language model's last layer, after its last norm.
 
     Args:
       params: of `read_weights`.
-      token_ids: `[B, L]` int32; None where `embeddings` stand in for them.
-      mask: `[B, L]` True at real tokens. Padding is on the right.
+      token_ids: `[B, L]` int32; None if `embeddings` replace them.
+      mask: `[B, L]` bool, True at real tokens. Padding is on the right.
       config: shape of the model.
       positions: `[B, L]` int32 from 0; None counts columns.
-      embeddings: `[B, L, D]` vectors in place of those of tokens, as of items; positions are added to them as usual.
-      segment_ids: `[B, L]` int32, where several texts or users share a row: none sees another, and padding, wherever it
-        is, has a segment of its own; None for one a row.
-      where: `[B, L, L]` or `[1, L, L]` which column (second axis) may look at which (third), itself among them, where
-        that is not all that its segment and the model's family let it; None where it is.
-      checkpoint_layers: the gradient computes each layer anew instead of keeping what is inside it.
+      embeddings: `[B, L, D]` float vectors in place of token embeddings, such as item vectors; position embeddings are
+        added to them as usual.
+      segment_ids: `[B, L]` int32 segments, for rows of several texts or users: a token attends to its own segment only,
+        and padding, on either side, has a segment of its own. None for one text a row.
+      where: `[B, L, L]` or `[1, L, L]` bool, True where a query (second axis) may attend to a key (third), itself
+        included, in addition to the limits of the segment and of the model's family; None for no further limit.
+      checkpoint_layers: the gradient recomputes each layer instead of storing its activations.
 
     Returns:
-      `[B, L, D]` in the parameters' dtype; what it holds at padding is free, but finite.
+      `[B, L, D]` in the parameters' dtype; arbitrary at padding, but finite.
 
     Raises:
       ShapeError: both or neither of token_ids and embeddings, shapes that do not match, or more positions than the
@@ -90,27 +92,27 @@ def hidden_states(
     dtype = params["layers"]["0"]["attention_norm"]["scale"].dtype
     x = tables["tokens"][token_ids] if embeddings is None else embeddings.astype(dtype)
     x = _embedded(tables, x, positions, config)
-    sight = mask.astype(bool)[:, None, :]
+    attention_mask = mask.astype(bool)[:, None, :]
     if segment_ids is not None:
-        sight = segment_ids[:, :, None] == segment_ids[:, None, :]
+        attention_mask = segment_ids[:, :, None] == segment_ids[:, None, :]
     if where is not None:
-        sight = sight & where
+        attention_mask = attention_mask & where
     if config.causal:
-        sight = sight & np.tri(length, dtype=bool)[None]
+        attention_mask = attention_mask & np.tri(length, dtype=bool)[None]
     rotations = _rotations(positions, config) if config.rotary else None
     block: Callable[..., Array] = functools.partial(_post_norm_block if not config.causal else _pre_norm_block, config)
     if checkpoint_layers:
         block = jax.checkpoint(block)
     rows = x.reshape(-1, config.width)
     for number in range(config.num_layers):
-        rows = block(params["layers"][str(number)], rows, sight, rotations)
+        rows = block(params["layers"][str(number)], rows, attention_mask, rotations)
     if config.causal:
         rows = _norm(params["final_norm"], rows, config)
     return rows.reshape(x.shape)
 
 
 def _embedded(
-    tables: Params, x: Float[Array, "B L D"], positions: Int[Array, "#B L"], config: LanguageConfig
+    tables: Params, x: Float[Array, "B L D"], positions: Int[ArrayLike, "#B L"], config: LanguageConfig
 ) -> Float[Array, "B L D"]:
     if "positions" in tables:
         x = x + tables["positions"][positions + config.position_offset]
@@ -120,9 +122,9 @@ def _embedded(
 
 
 def _post_norm_block(
-    config: LanguageConfig, params: Params, x: Float[Array, "N D"], where: Bool[Array, "B Q L"], rotations: None
+    config: LanguageConfig, params: Params, x: Float[Array, "N D"], where: Bool[Array, "#B Q L"], rotations: None
 ) -> Float[Array, "N D"]:
-    """BERT's block: each part adds to the stream, which is normalised after it."""
+    """BERT's post-norm block: each part adds to the residual stream, which is normalised after it."""
     mixed = _attention(params["attention"], x, where, rotations, config)
     x = _norm(params["attention_norm"], x + mixed, config)
     return _norm(params["feed_forward_norm"], x + _feed_forward(params["feed_forward"], x, config), config)
@@ -132,10 +134,10 @@ def _pre_norm_block(
     config: LanguageConfig,
     params: Params,
     x: Float[Array, "N D"],
-    where: Bool[Array, "B L L"],
+    where: Bool[Array, "#B Q L"],
     rotations: tuple[Array, Array] | None,
 ) -> Float[Array, "N D"]:
-    """A decoder's block: each part reads the normalised stream and adds to it."""
+    """A decoder's pre-norm block: each part reads the normalised residual stream and adds to it."""
     normed = _norm(params["attention_norm"], x, config)
     x = x + _attention(params["attention"], normed, where, rotations, config)
     normed = _norm(params["feed_forward_norm"], x, config)
@@ -152,7 +154,7 @@ def _feed_forward(params: Params, x: Float[Array, "N D"], config: LanguageConfig
 def _attention(
     params: Params,
     x: Float[Array, "N D"],
-    where: Bool[Array, "B Q L"],
+    where: Bool[Array, "#B Q L"],
     rotations: tuple[Array, Array] | None,
     config: LanguageConfig,
 ) -> Float[Array, "N D"]:
@@ -173,7 +175,7 @@ def _attention(
 
 
 def _norm(params: Params, x: Float[Array, "*B D"], config: LanguageConfig) -> Float[Array, "*B D"]:
-    """Layer normalisation, or by the root mean square alone where the model is a rotary decoder; in float32."""
+    """Layer normalisation, or RMS normalisation for a rotary decoder; in float32."""
     wide = x.astype(jnp.float32)
     if not config.rotary:
         wide = wide - _means(wide)
@@ -183,12 +185,12 @@ def _norm(params: Params, x: Float[Array, "*B D"], config: LanguageConfig) -> Fl
 
 
 def _means(x: Float[Array, "*B D"]) -> Float[Array, "*B 1"]:
-    """Means over the last axis, by a product, which a CPU does faster than a reduction."""
+    """Means over the last axis by a matrix product, which is faster than a reduction on a CPU."""
     shares = jnp.full((x.shape[-1], 1), 1.0 / x.shape[-1])
     return jnp.matmul(x, shares, precision=jax.lax.Precision.HIGHEST)
 
 
-def _rotations(positions: Int[Array, "#B L"], config: LanguageConfig) -> tuple[Float[Array, "#B L 1 h"], ...]:
+def _rotations(positions: Int[ArrayLike, "#B L"], config: LanguageConfig) -> tuple[Float[Array, "#B L 1 h"], ...]:
     """Cosines and sines of each position's angle in each of the h = head_width / 2 planes, float32."""
     assert config.rotary_base is not None
     planes = np.arange(0, config.head_width, 2, dtype=np.float32) / config.head_width
@@ -204,7 +206,7 @@ def _rotations(positions: Int[Array, "#B L"], config: LanguageConfig) -> tuple[F
 
 
 def _rotated(x: Float[Array, "B L H d"], cosines: Array, sines: Array) -> Float[Array, "B L H d"]:
-    """Each pair (i, i + d/2) of a head turned by its angle."""
+    """Each pair (i, i + d/2) of a head rotated by its angle."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cosines - second * sines, second * cosines + first * sines], axis=-1)
     return turned.astype(x.dtype)

@@ -24,10 +24,10 @@ class Weights(NamedTuple):
     """A language model's parameters.
 
     Attributes:
-      params: nested dict. Linear layers are `{"kernel": [I, O]}` with a `"bias": [O]` where they have one, norms
-        `{"scale": [D]}` likewise, tables arrays: `params["embeddings"]["tokens"]` `[vocab_size, D]`,
+      params: nested dict. Linear layers are `{"kernel": [I, O]}` with a `"bias": [O]` if they have one, norms
+        `{"scale": [D]}` likewise, embeddings arrays: `params["embeddings"]["tokens"]` `[vocab_size, D]`,
         `params["layers"]["0"]["attention"]["query"]["kernel"]` `[D, heads * head_width]`.
-      unused: names of the file's tensors that hidden states do not need, as heads and poolers.
+      unused: names of the file's tensors that hidden states do not depend on, such as heads and poolers.
     """
 
     params: Params
@@ -35,7 +35,7 @@ class Weights(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """Where an array of the parameters comes from."""
+    """The tensor that an array of the parameters is read from."""
 
     path: str  # in the parameters, parts joined by dots
     name: str  # in the file, without prefix
@@ -52,16 +52,16 @@ def read_weights(
     put: Callable[[str, np.ndarray], Any] = lambda path, array: jnp.asarray(array),
     skip: Collection[str] = (),
 ) -> Weights:
-    """The weights of a directory with model.safetensors, or with its parts and model.safetensors.index.json.
+    """Read the weights of a directory with model.safetensors, or with its parts and model.safetensors.index.json.
 
     Args:
       directory: in the Hugging Face layout.
-      config: of the same directory.
-      dtype: of the parameters, float32 or bfloat16.
-      put: `put(path, array)` takes each array, as soon as it is read, to where it is to stay; path is as
-        `layers.0.attention.query.kernel`. A mesh passes `jax.device_put` with a sharding, so that no device ever
-        holds the whole model.
-      skip: paths of what is left out.
+      config: shape of the model, of the same directory.
+      dtype: dtype of the parameters, float32 or bfloat16.
+      put: `put(path, array)` places each array as soon as it is read; path is such as
+        `layers.0.attention.query.kernel`. For a mesh, pass `jax.device_put` with a sharding, so that no device holds
+        the whole model.
+      skip: paths of arrays that are left out.
 
     Raises:
       ConfigError: there are no weights, or none in safetensors.
@@ -87,17 +87,17 @@ def read_weights(
 
 
 def on_host(path: str, array: np.ndarray) -> np.ndarray:
-    """A `put` that leaves arrays in the host's memory."""
+    """A `put` that keeps NumPy arrays in the host's memory."""
     return array
 
 
 def init_weights(config: LanguageConfig, key: jax.Array, *, skip: Collection[str] = ()) -> Params:
-    """Fresh parameters in the layout of `read_weights`: normal with deviation 0.02, norms of scale 1, biases 0.
+    """Random parameters in the layout of `read_weights`: normal with deviation 0.02, norms of scale 1, biases 0.
 
     Args:
       config: shape of the model.
       key: PRNG key, consumed.
-      skip: paths of what is left out, as `embeddings.tokens`.
+      skip: paths of arrays that are left out, such as `embeddings.tokens`.
     """
     params: Params = {}
     for number, tensor in enumerate(_tensors(config)):
@@ -116,7 +116,7 @@ def init_weights(config: LanguageConfig, key: jax.Array, *, skip: Collection[str
 
 
 class _TensorFiles:
-    """The tensors of one or several safetensors files by name, each read when asked for."""
+    """The tensors of one or several safetensors files by name, each read when it is needed."""
 
     def __init__(self, directory: Path):
         try:
@@ -189,7 +189,7 @@ def _put(params: Params, path: str, array: Any) -> None:
 
 
 def _prefix(files: _TensorFiles, config: LanguageConfig) -> str:
-    """What stands before the names of the model proper, where it was saved with a head on top."""
+    """The prefix of the tensors' names, which a model saved with a head has."""
     anchor = _ANCHORS[config.family]
     for prefix in _PREFIXES:
         if prefix + anchor in files.names:

@@ -1,73 +1,66 @@
-"""Passes over examples that end by themselves: the loop that fits every head to vectors which stay as they are."""
+"""Epochs over examples with early stopping: the loop that fits every head to fixed vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
-from seqrec_jax.errors import ConfigError
+from seqrec_jax.settings import Interval, check_fields
 
 
 @dataclass(frozen=True)
-class PassesConfig:
-    """How parameters go through examples.
+class FittingConfig:
+    """Optimisation settings of a head.
 
     Attributes:
       batch_size: examples a step.
-      max_epochs: passes over the examples.
-      patience: passes without a better loss on the validation examples before the end.
+      max_epochs: largest number of epochs, each a pass over the training examples.
+      patience: epochs without a lower validation loss after which fitting stops.
       learning_rate: of AdamW.
       weight_decay: of AdamW.
-      seed: of the first parameters and of the order of examples.
+      seed: of the initial parameters and of the order of examples.
     """
 
-    batch_size: int = 512
-    max_epochs: int = 30
-    patience: int = 3
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-3
+    batch_size: Annotated[int, Interval("[1, inf)")] = 512
+    max_epochs: Annotated[int, Interval("[1, inf)")] = 30
+    patience: Annotated[int, Interval("[1, inf)")] = 3
+    learning_rate: Annotated[float, Interval("(0, inf)")] = 1e-3
+    weight_decay: Annotated[float, Interval("[0, inf)")] = 1e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.learning_rate <= 0 or self.weight_decay < 0:
-            raise ConfigError(
-                f"learning_rate must be positive and weight_decay not negative, got {self.learning_rate} and "
-                f"{self.weight_decay}"
-            )
+        check_fields(self, "heads")
 
 
-def fit_by_passes(
+def fit_with_early_stopping(
     params: Any,
     examples: Any,
     batch_loss: Callable[[Any, Any, Any, Array], Array],
     validation_loss: Callable[[Any], float],
     *,
     fixed: Any,
-    config: PassesConfig,
-    key: Array,
+    config: FittingConfig,
+    key: PRNGKeyArray,
 ) -> tuple[Any, list[tuple[float, float]]]:
-    """Passes over shuffled examples until the validation loss has not fallen for so many; the best pass stays.
+    """Fit parameters with AdamW over shuffled examples; stop when the validation loss no longer falls.
 
     Args:
-      params: to begin with.
-      examples: a pytree of device arrays `[N, ...]`, a row an example.
-      batch_loss: `batch_loss(params, fixed, batch, key)`, a scalar; the key is for what is drawn in a step.
-      validation_loss: parameters to the figure that ends the passes.
-      fixed: arrays that every step reads and none changes.
-      config: how.
+      params: initial parameters.
+      examples: pytree of device arrays `[N, ...]`, one row an example.
+      batch_loss: `batch_loss(params, fixed, batch, key)`, a scalar; `key` is for random draws of the step.
+      validation_loss: parameters to the loss that decides when to stop.
+      fixed: pytree of arrays that every step reads and that are not fitted.
+      config: optimisation settings.
       key: PRNG key, consumed.
 
     Returns:
-      The parameters of the pass with the least validation loss, and a pair (training, validation) a pass.
+      The parameters of the epoch with the lowest validation loss, and a pair (training, validation) loss an epoch.
     """
     num_rows = len(jax.tree.leaves(examples)[0])
     batch_size = min(config.batch_size, num_rows)
