@@ -73,9 +73,7 @@ def fit_temperature(
     return Calibration(float(np.exp(low)), 0.0)
 
 
-def fit_platt(
-    logits: Num[ArrayLike, " N"] | Num[ArrayLike, "N K"], labels: Bool[ArrayLike, " N"] | Int[ArrayLike, " N"]
-) -> Calibration:
+def fit_platt(logits: Num[ArrayLike, " N"], labels: Bool[ArrayLike, " N"]) -> Calibration:
     """Platt scaling: the slope and intercept of a logistic regression of a binary label on its logit.
 
     The regression's targets are (N⁺ + 1) / (N⁺ + 2) and 1 / (N⁻ + 2) instead of 1 and 0, so that the slope stays finite

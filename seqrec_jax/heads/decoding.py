@@ -28,7 +28,7 @@ def constrained_beam_search(
     *,
     k: int,
     num_beams: int,
-    allowed: Shaped[ArrayLike, ...] | None = None,
+    allowed: Bool[ArrayLike, "#B V1"] | None = None,
 ) -> TopK:
     """The K best items that a beam search finds; only prefixes of the codes of an allowed item are followed.
 

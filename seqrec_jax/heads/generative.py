@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders import EncoderConfig, make_encoder
@@ -65,7 +65,7 @@ class GenerativeHead(NamedTuple):
 
 
 def make_generative_head(
-    config: GenerativeHeadConfig, codes: Shaped[ArrayLike, ...], *, codebook_size: int
+    config: GenerativeHeadConfig, codes: Int[ArrayLike, "V1 C"], *, codebook_size: int
 ) -> GenerativeHead:
     """The decoder of a catalogue's semantic ids.
 
@@ -172,7 +172,7 @@ def make_generative_head(
         *,
         k: int,
         num_beams: int | None = None,
-        allowed: Shaped[ArrayLike, ...] | None = None,
+        allowed: Bool[ArrayLike, "#B V1"] | None = None,
     ) -> TopK:
         beams = max(2 * k, _FEWEST_BEAMS) if num_beams is None else num_beams
         step = make_step(params, states)

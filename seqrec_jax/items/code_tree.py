@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Array, Bool, Int
 
 from seqrec_jax.errors import DataError, ShapeError
 from seqrec_jax.types import ArrayLike
@@ -37,9 +37,9 @@ class CodeTree:
     """
 
     item_ids: Int[Array, " M"]
-    codes: tuple[Int[Array, " N"], ...]
-    parents: tuple[Int[Array, " N"], ...]
-    first_children: tuple[Int[Array, " N1"], ...]
+    codes: tuple[Int[Array, " _"], ...]
+    parents: tuple[Int[Array, " _"], ...]
+    first_children: tuple[Int[Array, " _"], ...]
     num_rows: int
     branching: tuple[int, ...]
 
@@ -62,7 +62,7 @@ class CodeTree:
         return levels
 
 
-def make_code_tree(codes: Shaped[ArrayLike, ...]) -> CodeTree:
+def make_code_tree(codes: Int[ArrayLike, "V1 C"]) -> CodeTree:
     """The tree of the codes of a catalogue.
 
     Args:

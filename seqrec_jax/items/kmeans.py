@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from seqrec_jax.errors import ShapeError
 from seqrec_jax.types import ArrayLike
@@ -31,7 +31,7 @@ class KMeans(NamedTuple):
 
 @partial(jax.jit, static_argnames=("num_clusters", "num_iterations"))
 def kmeans(
-    vectors: Shaped[ArrayLike, ...], *, num_clusters: int, num_iterations: int = 50, key: PRNGKeyArray
+    vectors: Float[ArrayLike, "N E"], *, num_clusters: int, num_iterations: int = 50, key: PRNGKeyArray
 ) -> KMeans:
     """Clusters with a small sum of squared distances to their means.
 

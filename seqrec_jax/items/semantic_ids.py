@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from seqrec_jax.errors import DataError, ShapeError
 from seqrec_jax.items.kmeans import kmeans, nearest
@@ -69,11 +69,11 @@ class SemanticIdReport(NamedTuple):
 
 
 def fit_semantic_ids(
-    item_vectors: Shaped[ArrayLike, ...],
+    item_vectors: Float[ArrayLike, "V1 E"],
     *,
     config: SemanticIdConfig,
     key: PRNGKeyArray,
-    where: Shaped[ArrayLike, ...] | None = None,
+    where: Bool[ArrayLike, " V1"] | None = None,
 ) -> SemanticIds:
     """Fit codebooks and codes: k-means of the vectors, then of each level's residuals.
 
@@ -114,7 +114,7 @@ def fit_semantic_ids(
 
 
 def extend_semantic_ids(
-    semantic_ids: SemanticIds, new_vectors: Shaped[ArrayLike, ...], *, where: Bool[ArrayLike, " N"] | None = None
+    semantic_ids: SemanticIds, new_vectors: Float[ArrayLike, "N E"], *, where: Bool[ArrayLike, " N"] | None = None
 ) -> SemanticIds:
     """Codes for items V+1, V+2, … by the same codebooks; the codes of older items do not change.
 
@@ -155,7 +155,7 @@ def reconstructed_vectors(semantic_ids: SemanticIds, *, num_levels: int | None =
     return total
 
 
-def semantic_id_report(semantic_ids: SemanticIds, item_vectors: Shaped[ArrayLike, ...]) -> SemanticIdReport:
+def semantic_id_report(semantic_ids: SemanticIds, item_vectors: Float[ArrayLike, "V1 E"]) -> SemanticIdReport:
     """Collisions, code use and quantisation error of semantic ids.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple, Protocol, TypeAlias, runtime_chec
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
 
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.items.fusion import FusionKind, fuse, init_fusion
@@ -19,7 +19,7 @@ from seqrec_jax.settings import Interval, check_fields
 from seqrec_jax.types import ArrayLike
 
 Params: TypeAlias = dict[str, Any]
-Rows: TypeAlias = Callable[[Any], Any]
+Rows: TypeAlias = Callable[[Array], Array]
 """From a column of the item table to its rows of the wanted items."""
 
 _embedding_init = jax.nn.initializers.truncated_normal(0.02)
@@ -73,7 +73,7 @@ class ItemTowerConfig:
                 raise ConfigError(f"items.{kind} names one of {', '.join(names)} twice")
         if self.id_dropout and not (self.ids and self.content):
             raise ConfigError(
-                "items.id_dropout needs items.ids, and content (attributes, features, texts or edges) in their place"
+                "items.id_dropout needs ids, and content (attributes, features, texts or edges) to replace them"
             )
 
     @property
@@ -296,5 +296,5 @@ def _masked(vectors: Float[Array, "*N E"], *, where: Bool[Array, "*N"]) -> Float
     return jnp.where(where[..., None], vectors, 0.0)
 
 
-def _all_rows(column: Shaped[ArrayLike, ...]) -> Shaped[ArrayLike, ...]:
+def _all_rows(column: Array) -> Array:
     return column

@@ -80,7 +80,7 @@ def weight_decay_mask(params: Params) -> Params:
     behaviour or time.
     """
 
-    def decays(path: tuple, leaf: Array) -> bool:
+    def decays(path: tuple[jax.tree_util.DictKey, ...], leaf: Array) -> bool:
         names = [entry.key for entry in path]
         looked_up = names[0] in ("events", "target_behaviors") and names[-1] != "kernel"
         return leaf.ndim >= 2 and not looked_up and not names[-1].endswith("bias")

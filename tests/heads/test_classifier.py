@@ -140,7 +140,7 @@ def test_what_does_not_fit_is_refused():
     params = head.init(jax.random.key(0))
     with pytest.raises(ShapeError, match=r"states have shape \(3, 5\), expected \[\*B, 4\]"):
         head.logits(params, jnp.ones((3, 5)), jnp.ones((3, 2)))
-    with pytest.raises(ShapeError, match=r"the head is for item vectors \[\*B, 2\]"):
+    with pytest.raises(ShapeError, match=r"the head takes item vectors \[\*B, 2\]"):
         head.logits(params, jnp.ones((3, 4)))
     with pytest.raises(ShapeError, match=r"item_vectors have shape \(2, 2\), expected \(3, 2\)"):
         head.logits(params, jnp.ones((3, 4)), jnp.ones((2, 2)))

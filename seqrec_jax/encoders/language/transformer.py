@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int
 
 from seqrec_jax.encoders.config import Params
 from seqrec_jax.encoders.language.config import LanguageConfig
@@ -37,12 +37,12 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 def hidden_states(
     params: Params,
-    token_ids: Shaped[ArrayLike, ...] | None,
-    mask: Shaped[ArrayLike, ...],
+    token_ids: Int[ArrayLike, "B L"] | None,
+    mask: Bool[ArrayLike, "B L"],
     *,
     config: LanguageConfig,
     positions: Int[ArrayLike, "#B L"] | None = None,
-    embeddings: Shaped[ArrayLike, ...] | None = None,
+    embeddings: Float[ArrayLike, "B L D"] | None = None,
     segment_ids: Int[ArrayLike, "B L"] | None = None,
     where: Bool[ArrayLike, "#B L L"] | None = None,
     checkpoint_layers: bool = False,
@@ -90,7 +90,7 @@ def hidden_states(
         positions = jnp.arange(length, dtype=jnp.int32)[None]
     tables = params.get("embeddings", {})  # a rotary decoder without tokens has none
     dtype = params["layers"]["0"]["attention_norm"]["scale"].dtype
-    x = tables["tokens"][token_ids] if embeddings is None else embeddings.astype(dtype)
+    x = tables["tokens"][token_ids] if embeddings is None else jnp.asarray(embeddings, dtype)
     x = _embedded(tables, x, positions, config)
     attention_mask = mask.astype(bool)[:, None, :]
     if segment_ids is not None:
