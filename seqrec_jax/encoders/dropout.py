@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import zlib
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, Key, UInt32
 
 from seqrec_jax.errors import ConfigError, ShapeError
 
+Keys: TypeAlias = Key[Array, "..."]
+"""One typed key, or `[B]` typed keys, one a row."""
 
-def dropout(x: Float[Array, "B ..."], *, rate: float, site: str, key: PRNGKeyArray | None) -> Float[Array, "B ..."]:
+
+def dropout(x: Float[Array, "B ..."], *, rate: float, site: str, key: Keys | None) -> Float[Array, "B ..."]:
     """Set a share of the entries to zero and scale up the others so that the expected value does not change.
 
     The random bits are a hash of the entry's index in its row, seeded by the row's key and the site. This
@@ -54,7 +58,7 @@ def _places(shape: tuple[int, ...]) -> UInt32[Array, "*N"]:
     return places
 
 
-def _hash(places: UInt32[Array, "*N"], first: UInt32[Array, "*N"], second: UInt32[Array, "*N"]) -> Array:
+def _hash(places: UInt32[Array, "*#N"], first: UInt32[Array, "*#N"], second: UInt32[Array, "*#N"]) -> Array:
     """Uniform bits for each index of a row with two 32-bit seeds.
 
     The second seed enters between the multiplications: with the first alone, rows with near seeds would have the same
@@ -67,7 +71,7 @@ def _hash(places: UInt32[Array, "*N"], first: UInt32[Array, "*N"], second: UInt3
     return bits ^ (bits >> 16)
 
 
-def _row_seeds(key: PRNGKeyArray, *, rows: int, site: str) -> tuple[UInt32[Array, " B"], UInt32[Array, " B"]]:
+def _row_seeds(key: Keys, *, rows: int, site: str) -> tuple[UInt32[Array, " B"], UInt32[Array, " B"]]:
     """Two seeds a row, from a key (and the row's number) or from the row's own key."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise ConfigError(f"dropout takes typed keys, made by jax.random.key, got an array of {key.dtype}")

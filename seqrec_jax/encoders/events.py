@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from seqrec_jax.data.batches import Batch, positions_from_end
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.encoders.config import Params
-from seqrec_jax.encoders.dropout import dropout
+from seqrec_jax.encoders.dropout import Keys, dropout
 from seqrec_jax.encoders.layers import NUM_TIME_BUCKETS, embedding_init, time_buckets
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.settings import Interval, check_fields
@@ -127,7 +127,7 @@ def make_event_inputs(
         batch: Batch,
         *,
         previous_timestamps: Int[ArrayLike, " B"] | None = None,
-        key: PRNGKeyArray | None = None,
+        key: Keys | None = None,
     ) -> Float[Array, "B L D"]:
         content: list[Array] = []
         if config.item and item_vectors is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
 from seqrec_jax.encoders.config import Encoder, EncoderConfig
-from seqrec_jax.encoders.dropout import dropout
+from seqrec_jax.encoders.dropout import Keys, dropout
 from seqrec_jax.encoders.layers import (
     NUM_TIME_BUCKETS,
     AttentionMask,
@@ -48,7 +48,7 @@ def pointwise_attend(
     causal: bool = False,
     dropout_rate: float = 0.0,
     site: str = "attention",
-    key: PRNGKeyArray | None = None,
+    key: Keys | None = None,
 ) -> Float[Array, "B Q H d"]:
     """Attention whose weights do not compete: `silu(q kᵀ + bias) v / max_length` for each of H heads.
 
@@ -106,7 +106,7 @@ class TransductionUnit(nnx.Module):
         *,
         update_cache: UpdateCache,
         site: str,
-        key: PRNGKeyArray | None,
+        key: Keys | None,
     ) -> tuple[Float[Array, "B Q D"], KeyValues]:
         """States `[B, Q, D]` of the queries of x `[B, N, D]`, and the keys and values after the update."""
         config = self.config

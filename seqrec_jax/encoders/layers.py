@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import EncoderConfig, Params
-from seqrec_jax.encoders.dropout import dropout
+from seqrec_jax.encoders.dropout import Keys, dropout
 
 embedding_init = jax.nn.initializers.truncated_normal(0.02)
 _SHORTEST_SPAN = 48  # of queries that attention takes at once
@@ -259,7 +259,7 @@ def attend(
     causal: bool = False,
     dropout_rate: float = 0.0,
     site: str = "attention",
-    key: PRNGKeyArray | None = None,
+    key: Keys | None = None,
 ) -> Float[Array, "B Q H d"]:
     """Scaled dot-product attention: `softmax(q kᵀ / √d) v` for each of H heads of width d.
 
@@ -314,7 +314,7 @@ class SelfAttention(nnx.Module):
         *,
         update_cache: UpdateCache,
         site: str,
-        key: PRNGKeyArray | None,
+        key: Keys | None,
     ) -> tuple[Float[Array, "B Q D"], KeyValues | None]:
         """Outputs `[B, Q, D]` of the queries of x `[B, N, D]`, and the keys and values after the update."""
         if mask.query_columns is not None:
@@ -335,7 +335,7 @@ class SelfAttention(nnx.Module):
         return self.output(mixed.reshape(*mixed.shape[:2], -1)), cached
 
     def _attend_one_query(
-        self, x: Float[Array, "B N D"], mask: AttentionMask, *, site: str, key: PRNGKeyArray | None
+        self, x: Float[Array, "B N D"], mask: AttentionMask, *, site: str, key: Keys | None
     ) -> Float[Array, "B 1 D"]:
         """Attention of one query a row, without computing the keys and values of all events.
 
@@ -391,7 +391,7 @@ class AttentionBlock(nnx.Module):
         *,
         update_cache: UpdateCache,
         site: str,
-        key: PRNGKeyArray | None,
+        key: Keys | None,
     ) -> tuple[Float[Array, "B Q D"], KeyValues | None]:
         """States `[B, Q, D]` of the queries of x `[B, N, D]`, and the keys and values after the update."""
         attention_site, feed_forward_site = f"{site}/attention", f"{site}/feed_forward"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from seqrec_jax.encoders.config import Encoder, EncoderConfig
-from seqrec_jax.encoders.dropout import dropout
+from seqrec_jax.encoders.dropout import Keys, dropout
 from seqrec_jax.encoders.layers import (
     AttentionMask,
     KeyValues,
@@ -71,7 +71,7 @@ class GatedBlock(nnx.Module):
         *,
         update_cache: UpdateCache,
         site: str,
-        key: PRNGKeyArray | None,
+        key: Keys | None,
     ) -> tuple[Float[Array, "B Q D"], KeyValues | None]:
         """States `[B, Q, D]` of the queries of x `[B, N, D]`, and the keys and values after the update."""
         attention_site, feed_forward_site = f"{site}/attention", f"{site}/feed_forward"

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
-from seqrec_jax.encoders.dropout import dropout
+from seqrec_jax.encoders.dropout import Keys, dropout
 from seqrec_jax.encoders.layers import (
     FeedForward,
     LayerNorm,
@@ -37,7 +37,7 @@ def linear_recurrence_encoder(config: EncoderConfig) -> Encoder:
     init, bind = pure_module(lambda rngs: LinearRecurrenceStack(config, rngs=rngs))
 
     def encode(
-        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None = None
+        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: Keys | None = None
     ) -> Float[Array, "B L D"]:
         return bind(params)(event_vectors, batch, cache=None, key=key)[0]
 
@@ -123,7 +123,7 @@ class LinearRecurrenceBlock(nnx.Module):
         real: Bool[Array, "B L"],
         before: Float[Array, "B D"] | None,
         site: str,
-        key: PRNGKeyArray | None,
+        key: Keys | None,
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B D"]]:
         """The states `[B, L, D]` and the last position's h `[B, D]`; `before` is h before the first, None is zeros."""
         mixed, after = self.recurrence(self.recurrence_norm(x), first=first, real=real, before=before)
@@ -142,7 +142,7 @@ class LinearRecurrenceStack(nnx.Module):
         self.norm = LayerNorm(config.width)
 
     def __call__(
-        self, x: Float[Array, "B L D"], batch: Batch, *, cache: Params | None, key: PRNGKeyArray | None
+        self, x: Float[Array, "B L D"], batch: Batch, *, cache: Params | None, key: Keys | None
     ) -> tuple[Float[Array, "B L D"], Params]:
         """The states, and each block's last h; `cache` holds h before the first position, None is zeros."""
         first, real = first_and_real(batch)

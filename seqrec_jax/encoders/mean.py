@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
+from seqrec_jax.encoders.dropout import Keys
 from seqrec_jax.encoders.layers import first_and_real, linear_scan
 
 
@@ -21,7 +22,7 @@ def mean_encoder(config: EncoderConfig) -> Encoder:
         return {}
 
     def encode(
-        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None = None
+        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: Keys | None = None
     ) -> Float[Array, "B L D"]:
         return causal_mean(event_vectors, batch, decay=decay)
 

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
-from seqrec_jax.encoders.dropout import dropout
+from seqrec_jax.encoders.dropout import Keys, dropout
 from seqrec_jax.encoders.layers import Linear, first_and_real, pure_module
 
 Cell = Callable[[Array, Array, tuple[Array, ...]], tuple[Array, ...]]
@@ -133,7 +133,7 @@ class RecurrentStack(nnx.Module):
             layer = RecurrentLayer(config.width, cell=cell, num_gates=num_gates, carry_size=carry_size, rngs=rngs)
             setattr(self, name, layer)
 
-    def __call__(self, x: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None) -> Float[Array, "B L D"]:
+    def __call__(self, x: Float[Array, "B L D"], batch: Batch, *, key: Keys | None) -> Float[Array, "B L D"]:
         """The states of the last layer, `[B, L, D]`."""
         first, real = first_and_real(batch)
         for name in self.names:
@@ -170,7 +170,7 @@ def _recurrent_encoder(config: EncoderConfig, *, cell: Cell, num_gates: int, car
     )
 
     def encode(
-        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None = None
+        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: Keys | None = None
     ) -> Float[Array, "B L D"]:
         return bind(params)(event_vectors, batch, key=key)
 

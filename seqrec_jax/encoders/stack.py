@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
+from seqrec_jax.encoders.dropout import Keys
 from seqrec_jax.encoders.layers import (
     AttentionMask,
     KeyValues,
@@ -68,13 +69,13 @@ def stack_encoder(
     without_cache: list[UpdateCache] = [_unchanged] * config.num_layers
 
     def encode(
-        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None = None
+        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: Keys | None = None
     ) -> Float[Array, "B L D"]:
         mask = _sequence_mask(batch, causal=causal, timed=timed)
         return bind(params)(event_vectors, [mask] * config.num_layers, update_caches=without_cache, key=key)[0]
 
     def encode_last(
-        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None = None
+        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: Keys | None = None
     ) -> Float[Array, "B D"]:
         mask = _sequence_mask(batch, causal=causal, timed=timed)
         # each block but the last needs the states of all events, since the block above reads them
@@ -129,7 +130,7 @@ class BlockStack(nnx.Module):
         masks: list[AttentionMask],
         *,
         update_caches: list[UpdateCache],
-        key: PRNGKeyArray | None,
+        key: Keys | None,
     ) -> tuple[Float[Array, "B Q D"], tuple[KeyValues | None, ...]]:
         """States `[B, Q, D]` of the queries of `x` `[B, N, D]`, and each block's keys and values after its update."""
         cached = []

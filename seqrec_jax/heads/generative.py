@@ -9,10 +9,11 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders import EncoderConfig, make_encoder
+from seqrec_jax.encoders.dropout import Keys
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.heads.decoding import all_item_scores, constrained_beam_search
 from seqrec_jax.items.code_tree import make_code_tree
@@ -128,7 +129,7 @@ def make_generative_head(
         *,
         where: Bool[Array, " T"] | None = None,
         weights: Float[Array, " T"] | None = None,
-        key: PRNGKeyArray | None = None,
+        key: Keys | None = None,
     ) -> Float[Array, "T C"]:
         codes, embedding = table_of_codes[targets], params["codes"]["embedding"]
         counts = (codes[:, 0] > 0) & (True if where is None else where) & (True if weights is None else weights != 0)

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.export import is_symbolic_dim
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders import Encoder, make_encoder
 from seqrec_jax.encoders.config import Params
+from seqrec_jax.encoders.dropout import Keys
 from seqrec_jax.encoders.events import EventInputs, make_event_inputs
 from seqrec_jax.encoders.language.flattened import check_texts
 from seqrec_jax.encoders.language.trained import make_text_model
@@ -106,7 +107,7 @@ def embed(
     item_table: ItemTable,
     batch: Batch,
     *,
-    key: PRNGKeyArray | None,
+    key: Keys | None,
     v_y: Float[ArrayLike, "V1 E"] | None,
 ) -> tuple[Float[Array, "B L D"], Batch]:
     """Event vectors, and the batch with the tokens of its items' texts if the encoder reads them."""

@@ -7,11 +7,12 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders import Encoder
 from seqrec_jax.encoders.config import Params
+from seqrec_jax.encoders.dropout import Keys
 from seqrec_jax.encoders.layers import last_columns, take_columns
 from seqrec_jax.items import ItemTable, ItemTower, drop_ids
 from seqrec_jax.model.config import ModelConfig
@@ -145,7 +146,7 @@ def _encode(
     item_table: ItemTable,
     batch: Batch,
     *,
-    key: PRNGKeyArray | None = None,
+    key: Keys | None = None,
     v_y: Float[ArrayLike, "V1 E"] | None = None,
 ) -> Float[Array, "B L D"]:
     event_vectors, batch = embed(parts, params, item_table, batch, key=key, v_y=v_y)
@@ -159,7 +160,7 @@ def _encode_last(
     item_table: ItemTable,
     batch: Batch,
     *,
-    key: PRNGKeyArray | None = None,
+    key: Keys | None = None,
     v_y: Float[ArrayLike, "V1 E"] | None = None,
 ) -> Float[Array, "B D"]:
     event_vectors, batch = embed(parts, params, item_table, batch, key=key, v_y=v_y)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
+from seqrec_jax.encoders.dropout import Keys
 from seqrec_jax.encoders.language.config import LanguageConfig, read_language_config
 from seqrec_jax.encoders.language.transformer import hidden_states
 from seqrec_jax.encoders.language.weights import init_weights, on_host, read_weights
@@ -35,7 +36,7 @@ def language_encoder(config: EncoderConfig) -> Encoder:
         return {"language": init_weights(language, key, skip=(TOKENS,))}
 
     def encode(
-        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None = None
+        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: Keys | None = None
     ) -> Float[Array, "B L D"]:
         return hidden_states(
             params["language"],

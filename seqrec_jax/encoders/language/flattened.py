@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
+from seqrec_jax.encoders.dropout import Keys
 from seqrec_jax.encoders.language.encoder import blocks_config
 from seqrec_jax.encoders.language.pooling import pool, read_pooling
 from seqrec_jax.encoders.language.transformer import hidden_states
@@ -48,7 +49,7 @@ def text_encoder(config: EncoderConfig) -> Encoder:
         return {"language": init_weights(language, language_key), "textless": textless}
 
     def encode(
-        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: PRNGKeyArray | None = None
+        params: Params, event_vectors: Float[Array, "B L D"], batch: Batch, *, key: Keys | None = None
     ) -> Float[Array, "B L D"]:
         there = batch.segment_ids > 0
         tokens = batch.item_tokens
