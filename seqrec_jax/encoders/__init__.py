@@ -34,7 +34,7 @@ ENCODERS: dict[str, Callable[[EncoderConfig], Encoder]] = {
 def make_encoder(config: EncoderConfig) -> Encoder:
     """The encoder that `config.kind` names.
 
-    An encoder of one's own needs no entry here: pass the `Encoder` itself to `make_sequence_model`.
+    A custom encoder needs no entry here: pass the `Encoder` itself to `make_sequence_model`.
 
     >>> import jax
     >>> encoder = make_encoder(EncoderConfig(kind="gru", width=8, num_layers=1))

@@ -20,7 +20,7 @@ LANGUAGE_KINDS = ("language", "text")
 
 
 class Encoder(NamedTuple):
-    """Pure functions that turn event vectors into hidden states; an encoder of one's own needs the first two only.
+    """Pure functions that turn event vectors into hidden states; a custom encoder needs the first two only.
 
     Attributes:
       init: `init(key) -> params`, a nested dict of arrays with string keys.

@@ -122,7 +122,7 @@ class LayerNorm(nnx.Module):
 def causal_mask(segment_ids: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
     """`[B, L, L]` True where a query (second axis) may attend to a key (third): not later, and of the same segment.
 
-    Padding counts as a segment of its own, so that each position sees itself and no softmax is empty.
+    Padding is a segment of its own, so that each position attends to itself and no softmax is empty.
 
     >>> causal_mask(jnp.array([[1, 1, 2]]))[0].astype(int)
     Array([[1, 0, 0],

@@ -42,7 +42,7 @@ def linear_recurrence_encoder(config: EncoderConfig) -> Encoder:
         return bind(params)(event_vectors, batch, cache=None, key=key)[0]
 
     def start(num_users: int, dtype: Any) -> Params:
-        # float32 whatever the dtype: a channel may sum over hundreds of events
+        # float32 for any dtype: a channel may sum over hundreds of events
         return {
             f"block_{number}": jnp.zeros((num_users, config.width), jnp.float32) for number in range(config.num_layers)
         }

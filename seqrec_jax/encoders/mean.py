@@ -27,7 +27,7 @@ def mean_encoder(config: EncoderConfig) -> Encoder:
         return causal_mean(event_vectors, batch, decay=decay)
 
     def start(num_users: int, dtype: Any) -> Params:
-        # float32 whatever the dtype: half precision cannot count beyond 256
+        # float32 for any dtype: half precision cannot count beyond 256
         sizes = {"total": config.width, "weight": 1}
         return {name: jnp.zeros((num_users, size), jnp.float32) for name, size in sizes.items()}
 

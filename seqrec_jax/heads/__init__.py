@@ -1,4 +1,4 @@
-"""Task heads: what a user's state says besides a score v_xᵀ W v_y, as pure functions over a parameter pytree."""
+"""Task heads: predictions from a user's state other than the score v_xᵀ W v_y, as functions over a parameter pytree."""
 
 from __future__ import annotations
 

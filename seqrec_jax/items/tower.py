@@ -66,7 +66,7 @@ class ItemTowerConfig:
         if bool(self.texts) != (self.language_model is not None):
             raise ConfigError(
                 f"items.texts is {list(self.texts)} and items.language_model {self.language_model}; texts need a "
-                "language model, which is for nothing else"
+                "language model, and without texts there is none"
             )
         for kind in ("attributes", "features", "texts", "edges"):
             if len(set(names := getattr(self, kind))) < len(names):
