@@ -83,7 +83,7 @@ def test_what_cannot_be_calibrated_is_refused():
         fit_platt(np.zeros(2), np.array([1, 0]))
     with pytest.raises(ShapeError, match=r"logits have shape \(2,\) and labels \(3,\)"):
         fit_platt(np.zeros(2), np.ones(3, bool))
-    with pytest.raises(ShapeError, match="classes take fit_temperature"):
+    with pytest.raises(ShapeError, match="for classes use fit_temperature"):
         fit_platt(np.zeros((2, 2)), np.array([1, 2]))
 
 

@@ -177,7 +177,7 @@ def test_bad_content_is_refused() -> None:
         ItemTowerConfig(ids=False, edges=("with",))
     with pytest.raises(ConfigError, match="id_dropout needs ids"):
         ItemTowerConfig(id_dropout=0.5)
-    with pytest.raises(ConfigError, match="below 1, got 1"):
+    with pytest.raises(ConfigError, match="less than 1, got 1"):
         ItemTowerConfig(features=("text",), id_dropout=1.0)
     with pytest.raises(ConfigError, match=r"items.features names one of text, text twice"):
         ItemTowerConfig(features=("text", "text"))
