@@ -15,7 +15,7 @@ from seqrec_jax import pipeline
 from seqrec_jax.config import ExperimentConfig
 from seqrec_jax.data.batches import history_batch
 from seqrec_jax.data.dataset import Dataset, read_dataset
-from seqrec_jax.data.queries import ask
+from seqrec_jax.data.queries import append_query
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.model import Event
 from seqrec_jax.retrieval import Recommender
@@ -118,7 +118,7 @@ def test_asking_adds_one_event_to_each_user(dataset):
     users = dataset.sequences.select_users(np.array([3, 0])).select_events
     histories = dataset.sequences.select_users(np.array([3, 0]))
     keep = histories.users_of_events == 0
-    asked = ask(users(keep), "shoes", behavior=4, first_timestamp=7)
+    asked = append_query(users(keep), "shoes", behavior=4, first_timestamp=7)
     assert asked.lengths.tolist() == [histories.lengths[0] + 1, 1]
     assert asked.last_queries.tolist() == ["shoes", "shoes"]
     assert asked.behaviors[asked.offsets[1:] - 1].tolist() == [4, 4]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,31 +13,35 @@ from jaxtyping import Bool, Float
 
 from seqrec_jax.data.features import multi_hot
 from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.settings import Interval, check_fields
 
 
 @dataclass(frozen=True)
 class AttributeConfig:
-    """Which columns of the item table describe items.
+    """The columns of the item table that describe items.
 
     Attributes:
       categorical: columns with one value an item (brand, category).
-      multi_categorical: columns with several: lists, or strings with `|` between the values.
+      multi_categorical: columns with several values an item: lists, or text with `|` between the values.
       numeric: columns with a number (price).
-      numeric_buckets: columns with a number that becomes a category, and into how many buckets they are cut, at the
-        quantiles of items seen in training, such as `{price: 10}`; fewer where many items have the same number.
-      paths: columns with a place in a tree, such as "Home > Kitchen > Knives", or several; an item gets the place
-        and all above it.
+      numeric_buckets: columns with a number that becomes a category, each with its number of buckets, such as
+        `{price: 10}`; the buckets begin at quantiles of the items seen in training, fewer if many items have the same
+        number.
+      paths: columns with one or several places in a tree, such as "Home > Kitchen > Knives"; an item gets the place and
+        all places above it.
+
+    Raises:
+      ConfigError: fewer than two buckets, or a column that is named twice.
     """
 
     categorical: tuple[str, ...] = ()
     multi_categorical: tuple[str, ...] = ()
     numeric: tuple[str, ...] = ()
-    numeric_buckets: Mapping[str, int] = field(default_factory=dict)
+    numeric_buckets: Annotated[Mapping[str, int], Interval("[2, inf)")] = field(default_factory=dict)
     paths: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if few := {name: number for name, number in self.numeric_buckets.items() if number < 2}:
-            raise ConfigError(f"attributes.numeric_buckets must be at least 2, got {few}")
+        check_fields(self, "attributes")
         names = [*self.categorical, *self.multi_categorical, *self.numeric, *self.numeric_buckets, *self.paths]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
@@ -49,14 +53,14 @@ _LATER_KINDS = {"numeric_buckets", "paths"}
 
 @dataclass(frozen=True)
 class AttributeVocabulary:
-    """What turns an item table into codes; kept with a checkpoint, so that new items get the same ones.
+    """The codes and scales of attributes; kept with a checkpoint, so that new items are encoded alike.
 
     Attributes:
-      categorical: column to its values in order; the code of a value is its place, from 1.
-      multi_categorical: the same.
-      numeric: column to (mean, standard deviation) of the known values.
-      numeric_buckets: column to the numbers from which the second bucket, the third, … begin.
-      paths: column to the places in the tree, as `categorical`.
+      categorical: column to its values in the order of their codes 1, 2, …
+      multi_categorical: likewise.
+      numeric: column to (mean, standard deviation) of the values that are not missing.
+      numeric_buckets: column to the lower bounds of the second bucket, the third, …
+      paths: column to the places in the tree in the order of their codes.
     """
 
     categorical: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -67,7 +71,7 @@ class AttributeVocabulary:
 
     @property
     def config(self) -> AttributeConfig:
-        """The columns that it was made for."""
+        """The columns that the vocabulary encodes."""
         return AttributeConfig(
             categorical=tuple(self.categorical),
             multi_categorical=tuple(self.multi_categorical),
@@ -77,13 +81,13 @@ class AttributeVocabulary:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, strings and numbers for JSON; a kind that came later only where it is used."""
+        """Plain dictionaries, lists, strings and numbers for JSON; buckets and paths only if there are any."""
         values = asdict(self)
         return {kind: names for kind, names in values.items() if names or kind not in _LATER_KINDS}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> AttributeVocabulary:
-        """The vocabulary back from `to_dict`, also after a way through JSON.
+        """The vocabulary from the dictionary of `to_dict`, also after a round trip through JSON.
 
         Raises:
           DataError: keys other than those of `to_dict`.
@@ -119,19 +123,19 @@ def encode_attributes(
 ) -> tuple[ItemAttributes, AttributeVocabulary]:
     """Codes and standardised numbers of an item table.
 
-    Values are compared as text, 3.0 like 3; missing values and empty text are missing.
+    Values are compared as text, 3.0 like 3; empty text counts as missing.
 
     Args:
-      items: V rows in vocabulary order: row j-1 describes item id j. Its index is not looked at.
-      config: which columns to encode.
-      vocabulary: the values, means and standard deviations to use; None takes them from `items`.
-      known: `[V]` True for items seen in training, whose numbers decide where buckets begin; None means all.
+      items: V rows in vocabulary order: row j-1 describes item id j. The index is ignored.
+      config: the columns to encode.
+      vocabulary: values, means and standard deviations to use; None takes them from `items`.
+      known: `[V]` bool, True for items seen in training, whose numbers decide where buckets begin; None means all.
 
     Returns:
       The encoded table and its vocabulary (the given one, or a new one with values in sorted order).
 
     Raises:
-      DataError: a column that the table lacks, or a numeric column with something else than finite numbers.
+      DataError: a column that the table lacks, or a numeric column with a value that is not a finite number.
       ConfigError: a vocabulary made for other columns.
 
     >>> table = pd.DataFrame({"brand": ["b", None, "a"], "tags": ["x|y", "y", ""]})
@@ -181,12 +185,12 @@ def encode_attributes(
     return ItemAttributes(categorical, multi_categorical, numeric, unseen), vocabulary
 
 
-def attribute_vectors(attributes: ItemAttributes, vocabulary: AttributeVocabulary) -> Float[np.ndarray, "V+1 A"]:
+def attribute_vectors(attributes: ItemAttributes, vocabulary: AttributeVocabulary) -> Float[np.ndarray, "V1 A"]:
     """Dense v_y: one-hot, multi-hot and numeric columns side by side, in the order of `attribute_columns`.
 
     Args:
       attributes: the encoded item table.
-      vocabulary: the one it was encoded with.
+      vocabulary: the vocabulary that it was encoded with.
 
     Returns:
       `[V+1, A]` float32; row 0 is zeros, and so is a missing attribute's part.

@@ -27,14 +27,15 @@ class EventArrays(NamedTuple):
       behaviors: int32 codes.
       timestamps: int32 seconds since the Monday, 00:00 UTC, on or before the dataset's first event.
       query_ids: int32 row of `query_words`, 0 = no query; None for a log without queries.
-      query_words: `[Q+1, W]` int32 words of each query, see `query_words`; None for a log without queries.
+      query_words: `[Q+1, W]` int32 hashes of the words of each query, see `queries.query_words`; None for a log without
+        queries.
     """
 
     item_ids: Int[Array, " N"]
     behaviors: Int[Array, " N"]
     timestamps: Int[Array, " N"]
     query_ids: Int[Array, " N"] | None = None
-    query_words: Int[Array, "Q+1 W"] | None = None
+    query_words: Int[Array, "Q1 W"] | None = None
 
 
 class Rows(NamedTuple):
@@ -45,7 +46,7 @@ class Rows(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What an encoder and a loss see: `[B, L]` each.
+    """The input of an encoder and the targets of a loss: `[B, L]` each.
 
     Attributes:
       item_ids: int32, 0 = padding or an event without item.
@@ -55,10 +56,11 @@ class Batch(NamedTuple):
       segment_ids: int32, 0 = padding; users that share a row have different ids.
       targets: int32 next item, 0 = none.
       weights: float32 weight of each target, 0 where there is none.
-      masked: bool, True for events that the encoder must not see; None where it sees all.
-      target_behaviors: int32 code of the behaviour to be predicted at each position; None where it is not said.
-      query_words: `[B, L, W]` int32 words of each event's query, see `query_words`; None for a log without queries.
-      item_tokens: `[B, L, T]` int32 tokens + 1 of the text of each event's item, 0 after its end; None where no encoder
+      masked: bool, True for events that are hidden from the encoder; None if none are.
+      target_behaviors: int32 code of the target behaviour at each position; None if the batch names none.
+      query_words: `[B, L, W]` int32 hashes of the words of each event's query, see `queries.query_words`; None for a
+        log without queries.
+      item_tokens: `[B, L, T]` int32 tokens + 1 of the text of each event's item, 0 after its end; None if no encoder
         reads them.
     """
 
@@ -82,8 +84,11 @@ def event_arrays(
 
     Args:
       sequences: the events.
-      first_timestamp: the dataset's first event in seconds.
-      index: `[N]` which events, in this order; None means all.
+      first_timestamp: time of the dataset's first event, seconds UTC.
+      index: `[N]` places of the events to take, in this order; None means all.
+
+    Returns:
+      The arrays `[N]` on the default device.
 
     Raises:
       DataError: more events than an int32 index reaches, or times that do not fit int32 seconds (68 years);
@@ -120,11 +125,12 @@ def history_batch(
     """The last `length` events of each user, one user a row, as NumPy arrays of one fixed shape.
 
     Args:
-      histories: U users; those without events get a row of padding.
+      histories: U users; a user without events gets a row of padding.
       length: L.
-      first_timestamp: the dataset's first event in seconds.
-      masked_end: the last L-1 events and a masked one after them, for an encoder that predicts masked events.
-      target_behavior: code of the behaviour to be predicted; None where it is not said.
+      first_timestamp: time of the dataset's first event, seconds UTC.
+      masked_end: whether a row holds the last L-1 events and a masked one after them, for an encoder that predicts
+        masked events.
+      target_behavior: code of the target behaviour; None if the batch names none.
 
     Returns:
       A batch `[U, L]` without targets, padding on the right.
@@ -166,10 +172,10 @@ def history_batch(
 
 
 def shuffled_rows(windows: Windows, packing: Packing, key: jax.Array) -> Rows:
-    """The rows of one epoch: windows of equal length change places, then whole rows do.
+    """The rows of one epoch in random order: windows of equal length are permuted, then whole rows.
 
     Args:
-      windows: W windows, as arrays on host or device.
+      windows: W windows, as NumPy or JAX arrays.
       packing: `[R, M]` slots.
       key: PRNG key, consumed.
 
@@ -189,7 +195,7 @@ def shuffled_rows(windows: Windows, packing: Packing, key: jax.Array) -> Rows:
 def gather_batch(
     events: EventArrays, rows: Rows, *, length: int, behavior_weights: Float[Array, " H"] | None = None
 ) -> Batch:
-    """Gather rows of windows into one `[B, L]` batch; usable under `jit`.
+    """One `[B, L]` batch of rows of windows, gathered from the flat arrays; usable under `jit`.
 
     Every input position's target is the event after it in the flat arrays, so a window for training must end
     before its user's last event.
@@ -198,8 +204,8 @@ def gather_batch(
       events: `[N]` flat arrays.
       rows: B rows of at most M windows, the sum of a row's lengths at most L (what exceeds L is cut off).
       length: L, static.
-      behavior_weights: `[H]` weight, not negative, of a target by its behaviour (0 = not a target); None for
-        batches without targets, such as histories to encode, in which the behaviour to be predicted is not said.
+      behavior_weights: `[H]` float32 weight, not negative, of a target by its behaviour (0 = not a target); None for a
+        batch without targets and target behaviours, such as histories to encode.
 
     Returns:
       The batch; padding is on the right.
@@ -246,16 +252,16 @@ def gather_batch(
 def masked_batch(
     batch: Batch, *, rate: float, last_share: float, behavior_weights: Float[Array, " H"], row_keys: PRNGKeyArray
 ) -> Batch:
-    """A batch whose targets are masked events of its own, for an encoder that looks both ways.
+    """A batch whose targets are masked events of its own, for a bidirectional encoder.
 
-    A segment either has its last event masked only, as when a list is made, or each event by itself with
+    In a segment either only the last event is masked, as when a list is made, or each event independently with
     probability `rate`, and at least one.
 
     Args:
-      batch: `[B, L]`.
-      rate: share of the events that are masked, 0 < rate < 1.
-      last_share: share of the segments of which the last event only is masked.
-      behavior_weights: `[H]` weight, not negative, of a target by its behaviour (0 = not a target).
+      batch: `[B, L]` events.
+      rate: probability of an event to be masked, 0 < rate < 1.
+      last_share: share of the segments in which only the last event is masked.
+      behavior_weights: `[H]` float32 weight, not negative, of a target by its behaviour (0 = not a target).
       row_keys: `[B]` keys, one a row, consumed.
 
     Returns:
@@ -285,7 +291,7 @@ def masked_batch(
 
 
 def positions_from_end(batch: Batch) -> Int[Array, "B L"]:
-    """`[B, L]` int32 events of the same segment after each one, 0 for its last and at padding."""
+    """`[B, L]` int32 number of events of the same segment after each event; 0 for its last one and at padding."""
     segment_ids = batch.segment_ids
     columns = jnp.broadcast_to(jnp.arange(segment_ids.shape[1], dtype=jnp.int32), segment_ids.shape)
     is_last = jnp.pad(segment_ids[:, 1:] != segment_ids[:, :-1], ((0, 0), (0, 1)), constant_values=True)

@@ -1,4 +1,4 @@
-"""Raw events to clean, ordered events, with a report that accounts for every row that was read."""
+"""Raw events to clean, ordered events, and a report that accounts for every row that was read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from seqrec_jax.data.events import RawEvents
 from seqrec_jax.data.files import TEXT
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.settings import Interval, check_fields
 
 _EXAMPLES = 3
 _COLUMNS = ("user_id", "item_id", "timestamp", "behavior", "value")
@@ -22,36 +23,36 @@ _COLUMNS = ("user_id", "item_id", "timestamp", "behavior", "value")
 
 @dataclass(frozen=True)
 class CleaningConfig:
-    """What counts as a clean event.
+    """The rules by which rows of a log are dropped.
 
     Attributes:
-      behaviors: the allowed behaviours, their place is their code; None allows all found, sorted by name.
-      item_free_behaviors: behaviours that may have no item and then need a query, such as a search.
-      drop_exact_duplicates: drop a row that equals an earlier one in every column; never done where the log
-        has only an order, since there two equal rows are two events.
-      collapse_repeats_seconds: drop an event if the same user, item and behaviour occurred at most this many
-        seconds before it (whether or not that one was kept); the first of a chain stays.
-      max_events_per_user_per_day: drop all events of a user who has more than this on some day (UTC).
-      min_timestamp: earliest time, in seconds.
+      behaviors: the allowed behaviours in the order of their codes; None allows all that occur, sorted by name.
+      item_free_behaviors: behaviours of events that may have no item and then need a query, such as a search.
+      drop_exact_duplicates: drop a row that equals an earlier one in every column; not applied to a log that has only
+        an order, since two equal rows are two events there.
+      collapse_repeats_seconds: drop an event if the same user, item and behaviour occurred at most so many seconds
+        before it (whether or not that event was kept); the first of a chain stays. None drops none.
+      max_events_per_user_per_day: drop all events of a user who has more than this on some day (UTC); None drops none.
+      min_timestamp: earliest time that is kept, seconds UTC.
       user_k_core: drop users with fewer events with an item than this (1 drops none) …
       item_k_core: … and items with fewer events than this, in turn until nothing changes.
+
+    Raises:
+      ConfigError: a number out of its range, a text in place of a list, a behaviour that is listed twice, or an
+        item-free behaviour that is not allowed.
     """
 
     behaviors: tuple[str, ...] | None = None
     item_free_behaviors: tuple[str, ...] = ()
     drop_exact_duplicates: bool = True
-    collapse_repeats_seconds: int | None = None
-    max_events_per_user_per_day: int | None = None
+    collapse_repeats_seconds: Annotated[int | None, Interval("[1, inf)")] = None
+    max_events_per_user_per_day: Annotated[int | None, Interval("[1, inf)")] = None
     min_timestamp: int = 0
-    user_k_core: int = 1
-    item_k_core: int = 1
+    user_k_core: Annotated[int, Interval("[1, inf)")] = 1
+    item_k_core: Annotated[int, Interval("[1, inf)")] = 1
 
     def __post_init__(self) -> None:
-        for key in ("user_k_core", "item_k_core", "collapse_repeats_seconds", "max_events_per_user_per_day"):
-            size = getattr(self, key)
-            if size is not None and size < 1:
-                off = "" if "k_core" in key else ", or None to switch it off"
-                raise ConfigError(f"cleaning.{key} must be at least 1{off}, got {size}")
+        check_fields(self, "cleaning")
         for key in ("behaviors", "item_free_behaviors"):
             if isinstance(getattr(self, key), str):
                 raise ConfigError(f"cleaning.{key} must be a list of names, got the text {getattr(self, key)!r}")
@@ -67,7 +68,7 @@ class CleaningConfig:
 
 @dataclass(frozen=True)
 class CleaningReport:
-    """What became of every row: `rows_read == rows_kept + sum(dropped.values())`.
+    """Counts of the rows that were kept and dropped: `rows_read == rows_kept + sum(dropped.values())`.
 
     Attributes:
       source: the log's path or name.
@@ -76,13 +77,13 @@ class CleaningReport:
       rows_kept: rows of the clean frame.
       dropped: reason -> rows; a row is counted under the first reason that applies, in the order listed.
       examples: reason -> up to 3 of its rows (contract names and the row number).
-      behaviors: behaviour -> kept rows, in the order of their codes.
-      users: users kept.
-      items: items kept.
+      behaviors: behaviour -> kept rows, in the order of the codes.
+      users: number of users kept.
+      items: number of items kept.
       tied_timestamps: kept rows that share user and time with another kept row; their order is the log's.
-      first_timestamp: earliest kept time in seconds (or row number where the log has only an order).
-      last_timestamp: latest kept time.
-      unreadable: column -> values of the log that are no number; such events stay, without the value.
+      first_timestamp: earliest kept time in seconds UTC, or row number for a log that has only an order.
+      last_timestamp: latest kept time, likewise.
+      unreadable: column -> values of the log that are not numbers; such events stay, without the value.
     """
 
     source: str
@@ -143,23 +144,22 @@ def clean_events(
     strict: bool = False,
     now: int | None = None,
 ) -> tuple[pd.DataFrame, CleaningReport]:
-    """Drop what is not a clean event, count it, and put the rest in the one order that counts.
+    """Drop the rows that are not clean events, count them, and sort the rest.
 
     Args:
-      raw: N rows.
+      raw: N rows of a log.
       config: the rules.
-      strict: raise if any row is dropped.
-      now: seconds UTC after which a time lies in the future; None is the clock's time.
+      strict: raise an error if any row is dropped.
+      now: seconds UTC after which a time lies in the future; None takes the clock's time.
 
     Returns:
-      The clean events, and the report. The columns are `user_id`, `item_id` ("" where an item-free event has
-      none), `timestamp` int64, `behavior`, `value` float32 (nan where there is none), the other columns that the log
-      has, such as `session_id` and `query`, and `row`. Rows are sorted by user (code
-      points of the id), time and original row.
+      The clean events and the report. The columns are `user_id`, `item_id` ("" for an item-free event without item),
+      `timestamp` int64, `behavior`, `value` float32 (nan = none), the other columns that the log has, such as
+      `session_id` and `query`, and `row`. Rows are sorted by user (code points of the id), time and original row.
 
     Raises:
-      DataError: nothing is left, or only one user or one item; anything was dropped and `strict` is set;
-        item-free behaviours without a query column; rules in seconds for a log without times.
+      DataError: no row is left, or only one user or one item; a row was dropped and `strict` is set; item-free
+        behaviours without a query column; rules in seconds for a log without times.
     """
     frame, ordered_only = raw.frame, raw.time_kind == "order"
     for key in ("collapse_repeats_seconds", "max_events_per_user_per_day"):
@@ -207,7 +207,7 @@ def clean_events(
 
 
 class _Drops:
-    """Which rows are still kept, and which were dropped for what."""
+    """The rows that are still kept `[N]` bool, and the dropped ones by reason."""
 
     def __init__(self, size: int) -> None:
         self.kept = np.ones(size, dtype=bool)

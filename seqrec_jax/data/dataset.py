@@ -45,17 +45,17 @@ class Dataset:
     """A prepared log.
 
     Attributes:
-      name: for people.
+      name: name of the dataset, for tables and messages.
       sequences: the events of U users in order, item ids in 0…V.
       items: V rows, row j-1 describes item id j: `item_id` (raw), the item table's columns, `training_events`
         (their number), `known` (it has some, or an earlier run had) and `first_timestamp` (first event in the log,
         the largest int64 where it has none).
-      attributes: which columns of `items` describe items to a model, and their codes.
-      behaviors: names behind the behaviour codes.
+      attributes: the columns of `items` that a model reads, and their codes.
+      behaviors: names of the behaviours in the order of their codes.
       split: the part of each event.
-      time_kind: "seconds", or "order" where the log has no times.
+      time_kind: "seconds", or "order" for a log without times.
       cleaning: the cleaning report as a dictionary, or None.
-      source: what the log was read from and how, enough to tell two datasets apart.
+      source: the reader or file of the log and its fingerprint, enough to distinguish two datasets.
       content: feature vectors and relations of the items.
     """
 
@@ -77,12 +77,12 @@ class Dataset:
 
     @property
     def first_timestamp(self) -> int:
-        """Seconds of the first event; times on the device count from it."""
+        """Time of the first event, seconds UTC; times on the device count from it."""
         return int(self.sequences.timestamps.min())
 
     @property
     def query_behavior(self) -> str | None:
-        """The behaviour that most events with a query and without an item have, such as search; None without any."""
+        """The commonest behaviour of events with a query and no item, such as search; None without such events."""
         sequences = self.sequences
         if sequences.query_ids is None:
             return None
@@ -91,12 +91,12 @@ class Dataset:
 
     @property
     def training_sequences(self) -> Sequences:
-        """All users with their training events only."""
+        """All U users with their training events only."""
         return self.sequences.select_events(self.split.parts == TRAIN)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything that decides a figure: ids, order, behaviours, times, split, and content of items."""
+        """Hash of everything that a figure depends on: ids, order, behaviours, times, split, and content of items."""
         rules = [SCHEMA_VERSION, self.behaviors, self.time_kind, self.split.to_dict(), self.attributes.to_dict()]
         if digests := self.content.digests():
             rules.append(digests)
@@ -124,11 +124,11 @@ class Dataset:
         }
 
     def item_index(self, raw_ids: Sequence[str]) -> np.ndarray:
-        """`[N]` int32 item ids of raw ids, 0 where the vocabulary does not have one."""
+        """`[M]` int32 item ids of M raw ids, 0 for one that the vocabulary lacks."""
         return (pd.Index(self.items["item_id"]).get_indexer(pd.Index(raw_ids, dtype=object)) + 1).astype(np.int32)
 
     def user_index(self, raw_ids: Sequence[str]) -> np.ndarray:
-        """`[N]` int64 rows of raw user ids, -1 where the log does not have one."""
+        """`[M]` int64 indices in 0…U-1 of M raw user ids, -1 for one that the log lacks."""
         return pd.Index(self.sequences.user_ids).get_indexer(pd.Index(raw_ids, dtype=object))
 
 
@@ -156,21 +156,21 @@ def prepare_dataset(
       split: the split rule.
       items: item table with a raw `item_id` column; items of the log that it lacks get missing attributes, items
         without events join the vocabulary as unknown ones.
-      attributes: columns of the item table that a model may use.
+      attributes: columns of the item table that a model may read.
       behaviors: names in the order of their codes; None means the sorted names in the log.
       time_kind: "seconds" or "order".
       cleaning: the cleaning report, kept with the dataset.
-      source: where the log came from.
+      source: see `Dataset.source`.
       vocabulary: raw item ids of an earlier dataset; they keep their numbers, new items follow.
-      known_items: raw item ids that an earlier run has trained; they stay known without events in this log.
-      attribute_vocabulary: codes of an earlier dataset, kept likewise; None makes new ones.
+      known_items: raw ids of items in the training of an earlier run; they stay known without events in this log.
+      attribute_vocabulary: the vocabulary of an earlier dataset, which is kept; None makes a new one.
 
     Returns:
       The dataset. Item ids number the old vocabulary first, then new raw ids in string order; users are in string
       order too.
 
     Raises:
-      DataError: no events, missing columns, a missing user id, times that are no integers, a behaviour that is not
+      DataError: no events, missing columns, a missing user id, times that are not integers, a behaviour that is not
         listed or more than 128 of them; a doubled, missing or reserved entry of the item table, or a column of it
         that mixes kinds of values; or as `split_events` and `encode_attributes`.
     """
@@ -221,18 +221,18 @@ def prepare_dataset(
 
 
 def write_dataset(dataset: Dataset, directory: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a dataset atomically: the directory appears whole or not at all, and an old one stays till then.
+    """Write a dataset atomically: the directory appears whole or not at all, and an old one stays until then.
 
     Args:
-      dataset: what to write.
-      directory: where to; its parents are made.
-      overwrite: replace a prepared dataset of the same place.
+      dataset: the dataset.
+      directory: the directory to write; its parents are made.
+      overwrite: whether a prepared dataset in its place is replaced.
 
     Returns:
       The directory.
 
     Raises:
-      DataError: the directory exists and is not to be replaced or is no dataset, or cannot be written.
+      DataError: the directory exists and `overwrite` is not set, or it is not a dataset, or it cannot be written.
     """
     directory = Path(directory)
     if directory.exists() and not overwrite:
@@ -264,11 +264,8 @@ def read_dataset(directory: str | Path, *, fingerprint: str | None = None) -> Da
     """Read a prepared dataset.
 
     Args:
-      directory: what `write_dataset` wrote.
-      fingerprint: the fingerprint that is expected, None for any.
-
-    Returns:
-      The dataset that was written.
+      directory: a directory that `write_dataset` wrote.
+      fingerprint: the expected fingerprint, None for any.
 
     Raises:
       DataError: not a prepared dataset, of another schema version, damaged, or with another fingerprint.

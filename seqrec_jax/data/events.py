@@ -1,4 +1,4 @@
-"""Behaviour logs to one table under the contract's column names; nothing is judged or dropped here."""
+"""Behaviour logs to one table under the contract's column names, with every row of the log; `cleaning` drops rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from seqrec_jax.errors import DataError
 
 @dataclass(frozen=True)
 class RawEvents:
-    """A log as read, under the contract's names, every row in its original place.
+    """A log as it was read, under the contract's names, every row in its original place.
 
     Attributes:
       frame: `user_id`, `item_id` and the other text columns (text, nan where missing), `timestamp` (nullable
@@ -30,7 +30,7 @@ class RawEvents:
       time_kind: "seconds", or "order" where `timestamp` is only the row number.
       source: the file's path, or a name for a dataframe.
       fingerprint: sha256 of the file's bytes, or of a dataframe's content.
-      unreadable: column -> how many of its values are no finite number (kept as missing).
+      unreadable: column -> number of its values that are not finite numbers (kept as missing).
     """
 
     frame: pd.DataFrame
@@ -49,14 +49,14 @@ def read_events(
 ) -> RawEvents:
     """Read a behaviour log from CSV, TSV, JSON lines, Parquet or a dataframe.
 
-    Ids stay exactly as written: leading zeros, spaces, unicode and words such as NA are ids, only the empty
-    string is missing. Integers become their digits, and so do whole numbers stored as floats.
+    Ids stay exactly as written: leading zeros, spaces, unicode and words such as NA are ids, only the empty string is
+    missing. Integers become their digits, and so do whole numbers that are stored as floats.
 
     Args:
       source: a dataframe, or a file ending in .csv, .tsv, .jsonl, .ndjson, .json (each also .gz) or .parquet;
         text is UTF-8.
       columns: the log's column names; None means user_id, item_id and timestamp under these names.
-      separator: between the fields of a text file; needed for other endings (.txt, .inter, .dat).
+      separator: character between the fields of a text file; needed for other endings (.txt, .inter, .dat).
       timestamp_unit: unit of numeric times; "auto" decides by their magnitude, for the whole column at once.
 
     Returns:

@@ -1,7 +1,4 @@
-"""Features of time, behaviour and histories, vectorised over a whole log.
-
-Inside the library ids stay ids; the one-hot and multi-hot arrays here are made where somebody asks for them.
-"""
+"""Features of time, behaviour and histories, vectorised over a whole log, as dense arrays for models outside."""
 
 from __future__ import annotations
 
@@ -11,7 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.errors import DataError
+from seqrec_jax.settings import check_value
 
 TIME_COLUMNS = (
     "hour_sin", "hour_cos", "day_of_month_sin", "day_of_month_cos", "day_of_week_sin", "day_of_week_cos",
@@ -20,7 +18,7 @@ TIME_COLUMNS = (
 
 
 class TimeFeatures(NamedTuple):
-    """Calendar numbers in UTC, `[N]` int32 each.
+    """Calendar numbers of N times in UTC, `[N]` int32 each.
 
     Attributes:
       hour: 0 to 23.
@@ -38,10 +36,13 @@ class TimeFeatures(NamedTuple):
 
 
 def time_features(timestamps: Int[np.ndarray, " N"]) -> TimeFeatures:
-    """The calendar numbers of moments in time.
+    """The calendar numbers of times.
 
     Args:
       timestamps: `[N]` integer seconds UTC.
+
+    Returns:
+      Hour, day of the month, day of the week, month and weekend of each.
 
     Raises:
       DataError: timestamps that are not integers.
@@ -71,7 +72,7 @@ def cyclic_encoding(values: Int[np.ndarray, " N"], *, period: float) -> Float[np
 
     Args:
       values: `[N]` numbers, 0 at the start of the cycle.
-      period: after how much the cycle starts again.
+      period: length of the cycle in the unit of `values`.
 
     Returns:
       `[N, 2]` float32, sine then cosine.
@@ -83,8 +84,7 @@ def cyclic_encoding(values: Int[np.ndarray, " N"], *, period: float) -> Float[np
     array([[0., 1.],
            [1., 0.]], dtype=float32)
     """
-    if not period > 0:
-        raise ConfigError(f"period must be positive, got {period}")
+    check_value("period", period, "(0, inf)")
     angles = 2 * np.pi * np.asarray(values, dtype=np.float64) / period
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
 
@@ -96,7 +96,7 @@ def time_feature_array(timestamps: Int[np.ndarray, " N"]) -> Float[np.ndarray, "
       timestamps: `[N]` integer seconds UTC.
 
     Returns:
-      `[N, 9]` float32, columns as `TIME_COLUMNS` names them. Days of a month turn with a period of 31.
+      `[N, 9]` float32, the columns in the order of `TIME_COLUMNS`; the period of the day of the month is 31.
 
     Raises:
       DataError: timestamps that are not integers.
@@ -171,8 +171,8 @@ def multi_hot(ids: Int[np.ndarray, "*B M"], *, depth: int) -> Float[np.ndarray, 
     return encoded
 
 
-def bag_of_items(sequences: Sequences, *, num_items: int) -> Float[np.ndarray, "U V+1"]:
-    """How often each user's history holds each item, as one dense table.
+def bag_of_items(sequences: Sequences, *, num_items: int) -> Float[np.ndarray, "U V1"]:
+    """The number of events of each user on each item, as one dense table.
 
     Args:
       sequences: U users.
@@ -193,7 +193,15 @@ def bag_of_items(sequences: Sequences, *, num_items: int) -> Float[np.ndarray, "
 
 
 def behavior_one_hot(sequences: Sequences, *, num_behaviors: int) -> Float[np.ndarray, "N H"]:
-    """`[N, H]` float32 one-hot of each event's behaviour code. DataError for codes of H and above."""
+    """`[N, H]` float32 one-hot of each event's behaviour code.
+
+    Args:
+      sequences: N events.
+      num_behaviors: H.
+
+    Raises:
+      DataError: a code outside 0…H-1.
+    """
     return one_hot(sequences.behaviors, depth=num_behaviors)
 
 

@@ -32,11 +32,11 @@ def read_file(path: Path, wanted: list[str] | None = None, *, separator: str | N
 
     Args:
       path: ending in .csv, .tsv, .jsonl, .ndjson, .json (each also .gz) or .parquet; text is UTF-8.
-      wanted: the columns to return; None for all.
-      separator: between the fields of a text file; needed for other endings.
+      wanted: names of the columns to return; None for all.
+      separator: character between the fields of a text file; needed for other endings.
 
     Returns:
-      The table; cells of text files are text, empty ones nan.
+      The table; the cells of text files are text, empty ones nan.
 
     Raises:
       DataError: the file is missing, empty, of an unknown kind or unreadable; a column is missing or doubled.
@@ -71,7 +71,12 @@ def read_file(path: Path, wanted: list[str] | None = None, *, separator: str | N
 
 
 def read_item_table(path: Path, *, item_id: str = "item_id", separator: str | None = None) -> pd.DataFrame:
-    """A file that describes items, its id column named `item_id` and read as text like the log's ids.
+    """The item table of a file, its id column under the name `item_id` and as text, like the log's ids.
+
+    Args:
+      path: see `read_file`.
+      item_id: the file's name of the id column.
+      separator: see `read_file`.
 
     Raises:
       DataError: see `read_file`; an id that is missing.
@@ -86,7 +91,16 @@ def read_item_table(path: Path, *, item_id: str = "item_id", separator: str | No
 
 
 def check_columns(available: Sequence[Any], wanted: Any, *, source: str) -> None:
-    """Raise a `DataError` if a wanted column is missing from `available` (naming the nearest) or doubled."""
+    """Raise a `DataError` if a wanted column is missing (with the nearest name) or doubled.
+
+    Args:
+      available: names of the columns that there are.
+      wanted: names of the columns that are needed.
+      source: name of the table for the message.
+
+    Raises:
+      DataError: the first column that is missing or doubled.
+    """
     counts = Counter(available)
     for name in wanted:
         if counts[name] > 1:
@@ -104,7 +118,14 @@ def check_columns(available: Sequence[Any], wanted: Any, *, source: str) -> None
 
 
 def as_text(column: pd.Series, *, name: str) -> pd.Series:
-    """Ids and words as text with nan for missing and for the empty string; numbers become their digits.
+    """Ids and words as text, nan for missing and for the empty string; numbers become their digits.
+
+    Args:
+      column: N cells of any kind.
+      name: name of the column for messages.
+
+    Returns:
+      N texts under a new index 0…N-1.
 
     Raises:
       DataError: floats too large to be exact, or cells that are lists or objects.
@@ -216,7 +237,7 @@ def _cell_text(cell: Any, name: str) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one."""
+    """Write a text file so that a killed process leaves the whole old file or the whole new one."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""New items for a catalogue that a model was trained on: they follow the old ones, and no old row changes."""
+"""New items after those that a model was trained on; no row of the old ones changes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from seqrec_jax.errors import ConfigError, DataError
 NEVER = np.iinfo(np.int64).max
 
 
-class Catalogue(NamedTuple):
-    """The items of a model.
+class DescribedItems(NamedTuple):
+    """The items of a model with their attributes and content.
 
     Attributes:
-      items: V rows in vocabulary order, as a dataset has them.
-      attributes: the columns that describe them, and their codes.
-      content: their features and relations.
+      items: V rows in vocabulary order, as `Dataset.items`.
+      attributes: the columns that describe items, and their codes.
+      content: the feature vectors and relations of the items.
     """
 
     items: pd.DataFrame
@@ -37,8 +37,8 @@ class NewItems(NamedTuple):
     Attributes:
       items: a row an item: `item_id`, the columns of the catalogue's attributes, and any of its other columns.
       features: name of a modality to vectors.
-      edges: name of a relation to pairs of raw ids, `first` and `second`; those of which the first is a new item count.
-        A relation without an entry is read from the column of its name, where `items` has one.
+      edges: name of a relation to pairs of raw ids, `first` and `second`; pairs whose first is a new item are used. A
+        relation without an entry is read from the column of its name, if `items` has one.
     """
 
     items: pd.DataFrame
@@ -46,30 +46,30 @@ class NewItems(NamedTuple):
     edges: Mapping[str, pd.DataFrame] = {}
 
 
-def grow_catalogue(catalogue: Catalogue, new: NewItems, *, max_neighbors: int = 16) -> tuple[Catalogue, list[str]]:
-    """The catalogue with the new items after the old ones, unknown to training, and sentences on what was counted.
+def append_items(old: DescribedItems, new: NewItems, *, max_neighbors: int = 16) -> tuple[DescribedItems, list[str]]:
+    """The new items after the old ones, marked as unknown to training, and sentences with counts.
 
     Args:
-      catalogue: V items.
+      old: V items.
       new: N items.
-      max_neighbors: of a new item in each relation.
+      max_neighbors: largest number of neighbours of a new item in each relation.
 
     Returns:
       V + N items; the rows, codes, vectors and neighbours of the first V are what they were.
 
     Raises:
-      DataError: no new items, an id that is missing, doubled or in the catalogue already, a column that an attribute
-        needs, a number that is none, or vectors of another width.
-      ConfigError: a feature or relation that the catalogue does not have.
+      DataError: no new items, an id that is missing, doubled or taken by an old item, no column for an attribute, a
+        value that is not a number, or vectors of another width.
+      ConfigError: a feature or relation that the old items do not have.
     """
-    items, content = catalogue.items, catalogue.content
+    items, content = old.items, old.content
     for kind, given, there in (("feature", new.features, content.features), ("relation", new.edges, content.edges)):
         if unknown := set(given) - set(there):
             raise ConfigError(
                 f"the model was trained without the {kind} {min(unknown)!r}; it has {', '.join(there) or 'none'}"
             )
-    added = _new_rows(catalogue, new.items)
-    encoded, _ = encode_attributes(added, catalogue.attributes.config, vocabulary=catalogue.attributes)
+    added = _new_rows(old, new.items)
+    encoded, _ = encode_attributes(added, old.attributes.config, vocabulary=old.attributes)
     notes = [f"{len(added):,} new items after {len(items):,}"]
     notes += [
         f"{name}: {count:,} values are unknown to the model and count as missing"
@@ -80,13 +80,13 @@ def grow_catalogue(catalogue: Catalogue, new: NewItems, *, max_neighbors: int = 
     raw_ids = list(grown["item_id"])
     is_new = set(added["item_id"])
     features: dict[str, ItemFeature] = {}
-    for name, old in content.features.items():
-        features[name] = old
+    for name, old_feature in content.features.items():
+        features[name] = old_feature
         found = new.features.get(name)
         mine = np.zeros(0, dtype=bool) if found is None else np.isin(found.raw_ids, list(is_new))
         if found is not None and mine.any():
             chosen = FeatureFile(found.raw_ids[mine], found.vectors[mine])
-            features[name], _ = match_feature(name, chosen, raw_ids, earlier=old)
+            features[name], _ = match_feature(name, chosen, raw_ids, earlier=old_feature)
         notes.append(f"{name}: {int(mine.sum()):,} of {len(added):,} new items have a vector")
         if rest := int((~mine).sum()):
             notes.append(f"{name}: {rest:,} vectors are of other items and were left out")
@@ -103,13 +103,13 @@ def grow_catalogue(catalogue: Catalogue, new: NewItems, *, max_neighbors: int = 
             edges[name] = ItemEdges(np.concatenate([old_edges.pairs, found_edges[name].pairs]))
             joined = len(np.unique(found_edges[name].pairs[:, 0]))
         notes.append(f"{name}: {joined:,} of {len(added):,} new items have neighbours")
-    return Catalogue(grown, catalogue.attributes, ItemContent(features, edges, content.notes)), notes
+    return DescribedItems(grown, old.attributes, ItemContent(features, edges, content.notes)), notes
 
 
-def _new_rows(catalogue: Catalogue, table: pd.DataFrame) -> pd.DataFrame:
-    """The new items with the columns of the catalogue, as it holds them."""
-    items = catalogue.items
-    config = catalogue.attributes.config
+def _new_rows(described: DescribedItems, table: pd.DataFrame) -> pd.DataFrame:
+    """The new items with the columns of the old ones, as these hold them."""
+    items = described.items
+    config = described.attributes.config
     numbers = [*config.numeric, *config.numeric_buckets]
     needed = ["item_id", *config.categorical, *config.multi_categorical, *config.paths, *numbers]
     check_columns(list(table.columns), needed, source="the new items")
@@ -137,7 +137,7 @@ def _new_rows(catalogue: Catalogue, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _as_column(values: pd.Series, old: pd.Series) -> pd.Series:
-    """Numbers where the catalogue has numbers, also from a file of text."""
+    """Numbers if the old items have numbers, also from a file of text."""
     if not pd.api.types.is_numeric_dtype(old.dtype) or pd.api.types.is_bool_dtype(old.dtype):
         return values
     try:

@@ -1,4 +1,4 @@
-"""What describes items beside columns of a table: feature vectors of other encoders, and relations between items.
+"""Content of items besides the columns of a table: feature vectors of other encoders, and relations between items.
 
 Both are kept by item id with a prepared dataset and with a run, in one file `content.npz`.
 """
@@ -30,24 +30,24 @@ class ItemFeature:
     """The vectors of one modality for the N items that have one.
 
     Attributes:
-      item_ids: `[N]` int32, rising, 1…V.
-      vectors: `[N, F]` float32 or float16; or int32 tokens + 1 of a text, 0 after its end.
-      scale: what the vectors are multiplied by before a model sees them, so that their mean square length is 1; kept,
-        so that new items are treated alike.
+      item_ids: `[N]` int32 in 1…V, ascending.
+      vectors: `[N, F]` float32 or float16 features; or int32 tokens + 1 of a text, 0 after its end.
+      scale: factor of the vectors before a model reads them, for a mean square length of 1; kept, so that new items are
+        treated alike.
     """
 
     item_ids: Int[np.ndarray, " N"]
-    vectors: Float[np.ndarray, "N F"]
+    vectors: Float[np.ndarray, "N F"] | Int[np.ndarray, "N F"]
     scale: float
 
-    def dense(self, num_items: int) -> Float[np.ndarray, "V+1 F"]:
-        """`[V+1, F]` scaled vectors, zeros where an item has none."""
+    def dense(self, num_items: int) -> Float[np.ndarray, "V1 F"] | Int[np.ndarray, "V1 F"]:
+        """`[V+1, F]` scaled vectors of the dtype of `vectors`; zeros for an item that has none."""
         rows = np.zeros((num_items + 1, self.vectors.shape[1]), dtype=self.vectors.dtype)
         rows[self.item_ids] = self.vectors * self.vectors.dtype.type(self.scale)
         return rows
 
-    def has(self, num_items: int) -> Bool[np.ndarray, " V+1"]:
-        """`[V+1]` True for items with a vector."""
+    def has(self, num_items: int) -> Bool[np.ndarray, " V1"]:
+        """`[V+1]` bool, True for items with a vector."""
         rows = np.zeros(num_items + 1, dtype=bool)
         rows[self.item_ids] = True
         return rows
@@ -58,13 +58,13 @@ class ItemEdges:
     """A relation between items as N directed pairs.
 
     Attributes:
-      pairs: `[N, 2]` int32 item and neighbour, by item and then in the order in which they were given.
+      pairs: `[N, 2]` int32 item and neighbour, by item and then in the given order.
     """
 
     pairs: Int[np.ndarray, "N 2"]
 
-    def padded(self, num_items: int) -> Int[np.ndarray, "V+1 M"]:
-        """`[V+1, M]` int32 neighbours of each item, 0 = no further one."""
+    def padded(self, num_items: int) -> Int[np.ndarray, "V1 M"]:
+        """`[V+1, M]` int32 neighbours of each item, 0 = none; M is the most that any item has."""
         counts = np.bincount(self.pairs[:, 0], minlength=num_items + 1)
         firsts = np.cumsum(counts) - counts
         rows = np.zeros((num_items + 1, max(1, int(counts.max(initial=0)))), dtype=np.int32)
@@ -79,7 +79,7 @@ class ItemContent:
     Attributes:
       features: name of a modality to its vectors.
       edges: name of a relation to its pairs.
-      notes: what was counted while they were made, a sentence each.
+      notes: sentences with the counts of items and pairs that were matched and left out.
     """
 
     features: Mapping[str, ItemFeature] = field(default_factory=dict)
@@ -98,19 +98,24 @@ class ItemContent:
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """Vectors by raw item id, as a file has them: `[N]` object ids, all different, and `[N, F]` finite vectors."""
+    """Vectors by raw item id, as a file has them.
+
+    Attributes:
+      raw_ids: `[N]` distinct raw item ids (str).
+      vectors: `[N, F]` finite float32 or float16 features; or int32 tokens + 1 of a text.
+    """
 
     raw_ids: np.ndarray
-    vectors: Float[np.ndarray, "N F"]
+    vectors: Float[np.ndarray, "N F"] | Int[np.ndarray, "N F"]
 
 
 def read_feature_file(path: str | Path, *, item_id: str = "item_id") -> FeatureFile:
-    """Feature vectors by raw item id.
+    """Read feature vectors by raw item id.
 
     Args:
       path: Parquet with a column of lists, or with one column a number; or NPZ with the arrays `item_id` and
         `vectors`.
-      item_id: name of the column, or array, with the raw item ids.
+      item_id: name of the column or array with the raw item ids.
 
     Raises:
       DataError: missing, damaged, or without ids; ids that are missing or doubled; vectors of different widths, of
@@ -132,8 +137,13 @@ def read_feature_file(path: str | Path, *, item_id: str = "item_id") -> FeatureF
     raise DataError(f"{path} must end in .parquet or .npz to hold feature vectors")
 
 
-def feature_file(raw_ids: pd.Series, vectors: Float[np.ndarray, "N F"], *, source: str) -> FeatureFile:
+def feature_file(raw_ids: pd.Series, vectors: np.ndarray, *, source: str) -> FeatureFile:
     """Vectors by raw item id, checked.
+
+    Args:
+      raw_ids: N raw item ids.
+      vectors: `[N, F]` numbers of any dtype; float16 is kept, others become float32.
+      source: name of the file for messages.
 
     Raises:
       DataError: as `read_feature_file`.
@@ -167,18 +177,18 @@ def match_feature(
     known: Bool[np.ndarray, " V"] | None = None,
     earlier: ItemFeature | None = None,
 ) -> tuple[ItemFeature, str]:
-    """The vectors under a vocabulary's item ids, and a sentence on how many items have one.
+    """The vectors under a vocabulary's item ids, and a sentence with the number of items that have one.
 
     Args:
-      name: of the modality, for texts.
+      name: name of the modality for messages.
       found: vectors by raw item id.
       raw_ids: V raw ids in vocabulary order.
-      known: `[V]` the items over which the scale is taken; None means all.
-      earlier: the same modality of an earlier dataset or run: its scale stays, and its vectors where `found` has
-        none.
+      known: `[V]` bool, the items over which the scale is taken; None means all.
+      earlier: the same modality of an earlier dataset or run; its scale stays, and its vectors for items that `found`
+        lacks.
 
     Raises:
-      DataError: no vector of any of the items, or another width than the earlier ones.
+      DataError: no vector for any of the items, or another width than the earlier ones.
     """
     places = pd.Index(raw_ids, dtype=object).get_indexer(pd.Index(found.raw_ids, dtype=object))
     known_places, vectors = places[places >= 0], found.vectors[places >= 0]
@@ -206,14 +216,14 @@ def match_feature(
 
 
 def write_content(content: ItemContent, directory: Path) -> None:
-    """Write `content.npz`, or nothing where there is no content."""
+    """Write `content.npz`, or no file if there is no content."""
     arrays = _arrays(content)
     if arrays:
         np.savez(directory / CONTENT_FILE, **arrays)  # type: ignore[arg-type]
 
 
 def read_content(directory: str | Path) -> ItemContent:
-    """Read what `write_content` wrote; no content where there is no file.
+    """Read `content.npz` of a directory; a directory without it has no content.
 
     Raises:
       DataError: a damaged file.

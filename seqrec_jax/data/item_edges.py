@@ -1,4 +1,4 @@
-"""Relations between items: lists or files of raw ids to pairs under a vocabulary; and trees given by parents."""
+"""Relations between items: lists or files of raw ids to pairs of item ids; and trees of places given by parents."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ SharedPairs = Literal["error", "kept", "dropped"]
 
 
 def read_pairs(path: str | Path) -> pd.DataFrame:
-    """The first two columns of a file as text: an item and its neighbour, or a place and its parent.
+    """Read pairs of two texts a row: an item and its neighbour, or a place and its parent.
+
+    Args:
+      path: a file of two columns, see `read_file`.
+
+    Returns:
+      The columns `first` and `second`.
 
     Raises:
-      DataError: missing or damaged, or other than two columns.
+      DataError: missing or damaged, or not two columns.
     """
     table = read_file(Path(path))
     if len(table.columns) != 2:
@@ -37,8 +43,11 @@ def pairs_of_lists(items: pd.DataFrame, column: str) -> pd.DataFrame:
     """Pairs from a column with lists of raw item ids, or with ids joined by `|`.
 
     Args:
-      items: `item_id` (raw) and the column.
-      column: its name.
+      items: V rows with `item_id` (raw) and the column.
+      column: name of the column.
+
+    Returns:
+      The columns `first` (the item) and `second` (an id of its list).
     """
     cells = [cell.split("|") if isinstance(cell, str) else cell for cell in items[column]]
     lists = [[] if cell is None or np.isscalar(cell) else list(cell) for cell in cells]
@@ -54,19 +63,18 @@ def match_edges(
     max_neighbors: int,
     shared_pairs: SharedPairs = "error",
 ) -> tuple[dict[str, ItemEdges], list[str]]:
-    """Relations under a vocabulary's item ids, and sentences on what was left out.
+    """Relations under a vocabulary's item ids, and sentences with the counts of pairs that were left out.
 
-    Pairs with an unknown or missing item, of an item with itself, and those that occur again are left out, and
-    counted.
+    Pairs with an unknown or missing item, of an item with itself, and those that occur again are left out.
 
     Args:
       found: name of a relation to pairs of raw ids, `first` and `second`.
       raw_ids: V raw ids in vocabulary order.
-      max_neighbors: of an item in a relation; the first are kept.
-      shared_pairs: what becomes of a pair that is in several relations.
+      max_neighbors: largest number of neighbours of an item in a relation; the first are kept.
+      shared_pairs: whether a pair that is in several relations is an error, kept in all of them or dropped.
 
     Raises:
-      DataError: no pair of known items in a relation, or a shared pair where that is an error.
+      DataError: no pair of known items in a relation, or a shared pair with "error".
     """
     index = pd.Index(raw_ids, dtype=object)
     pairs, counts = {}, {}
@@ -117,12 +125,12 @@ def match_edges(
 
 
 def paths_of_places(places: pd.Series, parents: pd.DataFrame, *, source: str) -> pd.Series:
-    """Each place of a tree as the path that leads to it, `Home > Kitchen > Knives`; missing ones stay missing.
+    """Each place of a tree as the path that leads to it, `Home > Kitchen > Knives`; missing places stay missing.
 
     Args:
-      places: names of places.
-      parents: `first`, a place, and `second`, the place above it.
-      source: of the parents, for texts.
+      places: N names of places.
+      parents: the columns `first`, a place, and `second`, the place above it.
+      source: name of the file of parents for messages.
 
     Raises:
       DataError: a place with two parents, or one above itself.
@@ -151,7 +159,7 @@ def paths_of_places(places: pd.Series, parents: pd.DataFrame, *, source: str) ->
 
 
 def _shared(pairs: Mapping[str, np.ndarray]) -> set[tuple[int, int]]:
-    """The pairs that are in more than one relation."""
+    """The pairs of item ids that are in more than one relation."""
     seen: set[tuple[int, int]] = set()
     shared: set[tuple[int, int]] = set()
     for kept in pairs.values():

@@ -16,7 +16,7 @@ _TAGS = re.compile(r"</?[a-zA-Z][^<>]*>")
 
 
 def plain_text(text: str) -> str:
-    """A text without HTML: tags, comments, scripts and styles go, entities become characters, blanks become one.
+    """A text without HTML: tags, comments, scripts and styles are removed, entities decoded, blanks joined to one.
 
     >>> plain_text("<b>Pens</b>&nbsp;&amp; <br/>paper, 5 < 6")
     'Pens & paper, 5 < 6'
@@ -27,14 +27,14 @@ def plain_text(text: str) -> str:
 
 
 def item_texts(items: pd.DataFrame, columns: Sequence[str]) -> tuple[list[str], list[str]]:
-    """One text an item, and sentences on what was found.
+    """One text an item, and sentences with the number of items that have one.
 
     Args:
-      items: V rows.
-      columns: joined in this order with a full stop between; a cell may be a list of texts.
+      items: V rows of an item table.
+      columns: names of the columns to join, in this order with a full stop between; a cell may be a list of texts.
 
     Returns:
-      V texts, "" for an item that has none.
+      V texts, "" for an item that has none; and the sentences.
 
     Raises:
       DataError: a column that the item table lacks.

@@ -1,4 +1,4 @@
-"""Human judgments of query and item pairs as arrays: which items were judged for a query, and what each is worth."""
+"""Human judgments of pairs of a query and an item as arrays: the judged items of each query and their gains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Judgments:
       queries: `[Q]` distinct texts (str).
       offsets: `[Q+1]` int64; the pairs of query q are `offsets[q]:offsets[q+1]`.
       item_ids: `[T]` int32 in 1…V, distinct within a query.
-      gains: `[T]` float32 what the item is worth as an answer, not negative.
+      gains: `[T]` float32 gain of the item as an answer, not negative.
     """
 
     queries: np.ndarray
@@ -29,23 +29,23 @@ class Judgments:
 
     @property
     def num_judged(self) -> np.ndarray:
-        """`[Q]` int64 judged items of each query."""
+        """`[Q]` int64 number of judged items of each query."""
         return np.diff(self.offsets)
 
     @property
     def queries_of_pairs(self) -> np.ndarray:
-        """`[T]` int64 place of the query that each pair belongs to."""
+        """`[T]` int64 index in 0…Q-1 of each pair's query."""
         return np.repeat(np.arange(len(self.queries)), self.num_judged)
 
-    def select(self, places: Int[np.ndarray, " Q'"]) -> Judgments:
-        """The queries at some places in 0…Q-1, in that order."""
+    def select(self, places: Int[np.ndarray, " Q2"]) -> Judgments:
+        """The queries with the given indices `[Q']` in 0…Q-1, in that order."""
         lengths = self.num_judged[places]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         pairs = np.repeat(self.offsets[places] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Judgments(self.queries[places], offsets, self.item_ids[pairs], self.gains[pairs])
 
     def padded(self, of_pairs: np.ndarray) -> np.ndarray:
-        """`[Q, P]` a value of each pair `[T]`, where P is the most items that any query has; 0 = none."""
+        """`[Q, P]` values of pairs by query, from a value a pair `[T]`; P is the most pairs of a query, 0 = none."""
         padded = np.zeros((len(self.queries), int(self.num_judged.max(initial=0))), dtype=of_pairs.dtype)
         padded[np.arange(padded.shape[1]) < self.num_judged[:, None]] = of_pairs
         return padded
@@ -56,20 +56,20 @@ def encode_judgments(
 ) -> tuple[Judgments, int]:
     """Judged pairs as arrays under the catalogue's numbering.
 
-    A pair that was judged more than once gets the mean of its grades.
+    A pair with several judgments gets the mean of its grades.
 
     Args:
-      pairs: `query`, `item_id` and a column of grades, a row a judgment.
-      item_numbers: number 1…V of each item, by raw item id.
-      gain_column: of the grades.
-      least: the grade that is worth nothing; the gain is what a grade exceeds it by.
+      pairs: the columns `query`, `item_id` and a column of grades, a row a judgment.
+      item_numbers: item id 1…V by raw item id.
+      gain_column: name of the column of grades.
+      least: grade of gain 0; the gain is the grade minus it.
 
     Returns:
-      The judgments, queries in the order of their first row, and how many rows name an item that is not numbered;
-      they are left out, and with them queries without any other.
+      The judgments, queries in the order of their first row; and the number of rows with an unknown item, which are
+      left out, as are queries without any other item.
 
     Raises:
-      DataError: a column is missing, a grade is below `least` or no number, or no pair is left.
+      DataError: a column is missing, a grade is below `least` or not a number, or no pair is left.
     """
     if missing := [name for name in ("query", "item_id", gain_column) if name not in pairs]:
         raise DataError(f"the judgments have no column {missing[0]}, only {list(pairs.columns)}")

@@ -1,4 +1,4 @@
-"""What was known of a user at a moment, or when an event came: the events before it."""
+"""Histories of users before moments, or before events of theirs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Int
 
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.errors import ConfigError, DataError, ShapeError
+from seqrec_jax.errors import DataError, ShapeError
+from seqrec_jax.settings import check_value
 
 
 def histories_before(
@@ -16,19 +17,20 @@ def histories_before(
     *,
     length: int | None = None,
 ) -> Sequences:
-    """The events of each user that are earlier than a moment, the same user as often as asked.
+    """The events of a user before a moment, for each of M pairs of a user and a moment.
 
     Args:
       sequences: U users, each in order of time.
-      users: `[M]` places of users; -1 for one who is not there and has no events.
-      times: `[M]` seconds; what happened in that very second is left out.
-      length: of these the last so many; None for all.
+      users: `[M]` indices in 0…U-1, in any order and as often as needed; -1 for a user that `sequences` lacks, who
+        has no events.
+      times: `[M]` moments in seconds UTC; events of that second are left out.
+      length: largest number of events, the last ones; None for all.
 
     Returns:
-      M users, in the order asked.
+      M users, in the order of the pairs.
 
     Raises:
-      ShapeError: users and times that are not one a moment.
+      ShapeError: users and times of different shapes.
       ConfigError: a length below 1.
     """
     users, times = np.asarray(users), np.asarray(times)
@@ -46,15 +48,15 @@ def histories_before(
 def histories_before_events(
     sequences: Sequences, events: Int[np.ndarray, " M"], *, length: int | None = None
 ) -> Sequences:
-    """What each event's user had before it in the order of the log, the same user as often as asked.
+    """The events of the same user before an event, in the order of the log, for each of M events.
 
     Args:
       sequences: N events, each user's in order of time.
-      events: `[M]` places of events.
-      length: of those before it the last so many; None for all.
+      events: `[M]` places of events in 0…N-1.
+      length: largest number of events, the last ones; None for all.
 
     Returns:
-      M users, in the order asked.
+      M users, in the order of `events`.
 
     Raises:
       DataError: a place beyond the events.
@@ -73,8 +75,7 @@ def _ending(
     sequences: Sequences, users: np.ndarray, starts: np.ndarray, ends: np.ndarray, length: int | None
 ) -> Sequences:
     """Users `[M]`, -1 for nobody, with the events from one place to before another, or the last so many of them."""
-    if length is not None and length < 1:
-        raise ConfigError(f"length must be at least 1, got {length}")
+    check_value("length", length, "[1, inf)")
     ends = np.where(users < 0, starts, ends)
     if length is not None:
         starts = np.maximum(starts, ends - length)

@@ -1,4 +1,4 @@
-"""What users did after a moment, as labelled rows: did they come back or buy within days, and what came next?"""
+"""Labelled rows of what users did after a moment: a return or a purchase within some days, or the next item."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.files import as_text, check_columns
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.settings import check_value
 
 
 class OutcomeRows(NamedTuple):
-    """Rows for a head, and what was left out.
+    """Labelled rows for a head.
 
     Attributes:
-      rows: `user_id`, `timestamp` (the moment, seconds) and `label` (0 or 1, or words), by moment and user.
-      notes: sentences on what was counted.
+      rows: `user_id`, `timestamp` (the moment, seconds UTC) and `label` (0 or 1, or text), by moment and user.
+      notes: sentences with the counts of rows and of moments that were left out.
     """
 
     rows: pd.DataFrame
@@ -35,28 +36,31 @@ def outcome_rows(
     active_days: float | None = None,
     until: int | None = None,
 ) -> OutcomeRows:
-    """A row for each moment and each user with an event before it: did one follow within so many days?
+    """A row for each moment and each user with an event before it, labelled 1 if an event follows within `days` days.
 
-    The label looks at the events from the moment on, that second included, and less than `days` later; a head that is
-    fitted to the rows sees the events before the moment. Moments are left out, and told, whose days end after the log
-    does, since nobody knows their labels, or lie on both sides of the start of the validation or the test on a
-    timeline, since the label would tell what later rows are to judge.
+    The label counts the events from the moment on, that second included, and less than `days` later; a head that is
+    fitted to the rows reads the events before the moment. A moment is left out, and counted in the notes, if its window
+    ends after the log, since the label is unknown, or if its window contains the start of the validation or the test of
+    a timeline, since the label would then reveal events of the later part.
 
     Args:
-      dataset: with times in seconds.
-      moments: seconds UTC.
-      days: length of the window.
-      behaviors: which events count as the outcome, such as purchase; None counts all.
+      dataset: a dataset with times in seconds.
+      moments: moments in seconds UTC.
+      days: length of the window in days.
+      behaviors: behaviours of the events that count as the outcome, such as purchase; None counts all.
       active_days: only users with an event in so many days before the moment; None for all with a history.
-      until: seconds at which the log ends; None means with its last event.
+      until: end of the log in seconds UTC; None means with its last event.
+
+    Returns:
+      The rows with labels 0 and 1.
 
     Raises:
       ConfigError: days that are not positive, or a behaviour that the log does not have.
-      DataError: a log without times, or no moment that is left.
+      DataError: a log without times, or no moment is left.
     """
     _check(dataset, behaviors)
-    if days <= 0 or (active_days is not None and active_days <= 0):
-        raise ConfigError(f"days and active_days must be positive, got {days} and {active_days}")
+    check_value("days", days, "(0, inf)")
+    check_value("active_days", active_days, "(0, inf)")
     sequences, window = dataset.sequences, int(days * SECONDS_PER_DAY)
     until = int(sequences.timestamps.max()) + 1 if until is None else until
     moments = np.unique(np.asarray(moments, dtype=np.int64))
@@ -85,9 +89,9 @@ def outcome_rows(
         before = times < moment
         if active_days is not None:
             before &= times >= moment - int(active_days * SECONDS_PER_DAY)
-        asked = np.flatnonzero(has(before))
-        label = has(counts & (times >= moment) & (times < moment + window))[asked]
-        parts.append(pd.DataFrame({"user_id": sequences.user_ids[asked], "timestamp": moment, "label": label * 1}))
+        active = np.flatnonzero(has(before))
+        label = has(counts & (times >= moment) & (times < moment + window))[active]
+        parts.append(pd.DataFrame({"user_id": sequences.user_ids[active], "timestamp": moment, "label": label * 1}))
     rows = pd.concat(parts, ignore_index=True)
     notes.append(f"{len(rows):,} rows at {len(kept)} moments, {rows['label'].mean():.1%} of them with the outcome")
     return OutcomeRows(rows, notes)
@@ -96,16 +100,19 @@ def outcome_rows(
 def next_value_rows(
     dataset: Dataset, moments: Sequence[int] | np.ndarray, *, column: str, behaviors: Collection[str] | None = None
 ) -> OutcomeRows:
-    """A row for each moment and each user with an event before it: what the item table says of the next event's item.
+    """A row for each moment and each user with an event before it, labelled with a column of the next event's item.
 
-    The next event is the first from the moment on that has an item and one of the behaviours. Where there is none, or
-    on a timeline none before the next start of a part, there is no row.
+    The next event is the first from the moment on that has an item and one of the behaviours. A user without such an
+    event, or on a timeline without one before the next part starts, gets no row.
 
     Args:
-      dataset: with times in seconds.
-      moments: seconds UTC.
-      column: of the item table, such as category; its values are the labels, in words.
-      behaviors: of the next event, such as purchase; None takes any.
+      dataset: a dataset with times in seconds.
+      moments: moments in seconds UTC.
+      column: name of a column of the item table, such as category; its values as text are the labels.
+      behaviors: allowed behaviours of the next event, such as purchase; None allows any.
+
+    Returns:
+      The rows with text labels.
 
     Raises:
       ConfigError: a behaviour that the log does not have.
@@ -122,10 +129,10 @@ def next_value_rows(
     for moment in np.unique(np.asarray(moments, dtype=np.int64)).tolist():
         end = min([start for start in starts if start > moment], default=np.iinfo(np.int64).max)
         events = np.flatnonzero(counts & (times >= moment) & (times < end))
-        asked, first = np.unique(users[events], return_index=True)
-        has_history = np.bincount(users[times < moment], minlength=sequences.num_users)[asked] > 0
+        found, first = np.unique(users[events], return_index=True)
+        has_history = np.bincount(users[times < moment], minlength=sequences.num_users)[found] > 0
         labels = words[sequences.item_ids[events[first[has_history]]] - 1]
-        of_users = sequences.user_ids[asked[has_history]]
+        of_users = sequences.user_ids[found[has_history]]
         parts.append(pd.DataFrame({"user_id": of_users, "timestamp": moment, "label": labels}))
     rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if rows.empty:
@@ -137,7 +144,7 @@ def _check(dataset: Dataset, behaviors: Collection[str] | None) -> None:
     if unknown := set(behaviors or ()) - set(dataset.behaviors):
         raise ConfigError(f"behaviors name {sorted(unknown)}, the log has {list(dataset.behaviors)}")
     if dataset.time_kind != "seconds":
-        raise DataError(f"the events of {dataset.name} have an order and no times, so no moment can be asked about")
+        raise DataError(f"the events of {dataset.name} have an order and no times, so they cannot be cut at a moment")
 
 
 def _of_behaviors(dataset: Dataset, behaviors: Collection[str] | None) -> np.ndarray:

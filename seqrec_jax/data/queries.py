@@ -1,4 +1,4 @@
-"""Query texts: their words, what makes two of them the same, which are held out, and queries that stand alone."""
+"""Query texts: their words and keys, their split, and their place in sequences of events."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from jaxtyping import Int
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.splits import TEST, TRAIN, VALIDATION
 from seqrec_jax.errors import ConfigError
+from seqrec_jax.settings import check_value
 
 MAX_QUERY_WORDS = 8
-"""Words of a query that a model sees; what follows them is cut off."""
+"""Number of words of a query that a model reads; the words after them are cut off."""
 _WORD = re.compile(r"[^\W_]+")
-_REMEMBERED = 2**16  # queries whose words' numbers are kept
+_REMEMBERED = 2**16  # queries whose numbers of words are cached
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case: unbroken letters and digits of any script.
+    """The words of a text in lower case: runs of letters and digits of any script.
 
     >>> words_of("BEHR 1-gal. Façade, 3/4 in.")
     ['behr', '1', 'gal', 'façade', '3', '4', 'in']
@@ -31,10 +32,10 @@ def words_of(text: str) -> list[str]:
 
 
 def query_key(text: str) -> str:
-    """What two queries share that ask the same: their words in any order, without a plural's s and without repeats.
+    """A key that queries of the same meaning share: their distinct words without a plural's s, in string order.
 
-    It is only to keep near-identical queries on one side of a split, so it may join too many, not too few. Misspelt
-    words stay different.
+    The key keeps near-identical queries on one side of a split, so it may join too many of them rather than too few.
+    Misspelt words stay different.
 
     >>> query_key("Angle brackets") == query_key("bracket, angle")
     True
@@ -47,27 +48,29 @@ def query_key(text: str) -> str:
 def query_parts(
     queries: Sequence[str], *, validation_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0
 ) -> Int[np.ndarray, " Q"]:
-    """A part for each query, so that queries of one key are all in the same, whatever other queries there are.
+    """A part for each query by a hash of its key: queries of one key share a part, whatever other queries there are.
 
     Args:
       queries: Q texts.
-      validation_fraction: share of the keys that validate, in expectation.
-      test_fraction: the same for test.
-      seed: another one gives another split.
+      validation_fraction: expected share of the keys in the validation.
+      test_fraction: expected share of the keys in the test.
+      seed: part of what is hashed; another seed gives another split.
 
     Returns:
       `[Q]` int8 `TRAIN`, `VALIDATION` or `TEST`.
 
     Raises:
-      ConfigError: fractions that are not shares, or that leave nothing to train on.
+      ConfigError: fractions outside [0, 1), or that leave nothing to train on.
 
     >>> parts = query_parts(["angle bracket", "brackets angle", "rain shower head"])
     >>> bool(parts[0] == parts[1])
     True
     """
-    if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
+    check_value("validation_fraction", validation_fraction, "[0, 1)")
+    check_value("test_fraction", test_fraction, "[0, 1)")
+    if validation_fraction + test_fraction >= 1:
         raise ConfigError(
-            "validation_fraction and test_fraction must not be negative and must leave queries to train on, got "
+            "validation_fraction + test_fraction must leave queries to train on, got "
             f"{validation_fraction} + {test_fraction}"
         )
     places = np.array([_place(f"{seed} {query_key(query)}") for query in queries])
@@ -78,10 +81,13 @@ def query_parts(
 
 
 def query_words(queries: Iterable[str]) -> Int[np.ndarray, "Q W"]:
-    """The words of queries as numbers that need no vocabulary: a hash of each word, the same everywhere.
+    """The words of queries as numbers without a vocabulary: a hash of each word, the same on every machine.
+
+    Args:
+      queries: Q texts.
 
     Returns:
-      `[Q, W]` int32 for W = `MAX_QUERY_WORDS`, in 1…2³¹-1, 0 = no word; a query without words has none.
+      `[Q, W]` int32 for W = `MAX_QUERY_WORDS`, in 1…2³¹-1, 0 = no word.
 
     >>> found = query_words(["red shoe", "shoe", ""])
     >>> bool(found[0, 1] == found[1, 0]), (found > 0).sum(axis=1).tolist()
@@ -92,12 +98,12 @@ def query_words(queries: Iterable[str]) -> Int[np.ndarray, "Q W"]:
 
 
 def query_sequences(queries: Sequence[str], *, behavior: int = 0, timestamp: int = 0) -> Sequences:
-    """A user for each query whose only event is the search for it.
+    """Sequences with one user for each query, whose only event is the search for it.
 
     Args:
       queries: Q texts.
       behavior: code of a search among the dataset's behaviours.
-      timestamp: of all searches, seconds UTC.
+      timestamp: time of all searches, seconds UTC.
 
     Returns:
       Q users of one event each.
@@ -119,18 +125,18 @@ def query_sequences(queries: Sequence[str], *, behavior: int = 0, timestamp: int
     )
 
 
-def ask(histories: Sequences, query: str, *, behavior: int, first_timestamp: int) -> Sequences:
-    """The same users, each with a search for the query as one more event, at the time of the last one.
+def append_query(histories: Sequences, query: str, *, behavior: int, first_timestamp: int) -> Sequences:
+    """The same users, each with a search for the query as a further event, at the time of the user's last event.
 
     Args:
       histories: U users.
-      query: what all of them ask.
-      behavior: code of a search.
-      first_timestamp: seconds UTC of the search of a user without events.
+      query: the text of the search, the same for all users.
+      behavior: code of a search among the dataset's behaviours.
+      first_timestamp: time of the search of a user without events, seconds UTC.
 
     >>> histories = query_sequences(["hat", "shoe"])
-    >>> asked = ask(histories, "red hat", behavior=0, first_timestamp=0)
-    >>> asked.last_queries.tolist(), asked.lengths.tolist()
+    >>> longer = append_query(histories, "red hat", behavior=0, first_timestamp=0)
+    >>> longer.last_queries.tolist(), longer.lengths.tolist()
     (['red hat', 'red hat'], [2, 2])
     """
     ends, size = histories.offsets[1:], histories.num_users
@@ -155,5 +161,5 @@ def _hash(text: str) -> int:
 
 
 def _place(text: str) -> float:
-    """A number in [0, 1) that looks drawn at random and is always the same for a text."""
+    """A number in [0, 1) for a text, uniform over texts and the same on every machine."""
     return _hash(text) / 2**64

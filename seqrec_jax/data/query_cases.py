@@ -1,4 +1,4 @@
-"""What users took after a search, to be foretold from the query with and without what came before it."""
+"""Evaluation cases whose histories end with a search, and whose target is the item of the event after it."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from seqrec_jax.errors import DataError
 
 
 def query_cases(
-    sequences: Sequences, *, held_out: Bool[np.ndarray, " N"], candidates: Bool[np.ndarray, " V+1"]
+    sequences: Sequences, *, held_out: Bool[np.ndarray, " N"], candidates: Bool[np.ndarray, " V1"]
 ) -> EvaluationCases:
-    """Of each user the last search that is held out and was followed by an event on an item, which is the target.
+    """The evaluation cases of searches: each user's last held-out search that an event on an item, the target, follows.
 
     Args:
       sequences: U users in order.
-      held_out: `[N]` events that may be asked about: both the search and what followed it.
-      candidates: `[V+1]` items that could be recommended.
+      held_out: `[N]` bool, True for events that may belong to a case, both the search and the event after it.
+      candidates: `[V+1]` bool, items that could be recommended.
 
     Returns:
-      A case a user who has such a search; the history ends with it.
+      A case for each user who has such a search; the history ends with it.
 
     Raises:
-      DataError: the log has no queries, or nobody has such a search.
+      DataError: the log has no queries, or no user has such a search.
     """
     if sequences.query_ids is None:
         raise DataError("the log has no queries; read it with columns.query and cleaning.item_free_behaviors")
     users = sequences.users_of_events
-    asked = held_out & (sequences.query_ids > 0) & (sequences.item_ids == 0)
-    followed = np.zeros_like(asked)
+    searches = held_out & (sequences.query_ids > 0) & (sequences.item_ids == 0)
+    followed = np.zeros_like(searches)
     followed[:-1] = held_out[1:] & (sequences.item_ids[1:] > 0) & (users[1:] == users[:-1])
-    places = np.flatnonzero(asked & followed)
+    places = np.flatnonzero(searches & followed)
     if not len(places):
         raise DataError("no user has a held-out search that is followed by an event on an item")
     last = np.append(users[places][1:] != users[places][:-1], True)

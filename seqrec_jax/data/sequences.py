@@ -1,7 +1,7 @@
-"""Per-user event sequences as flat arrays with offsets, and how they are cut and packed into rows.
+"""Per-user event sequences as flat arrays with offsets, their windows, and the packing of windows into rows.
 
-Nothing here is ever materialised as one padded row per prefix: a window is a start and a length into the flat
-arrays, a row holds one window (padded) or several (packed), and every position of a row is a training target.
+A window is a start and a length into the flat arrays; a row holds one window (padded) or several (packed), and every
+position of a row has a training target. No padded row per prefix is ever made.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int
 
 from seqrec_jax.data.columns import EVENT_COLUMNS
 from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.settings import check_choice, check_value
 
 _BLOCK_USERS = 2**16  # users whose events are compared at once
 
@@ -171,7 +172,7 @@ class Sequences:
         np.cumsum(keep, out=counts[1:])
         return self._with_events(keep, user_ids=self.user_ids, offsets=counts[self.offsets])
 
-    def select_users(self, users: Int[np.ndarray, " U'"]) -> Sequences:
+    def select_users(self, users: Int[np.ndarray, " U2"]) -> Sequences:
         """The users with the given indices `[U']` in 0…U-1, in that order; an index may come twice.
 
         Raises:
@@ -250,13 +251,12 @@ class Windows(NamedTuple):
 
 
 class Packing(NamedTuple):
-    """Which window lies where: R rows of at most M windows each.
+    """The places of windows in R rows of at most M windows each.
 
     Attributes:
       lengths: `[R, M]` int32 length of the window in each slot, 0 for an empty slot.
       slot_ranks: `[R, M]` int32 place of the slot among all windows ordered by length, 0 for an empty slot.
-        Any order of the windows of equal length fills the slots validly, which is how an epoch is shuffled
-        without packing anew.
+        Windows of equal length may fill the slots in any order, so an epoch is shuffled without packing anew.
     """
 
     lengths: np.ndarray
@@ -269,13 +269,13 @@ def last_windows(sequences: Sequences, *, length: int) -> Windows:
     Raises:
       ConfigError: length < 1.
     """
-    _check_length(length)
+    check_value("length", length, "[1, inf)")
     lengths = np.minimum(sequences.lengths, length)
     return Windows(sequences.offsets[1:] - lengths, lengths)
 
 
 def sliding_windows(sequences: Sequences, *, length: int, stride: int | None = None, drop_last: int = 0) -> Windows:
-    """Windows of at most `length` events that cover every event of every user, counted from the end.
+    """Windows of at most `length` events that together cover every event of every user, counted from the end.
 
     The last window of a user ends at the last event; the one before ends `stride` events earlier, and so on
     until the first event is covered. Users without events give no window.
@@ -284,8 +284,8 @@ def sliding_windows(sequences: Sequences, *, length: int, stride: int | None = N
       sequences: U users.
       length: L.
       stride: events between the ends of two windows; None means `length`, so that windows do not overlap.
-      drop_last: events at the end of each user that no window covers; 1 leaves every position of a training
-        window a next event as its target.
+      drop_last: number of events at each user's end that no window covers; with 1 every position of a training window
+        has a next event as its target.
 
     Returns:
       The windows, user by user, the latest first.
@@ -293,12 +293,11 @@ def sliding_windows(sequences: Sequences, *, length: int, stride: int | None = N
     Raises:
       ConfigError: length < 1, a stride outside 1…length, or drop_last < 0.
     """
-    _check_length(length)
+    check_value("length", length, "[1, inf)")
     stride = length if stride is None else stride
     if not 1 <= stride <= length:
         raise ConfigError(f"stride must be between 1 and length = {length}, got {stride}")
-    if drop_last < 0:
-        raise ConfigError(f"drop_last must be at least 0, got {drop_last}")
+    check_value("drop_last", drop_last, "[0, inf)")
     sizes = np.maximum(sequences.lengths - drop_last, 0)
     counts = np.where(sizes > 0, 1 + np.maximum(0, -(-(sizes - length) // stride)), 0)
     users = np.repeat(np.arange(sequences.num_users), counts)
@@ -316,7 +315,7 @@ def pad_sequences(
     side: Literal["left", "right"] = "right",
     keep: Literal["first", "last"] = "last",
 ) -> Int[np.ndarray, "U L"]:
-    """Item ids as one padded matrix, for export and small data; training gathers windows instead.
+    """Item ids as one padded matrix, for export and small data; training gathers windows from the flat arrays instead.
 
     Args:
       sequences: U users.
@@ -330,9 +329,9 @@ def pad_sequences(
     Raises:
       ConfigError: length < 1 or an unknown side or keep.
     """
-    _check_length(length)
-    if side not in ("left", "right") or keep not in ("first", "last"):
-        raise ConfigError(f"side must be left or right and keep first or last, got {side!r} and {keep!r}")
+    check_value("length", length, "[1, inf)")
+    check_choice("side", side, ("left", "right"))
+    check_choice("keep", keep, ("first", "last"))
     sizes = np.minimum(sequences.lengths, length)
     starts = sequences.offsets[:-1] if keep == "first" else sequences.offsets[1:] - sizes
     columns = np.arange(length)[None, :] - (length - sizes[:, None] if side == "left" else 0)
@@ -351,10 +350,10 @@ def one_window_per_row(lengths: Int[np.ndarray, " W"]) -> Packing:
 
 
 def pack_windows(lengths: Int[np.ndarray, " W"], *, row_length: int, max_segments: int = 16) -> Packing:
-    """Put several windows in a row so that few positions are padding.
+    """The packing of several windows into a row, so that few positions are padding.
 
-    Longest first into the fullest row that still has room, decided on the histogram of lengths, so that the
-    cost depends on L and not on the number of windows.
+    The longest window goes first, into the fullest row that still has room. The choice is made on the histogram of
+    lengths, so that the cost depends on L and not on the number of windows.
 
     Args:
       lengths: `[W]` lengths, 1 to `row_length`.
@@ -371,9 +370,8 @@ def pack_windows(lengths: Int[np.ndarray, " W"], *, row_length: int, max_segment
     Source:
       Krell et al. (2021), Efficient Sequence Packing without Cross-contamination (longest-pack-first).
     """
-    _check_length(row_length)
-    if max_segments < 1:
-        raise ConfigError(f"max_segments must be at least 1, got {max_segments}")
+    check_value("row_length", row_length, "[1, inf)")
+    check_value("max_segments", max_segments, "[1, inf)")
     if len(lengths) and not (lengths.min() >= 1 and lengths.max() <= row_length):
         raise DataError(f"window lengths must be 1 to {row_length}, got {lengths.min()} to {lengths.max()}")
     # rooms[r] lists (pattern, count): `count` rows hold windows of the pattern's lengths and have r positions left
@@ -416,8 +414,3 @@ def pack_windows(lengths: Int[np.ndarray, " W"], *, row_length: int, max_segment
     filled = np.flatnonzero(slots.ravel())
     ranks[filled[np.argsort(slots.ravel()[filled], kind="stable")]] = np.arange(len(filled), dtype=np.int32)
     return Packing(slots, ranks.reshape(slots.shape))
-
-
-def _check_length(length: int) -> None:
-    if length < 1:
-        raise ConfigError(f"length must be at least 1, got {length}")

@@ -1,7 +1,7 @@
-"""Named, exact splits of a log into train, validation and test, and the cases an evaluation asks about.
+"""Named, exact splits of a log into train, validation and test, and the evaluation cases that follow from them.
 
-A split gives every event one part. A case is a user with a history and the held-out items that should follow
-it; the history ends before the first held-out event, so it never contains the future.
+A split gives every event one part. A case is a user with a history and the held-out items that follow it; the history
+ends before the first held-out event, so it never contains the future.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ import pandas as pd
 from seqrec_jax.data.candidates import UserCandidates
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.settings import Interval, check_choice, check_fields
 
 TRAIN, VALIDATION, TEST, HISTORY = 0, 1, 2, 3
 """Parts of a split; HISTORY events are neither trained on nor predicted, but precede a held-out event."""
@@ -29,46 +30,44 @@ Stage = Literal["validation", "test"]
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How a log is split.
+    """The rule by which a log is split.
 
     Attributes:
       rule: leave_one_out (each user's last target is test, the one before validation; users with fewer than
         three targets are only trained on), global_timeline (train before t1, validate t1 to t2, test from t2),
         user_holdout (some users are never trained on), item_holdout (some items are never trained on) or
         random_ratio (leaks the future; for comparison only).
-      validation_fraction: share of events (timeline, random), users, or items that are a target which validate;
-        at least one.
-      test_fraction: the same for test.
-      validation_users: leave_one_out only; share of the users whose event before the last one validates. Of the
-        others it is trained on, so that a model knows nearly all that came before the test.
-      validation_start: ISO time t1 of the timeline; given together with test_start it replaces the fractions.
+      validation_fraction: share of the validation part, at least one: of the events (global_timeline, random_ratio), of
+        the users (user_holdout) or of the items that are a target (item_holdout).
+      test_fraction: the same for the test part.
+      validation_users: leave_one_out only; share of the users whose event before the last one is in the validation. A
+        model is trained on that event of the other users, so that it knows nearly all that came before the test.
+      validation_start: ISO time t1 of the timeline; together with test_start it replaces the fractions.
       test_start: ISO time t2 of the timeline.
       target_behaviors: behaviours that can be a target, such as purchase; empty means all that have an item.
       seed: seed of the random rules.
+
+    Raises:
+      ConfigError: a value out of its range, an unknown rule, fractions that leave no events to train on, or a field
+        that the rule does not have.
     """
 
     rule: SplitRule = "global_timeline"
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.1
-    validation_users: float = 1.0
+    validation_fraction: Annotated[float, Interval("(0, 1)")] = 0.1
+    test_fraction: Annotated[float, Interval("(0, 1)")] = 0.1
+    validation_users: Annotated[float, Interval("(0, 1]")] = 1.0
     validation_start: str | None = None
     test_start: str | None = None
     target_behaviors: tuple[str, ...] = ()
-    seed: int = 0
+    seed: Annotated[int, Interval("[0, inf)")] = 0
 
     def __post_init__(self) -> None:
-        if self.rule not in get_args(SplitRule):
-            raise ConfigError(f"split.rule must be one of {', '.join(get_args(SplitRule))}, got {self.rule!r}")
-        for name in ("validation_fraction", "test_fraction"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"split.{name} must be between 0 and 1, got {getattr(self, name)}")
+        check_fields(self, "split")
         if self.validation_fraction + self.test_fraction >= 1:
             raise ConfigError(
                 f"split.validation_fraction + split.test_fraction must leave events to train on, got "
                 f"{self.validation_fraction} + {self.test_fraction}"
             )
-        if not 0 < self.validation_users <= 1:
-            raise ConfigError(f"split.validation_users must be above 0 and at most 1, got {self.validation_users}")
         if self.validation_users < 1 and self.rule != "leave_one_out":
             raise ConfigError(f"split.validation_users belongs to the rule leave_one_out, got {self.rule}")
         if (self.validation_start is None) != (self.test_start is None):
@@ -79,17 +78,15 @@ class SplitConfig:
             _start_seconds(getattr(self, name), name)
         if isinstance(self.target_behaviors, str):
             raise ConfigError(f"split.target_behaviors must be a list of names, got the text {self.target_behaviors!r}")
-        if self.seed < 0:
-            raise ConfigError(f"split.seed must be at least 0, got {self.seed}")
 
 
 @dataclass(frozen=True)
 class Split:
-    """A log's split.
+    """The part of each event of a log.
 
     Attributes:
-      parts: `[N]` int8, the part of each event.
-      targets: `[N]` bool, events that may be predicted: they have an item and a target behaviour.
+      parts: `[N]` int8 part of each event, TRAIN, VALIDATION, TEST or HISTORY.
+      targets: `[N]` bool, True for events that can be a target: they have an item and a target behaviour.
       config: the rule and its parameters.
       cuts: t1 and t2 in seconds for a timeline, else empty.
     """
@@ -126,18 +123,18 @@ class Split:
 
 @dataclass(frozen=True)
 class EvaluationCases:
-    """What an evaluation asks: U users, each with a history and the items that followed.
+    """The evaluation cases (users, histories, targets, candidates) that a protocol selects, one for each of U users.
 
     Attributes:
       users: `[U]` int64 index of each user in the dataset's sequences.
-      histories: the events that a recommender may look at, of the same U users.
+      histories: the events of the same U users that a recommender may use.
       target_offsets: `[U+1]` int64; the targets of case u are `target_offsets[u]:target_offsets[u+1]`.
       target_items: `[T]` int32 distinct held-out items of each case, in the order of their first event.
       target_events: `[T]` int64 place of each target's first held-out event in the dataset's sequences.
-      target_gains: `[T]` float32 the largest gain of each target's held-out events, None where none were given.
-      asked: the options that these cases were made with, None where they were made by hand.
-      candidates: `[V+1]` bool, the items that could be recommended at that time; row 0 is False.
-      users_without_history: users with targets who are left out because their history is too short.
+      candidates: `[V+1]` bool, the items that could be recommended at that time; entry 0 is False.
+      users_without_history: number of users with targets who are left out because their history is too short.
+      target_gains: `[T]` float32 largest gain of each target's held-out events; None if no gains were given.
+      selection: the options of `evaluation_cases` by name; None for cases that were made otherwise.
       user_candidates: which of the candidates each user may be shown; None where it is the same for all.
     """
 
@@ -149,7 +146,7 @@ class EvaluationCases:
     candidates: np.ndarray
     users_without_history: int
     target_gains: np.ndarray | None = None
-    asked: dict[str, Any] | None = None
+    selection: dict[str, Any] | None = None
     user_candidates: UserCandidates | None = None
 
     @property
@@ -217,12 +214,12 @@ def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def split_events(
     sequences: Sequences, config: SplitConfig, *, behaviors: Sequence[str], time_kind: str = "seconds"
 ) -> Split:
-    """Give every event its part.
+    """The split of a log: a part for each event.
 
     Args:
       sequences: U users, N events in order.
       config: the rule.
-      behaviors: names behind the behaviour codes.
+      behaviors: names of the behaviours in the order of their codes.
       time_kind: "seconds", or "order" for a log without times.
 
     Returns:
@@ -280,7 +277,7 @@ def evaluation_cases(
     min_history: int = 1,
     gains: np.ndarray | None = None,
 ) -> EvaluationCases:
-    """The users who have something to predict at a stage, with their histories and targets.
+    """The evaluation cases of a stage: the users with a held-out target, their histories and targets.
 
     The history of a user is what came before the first target of that stage, without events of held-out
     items or later parts. At the test stage it includes the validation events, except under item_holdout, where
@@ -293,21 +290,20 @@ def evaluation_cases(
       num_items: V.
       available_from: `[V+1]` seconds at which an item can first be recommended; None means its first event in
         the log. Only a timeline, which has one moment of recommendation, restricts the candidates by it.
-      targets: which of a user's held-out events are to be predicted: "all", "next", "next 5" (any number, their
-        distinct items), or "basket" (the next and those at its very time, such as the lines of an invoice).
+      targets: which of a user's held-out events are targets: "all", "next", "next 5" (any number, their distinct
+        items), or "basket" (the next one and those of the same time, such as the lines of an invoice).
       min_history: users with a history of fewer events are left out and counted.
-      gains: `[H]` what a target of each behaviour is worth, for graded metrics; None for no gains.
+      gains: `[H]` gain of a target by its behaviour, for graded metrics; None for no gains.
 
     Returns:
       The cases, users in the order of `sequences`.
 
     Raises:
-      DataError: nobody is left to evaluate, or `available_from` is not one time an item.
+      DataError: no user is left to evaluate, or `available_from` is not one time an item.
       ConfigError: an unknown stage or targets, or gains that are not one a behaviour.
     """
     num_next = num_next_targets(targets)
-    if stage not in get_args(Stage):
-        raise ConfigError(f"stage must be one of {', '.join(get_args(Stage))}, got {stage!r}")
+    check_choice("stage", stage, Stage)
     part = VALIDATION if stage == "validation" else TEST
     held_out = (split.parts == part) & split.targets
     first = _first_event(sequences, held_out)
@@ -347,14 +343,14 @@ def evaluation_cases(
         target_items=pairs["item"].to_numpy(dtype=np.int32),
         target_events=pairs["event"].to_numpy(dtype=np.int64),
         target_gains=best_gains,
-        asked={"stage": stage, "targets": targets, "min_history": min_history},
+        selection={"stage": stage, "targets": targets, "min_history": min_history},
         candidates=_candidates(sequences, split, part, num_items, available_from),
         users_without_history=int(has_target.sum()) - len(evaluated),
     )
 
 
 def num_next_targets(targets: str) -> int | None:
-    """How many of a user's next held-out events are to be predicted, None for "all" and "basket".
+    """Number of a user's next held-out events that are targets, None for "all" and "basket".
 
     Raises:
       ConfigError: no such rule.
@@ -443,7 +439,7 @@ def _start_seconds(start: str | None, name: str) -> int | None:
 
 
 def _random_parts(count: int, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
-    """`[count]` int8 parts in exact shares, at least one of each held-out part."""
+    """`[count]` int8 parts in exact shares, at least one entry of each held-out part."""
     parts = np.full(count, TRAIN, dtype=np.int8)
     order = rng.permutation(count)
     num_validation = max(1, round(config.validation_fraction * count))

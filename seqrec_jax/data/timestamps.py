@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from pandas.api import types as dtypes
 
-from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.errors import DataError
+from seqrec_jax.settings import check_choice
 
 TimestampUnit = Literal["auto", "s", "ms", "us", "ns"]
 
@@ -28,7 +29,7 @@ def parse_timestamps(
 
     Args:
       written: N times as the log has them.
-      unit: unit of the numbers; "auto" decides by the magnitude of the positive ones, for all at once.
+      unit: unit of the numbers; "auto" decides by the magnitude of the positive ones, for the whole column at once.
       name: the column's name, for messages.
       source: the file's name, for messages.
 
@@ -43,8 +44,7 @@ def parse_timestamps(
     >>> parse_timestamps(pd.Series(["1396437466940", "2014-04-02T13:17:46+02:00", "soon"])).tolist()
     [1396437466, 1396437466, <NA>]
     """
-    if unit != "auto" and unit not in _PER_SECOND:
-        raise ConfigError(f"timestamp_unit must be one of auto, s, ms, us, ns, got {unit!r}")
+    check_choice("timestamp_unit", unit, TimestampUnit)
     if dtypes.is_datetime64_any_dtype(written.dtype):
         return pd.Series(_datetime_seconds(pd.DatetimeIndex(written)))
     numbers = pd.to_numeric(written, errors="coerce")

@@ -198,7 +198,7 @@ def _judge_all(
     names = [contender.system.name for contender in contenders]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"two systems are called {twice[0]!r}; give each a name of its own")
-    for name, value in (cases.asked or {}).items():
+    for name, value in (cases.selection or {}).items():
         if value != getattr(config, name):
             raise ConfigError(
                 f"the cases were made with {name} {value!r}, the configuration says {getattr(config, name)!r}; make "

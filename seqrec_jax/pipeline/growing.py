@@ -9,7 +9,7 @@ import jax
 
 from seqrec_jax.config import ItemsConfig
 from seqrec_jax.data.files import read_item_table
-from seqrec_jax.data.growing import Catalogue, NewItems, grow_catalogue
+from seqrec_jax.data.growing import DescribedItems, NewItems, append_items
 from seqrec_jax.data.item_content import read_feature_file
 from seqrec_jax.data.item_edges import read_pairs
 from seqrec_jax.errors import CheckpointError
@@ -69,19 +69,19 @@ def add_items(
 
     Raises:
       CheckpointError: no run, no whole checkpoint, or an output that exists or cannot be written.
-      DataError, ConfigError: as `grow_catalogue` and `text_feature`.
+      DataError, ConfigError: as `append_items` and `text_feature`.
     """
     run = Run.open(run)
     if Path(output).exists():  # before the texts are encoded, which may take long
         raise CheckpointError(f"{output} exists; choose another output, since a run is never changed in place")
     settings = run.section("data.items", ItemsConfig)
-    catalogue = Catalogue(run.items, run.facts.attributes, run.content)
+    catalogue = DescribedItems(run.items, run.facts.attributes, run.content)
     new = new._replace(items=with_paths(new.items, settings))
     notes: list[str] = []
     if TEXT in catalogue.content.features and settings.text.columns and TEXT not in new.features:
         vectors, notes = text_feature(new.items, settings.text, encode=encode)
         new = new._replace(features={**new.features, TEXT: vectors})
-    grown, counted = grow_catalogue(catalogue, new, max_neighbors=settings.max_neighbors)
+    grown, counted = append_items(catalogue, new, max_neighbors=settings.max_neighbors)
     params = extend_item_rows(
         run.params(step), old_num_items=len(run.items), new_num_items=len(grown.items), key=jax.random.key(0)
     )

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from seqrec_jax.data.files import as_text
 from seqrec_jax.data.live import LogVocabulary, read_histories
-from seqrec_jax.data.queries import ask
+from seqrec_jax.data.queries import append_query
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.scoring import catalogue_order
@@ -137,4 +137,4 @@ class ItemCatalogue:
                 f"the model cannot be asked for {query!r}: it takes no queries; train one with model.events.query on, "
                 "on a log whose searches have a query and no item"
             )
-        return ask(histories, query, behavior=self._query_code, first_timestamp=self.first_timestamp)
+        return append_query(histories, query, behavior=self._query_code, first_timestamp=self.first_timestamp)

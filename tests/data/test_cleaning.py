@@ -360,9 +360,9 @@ def test_unreadable_values_are_counted_and_their_events_kept():
         ({"item_k_core": -2}, "cleaning.item_k_core must be at least 1, got -2"),
         (
             {"collapse_repeats_seconds": 0},
-            "collapse_repeats_seconds must be at least 1, or None to switch it off, got 0",
+            "cleaning.collapse_repeats_seconds must be at least 1, got 0",
         ),
-        ({"max_events_per_user_per_day": -1}, "max_events_per_user_per_day must be at least 1, or None"),
+        ({"max_events_per_user_per_day": -1}, "cleaning.max_events_per_user_per_day must be at least 1, got -1"),
         ({"behaviors": ()}, "cleaning.behaviors must name each behaviour once, got []"),
         ({"behaviors": ("view", "view")}, "must name each behaviour once, got ['view', 'view']"),
         ({"behaviors": "view"}, "cleaning.behaviors must be a list of names, got the text 'view'"),

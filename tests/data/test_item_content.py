@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from seqrec_jax.data.attributes import AttributeConfig, AttributeVocabulary, encode_attributes
-from seqrec_jax.data.growing import Catalogue, NewItems, grow_catalogue
+from seqrec_jax.data.growing import DescribedItems, NewItems, append_items
 from seqrec_jax.data.item_content import (
     FeatureFile,
     ItemContent,
@@ -178,7 +178,7 @@ def test_numbers_in_buckets_that_begin_where_known_items_numbers_are():
     assert again.categorical["price"].tolist() == [0, 2, 1]
     equal, same = encode_attributes(pd.DataFrame({"price": [5.0, 5.0, None]}), config)
     assert same.numeric_buckets == {"price": ()} and equal.categorical["price"].tolist() == [0, 1, 1, 0]
-    with pytest.raises(ConfigError, match=r"numeric_buckets must be at least 2, got \{'price': 1\}"):
+    with pytest.raises(ConfigError, match=r"attributes\.numeric_buckets\.price must be at least 2, got 1"):
         AttributeConfig(numeric_buckets={"price": 1})
     with pytest.raises(ConfigError, match="'price'"):
         AttributeConfig(numeric=("price",), numeric_buckets={"price": 3})
@@ -206,7 +206,7 @@ ITEMS = pd.DataFrame(
         "first_timestamp": [0, 1, 2, 3],
     }
 )
-CATALOGUE = Catalogue(
+CATALOGUE = DescribedItems(
     ITEMS,
     encode_attributes(ITEMS, AttributeConfig(categorical=("brand",), numeric=("price",)))[1],
     ItemContent(
@@ -220,7 +220,7 @@ def test_new_items_follow_the_old_ones_which_stay_as_they_are():
     table = pd.DataFrame({"item_id": [10, 9], "brand": ["z", "y"], "price": ["7", None], "colour": ["red", "blue"]})
     vectors = FeatureFile(np.array(["a", "9", "other"], dtype=object), VECTORS * 7)
     new = NewItems(table, {"text": vectors}, {"with": pd.concat([pairs("ac"), pairs("9b", "99", "9x")])})
-    grown, notes = grow_catalogue(CATALOGUE, new)
+    grown, notes = append_items(CATALOGUE, new)
     assert grown.items["item_id"].tolist() == [*RAW_IDS, "10", "9"]
     pd.testing.assert_frame_equal(grown.items.iloc[:4], ITEMS, check_dtype=False)
     assert grown.items["known"].tolist() == [True, True, False, True, False, False]
@@ -252,16 +252,16 @@ def test_new_items_follow_the_old_ones_which_stay_as_they_are():
 )
 def test_bad_new_items_are_refused(table, words):
     with pytest.raises(DataError, match=words):
-        grow_catalogue(CATALOGUE, NewItems(pd.DataFrame(table)))
+        append_items(CATALOGUE, NewItems(pd.DataFrame(table)))
 
 
 def test_content_that_the_model_was_trained_without_is_refused():
     table = pd.DataFrame({"item_id": ["e"], "brand": ["x"], "price": [1.0]})
     sound = FeatureFile(np.array(["e"], dtype=object), VECTORS[:1])
     with pytest.raises(ConfigError, match="without the feature 'sound'; it has text"):
-        grow_catalogue(CATALOGUE, NewItems(table, {"sound": sound}))
+        append_items(CATALOGUE, NewItems(table, {"sound": sound}))
     with pytest.raises(ConfigError, match="without the relation 'above'; it has with"):
-        grow_catalogue(CATALOGUE, NewItems(table, {}, {"above": pairs("ea")}))
+        append_items(CATALOGUE, NewItems(table, {}, {"above": pairs("ea")}))
     with pytest.raises(DataError, match="width 3, but 2 before"):
         wide = FeatureFile(np.array(["e"], dtype=object), np.ones((1, 3), np.float32))
-        grow_catalogue(CATALOGUE, NewItems(table, {"text": wide}))
+        append_items(CATALOGUE, NewItems(table, {"text": wide}))

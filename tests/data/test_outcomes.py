@@ -89,7 +89,7 @@ def test_moments_whose_days_are_not_over_or_reach_into_another_part_are_left_out
 
 def test_what_is_refused():
     data = dataset()
-    with pytest.raises(ConfigError, match="must be positive, got 0"):
+    with pytest.raises(ConfigError, match="days must be greater than 0, got 0"):
         outcome_rows(data, [DAY], days=0)
     with pytest.raises(ConfigError, match=r"behaviors name \['sale'\]"):
         outcome_rows(data, [DAY], days=1, behaviors=["sale"])

@@ -175,10 +175,10 @@ def test_sliding_windows_cover_every_event_and_end_where_they_should(lengths, le
         (lambda s: pad_sequences(s, length=0), "length must be at least 1, got 0"),
         (
             lambda s: pad_sequences(s, length=2, side="top"),
-            "side must be left or right and keep first or last, got 'top' and 'last'",
+            "side must be one of left, right, got 'top'",
         ),
-        (lambda s: pad_sequences(s, length=2, keep="best"), "got 'right' and 'best'"),
-        (lambda s: pack_windows(s.lengths, row_length=0), "length must be at least 1, got 0"),
+        (lambda s: pad_sequences(s, length=2, keep="best"), "keep must be one of first, last, got 'best'"),
+        (lambda s: pack_windows(s.lengths, row_length=0), "row_length must be at least 1, got 0"),
         (lambda s: pack_windows(s.lengths, row_length=4, max_segments=0), "max_segments must be at least 1, got 0"),
     ],
 )

@@ -172,7 +172,7 @@ def test_of_users_who_do_not_validate_all_but_the_last_target_is_trained_on():
     assert "validation_users" not in whole.to_dict() and part.to_dict()["validation_users"] == 0.3
     assert "the one before of 30% of them the validation" in part.describe()
     for wrong, message in (
-        ({"validation_users": 0.0}, "split.validation_users must be above 0 and at most 1, got 0.0"),
+        ({"validation_users": 0.0}, "split.validation_users must be greater than 0 and at most 1, got 0.0"),
         ({"rule": "global_timeline"}, "split.validation_users belongs to the rule leave_one_out, got global_timeline"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -438,10 +438,10 @@ def test_timeline_cases_by_hand():
             "split.rule must be one of leave_one_out, global_timeline, user_holdout, item_holdout, random_ratio, "
             "got 'timeline'",
         ),
-        ({"validation_fraction": 0.0}, "split.validation_fraction must be between 0 and 1, got 0.0"),
-        ({"test_fraction": 1.0}, "split.test_fraction must be between 0 and 1, got 1.0"),
-        ({"test_fraction": -0.1}, "split.test_fraction must be between 0 and 1, got -0.1"),
-        ({"test_fraction": float("nan")}, "split.test_fraction must be between 0 and 1, got nan"),
+        ({"validation_fraction": 0.0}, "split.validation_fraction must be greater than 0 and less than 1, got 0.0"),
+        ({"test_fraction": 1.0}, "split.test_fraction must be greater than 0 and less than 1, got 1.0"),
+        ({"test_fraction": -0.1}, "split.test_fraction must be greater than 0 and less than 1, got -0.1"),
+        ({"test_fraction": float("nan")}, "split.test_fraction must be greater than 0 and less than 1, got nan"),
         (
             {"validation_fraction": 0.5, "test_fraction": 0.5},
             r"split.validation_fraction \+ split.test_fraction must leave events to train on, got 0.5 \+ 0.5",

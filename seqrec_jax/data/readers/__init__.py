@@ -1,7 +1,9 @@
-"""Readers of public data sets: the files, as published or as prepared by others, to events and tables.
+"""Readers of public data sets: their files, as published or as others prepared them, to events and tables.
 
-Nothing is downloaded. `path` is the folder that holds the files, or the file of events itself; tables of items and
-users are read from the same folder where they exist. Ids stay as written, and nothing is cleaned.
+A reader takes a `path`, the folder that holds the files or the file of events itself, and gives a `PublicDataset`.
+Tables of items and users are read from the same folder if they exist. Nothing is downloaded, ids stay as written, and
+nothing is cleaned. `READERS` holds them by the name that `data.reader` of a configuration takes; a new reader is a
+function in one of these files and an entry of `READERS`.
 """
 
 from __future__ import annotations
@@ -42,3 +44,4 @@ READERS: dict[str, Callable[..., PublicDataset]] = {
     "search_ubi_joined": lambda path: read_search_log(path).dataset,
     "yoochoose": read_yoochoose,
 }
+"""Name in a configuration to reader."""

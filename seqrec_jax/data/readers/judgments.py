@@ -1,6 +1,6 @@
-"""Readers of the public sets that are no behaviour logs: graded search judgments and an experiment's outcome.
+"""Readers of public sets that are not behaviour logs: graded search judgments and an experiment's outcome.
 
-Nothing is downloaded; `path` is the folder that holds the files, or the file itself. Each gives a plain table.
+`path` is the folder that holds the files, or the file itself; each reader gives a plain table.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def read_esci_judgments(path: str | Path) -> pd.DataFrame:
         ]
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{file} is no list of judgments: expected judgmentRatings with query and ratings of docId and rating "
+            f"{file} is not a list of judgments: expected judgmentRatings with query and ratings of docId and rating "
             f"({type(error).__name__}: {error})"
         ) from error
     return pd.DataFrame(rows, columns=["query", "item_id", "relevance"])
 
 
 def read_cookie_cats(path: str | Path) -> pd.DataFrame:
-    """A mobile game's A/B test: who saw the first gate at level 30 or 40, and who came back.
+    """A mobile game's A/B test: users with the first gate at level 30 or 40, and whether they returned.
 
     Returns:
       `user_id` (text), `group` (text), `rounds` (int), `retained_1_day` and `retained_7_days` (bool), a row a user.

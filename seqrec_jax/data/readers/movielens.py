@@ -54,7 +54,7 @@ def read_movielens_100k(path: str | Path) -> PublicDataset:
 
 
 def _typed_table(path: Path) -> pd.DataFrame:
-    """RecBole's atomic files: tab separated, a type behind each column's name."""
+    """A tab-separated atomic file of RecBole, without the type after each column's name."""
     return read_table(path, separator="\t", quoted=False).rename(columns=lambda name: name.split(":")[0])
 
 
@@ -63,7 +63,7 @@ def read_movielens_1m(path: str | Path) -> PublicDataset:
 
     Returns:
       Events "rating" (value = stars in `ratings.dat`); items with `title` and `genres` (lists) and users with
-      `gender`, `age`, `occupation`, `zip_code` from `movies.dat` and `users.dat`, where those lie beside. For
+      `gender`, `age`, `occupation`, `zip_code` from `movies.dat` and `users.dat`, if these are in the same folder. For
       `ml-1m.txt` they also need `sas_to_original_items.txt` and `sas_to_original_users.txt`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the readers of public data sets share: finding their files and reading their tables."""
+"""The result of a reader of a public data set, and the functions by which readers find and read its files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from seqrec_jax.errors import DataError
 
 @dataclass(frozen=True)
 class PublicDataset:
-    """A public data set, ids as its files have them.
+    """A public data set with the ids of its files.
 
     Attributes:
       events: the log, not cleaned.
-      items: one row an item, `item_id` first; None where the set has none.
-      users: one row a user, `user_id` first; None where the set has none.
+      items: one row an item, `item_id` first; None for a set without such a table.
+      users: one row a user, `user_id` first; None for a set without such a table.
     """
 
     events: RawEvents
@@ -36,7 +36,7 @@ def find_file(path: str | Path, *names: str) -> Path:
     """`path` itself if it is a file, else the first of `names` (each also with .gz) in the folder `path`.
 
     Raises:
-      DataError: nothing is there.
+      DataError: there is no such file.
     """
     path = Path(path)
     found = path if path.is_file() else beside(path, *names)
@@ -67,11 +67,11 @@ def read_table(
       path: the file, or its .gz.
       separator: one character, or "::".
       names: the columns of a file without a header.
-      encoding: of the text.
-      quoted: whether quotes around a field are taken off.
+      encoding: encoding of the text.
+      quoted: whether quotation marks around a field are removed.
 
     Raises:
-      DataError: the file is no such table.
+      DataError: the file is not such a table.
     """
     source: Path | io.StringIO = path
     if len(separator) > 1:
@@ -106,10 +106,10 @@ def read_text(path: Path, *, encoding: str = "utf-8") -> str:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a text file that has one a line; empty lines do not count.
+    """The JSON objects of a text file that has one a line; empty lines are skipped.
 
     Raises:
-      DataError: a line that is no JSON.
+      DataError: a line that is not JSON.
     """
     records = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
@@ -130,7 +130,17 @@ def require(table: pd.DataFrame, *names: str, path: Path) -> None:
 def public_events(
     table: pd.DataFrame, columns: Columns, *, path: Path, timestamp_unit: TimestampUnit = "auto"
 ) -> RawEvents:
-    """`read_events` of a table that was read from `path`."""
+    """The events of a table that was read from a file.
+
+    Args:
+      table: the table.
+      columns: its names of the contract's columns.
+      path: the file, for messages and as the source of the events.
+      timestamp_unit: see `read_events`.
+
+    Raises:
+      DataError: a missing column, no rows, or see `read_events`.
+    """
     require(table, *columns.named().values(), path=path)
     if not len(table):
         raise DataError(f"{path} holds no events")
@@ -138,7 +148,15 @@ def public_events(
 
 
 def most_frequent(values: pd.Series, *, by: pd.Series) -> pd.Series:
-    """The most frequent value for each key of `by`, the first in alphabetical order among equals."""
+    """The commonest value of each key, the first in alphabetical order among equally common ones.
+
+    Args:
+      values: N values.
+      by: N keys.
+
+    Returns:
+      A value for each distinct key, which is the index.
+    """
     counts = pd.DataFrame({"key": by, "value": values}).dropna().value_counts().rename("count").reset_index()
     counts = counts.sort_values(["key", "count", "value"], ascending=[True, False, True])
     return counts.drop_duplicates("key").set_index("key")["value"]

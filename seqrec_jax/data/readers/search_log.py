@@ -1,4 +1,4 @@
-"""A shop search's log joined: what a client searched, what was shown for it, and what was done with that."""
+"""A reader of a shop search's log that joins searches with the items shown for them and the actions on these."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class SearchLog(NamedTuple):
     """A joined log.
 
     Attributes:
-      dataset: searches, under the behaviour `search` and without item, and events on items, each with the text of the
-        query that it belongs to; and the items with a description where the log has one.
-      joins: what was joined and what was not, a count by name.
+      dataset: searches, under the behaviour `search` and without item, and events on items, each with the text of its
+        query; and the items, with a description if the log has one.
+      joins: counts of joined and of unmatched records by name, see `read_search_log`.
     """
 
     dataset: PublicDataset
@@ -41,17 +41,17 @@ class SearchLog(NamedTuple):
 def read_search_log(path: str | Path) -> SearchLog:
     """User Behavior Insights as sequences: one search for each query of a client, then what followed it.
 
-    The client stands for the user. A query id becomes one search, at the earliest time that a record or an event of it
-    has. Its text is the one that its events have most often, else that of its latest query record, else what was
-    typed. A search without any further event that is the beginning of the client's next search within three
-    seconds was typed on the way there and is left out. Events on what is no product (filters, pages) are left out;
+    The client stands for the user. A query id becomes one search, at the earliest time of its records and events. The
+    text of the search is the commonest one of its events, else that of its latest query record, else the typed message.
+    A search without any further event is left out if the client's next search follows within three seconds and begins
+    with its text: it was typed on the way there. Events on objects that are not products (filters, pages) are left out;
     events whose query has no text stay, without one.
 
     Args:
-      path: the folder or file, with index lines between the records or without.
+      path: the folder or file, with or without index lines between the records.
 
     Returns:
-      The log; its rows are in order of time, a search before what was shown for it. Counted are `query_records` and
+      The log; its rows are in order of time, a search before the items shown for it. Counted are `query_records` and
       `queries` (distinct ids), `queries_without_record` (known by events alone), `queries_without_text`,
       `queries_with_several_texts`, `searches_typed_on_the_way`, `events` on products or not, `events_on_no_product`,
       `events_of_a_query_record`, `events_without_query_text` (on products), `events_of_another_client` (than the
@@ -66,14 +66,14 @@ def read_search_log(path: str | Path) -> SearchLog:
     file = find_file(path, "ubi_queries_events.ndjson", "ubi_events.ndjson")
     files = [file, *filter(None, [beside(file, "ubi_queries.ndjson")])]
     records = [record for part in dict.fromkeys(files) for record in read_json_lines(part) if "index" not in record]
-    asked = _records(records)
+    query_records = _records(records)
     events = _events(records)
     if not len(events):
         raise DataError(f"{file} holds no events; expected records with action_name")
-    searches, joins = _searches(asked, events)
+    searches, joins = _searches(query_records, events)
     texts = searches.set_index("query_id")["query"]
     events["query"] = events["query_id"].map(texts)
-    known = asked.drop_duplicates("query_id").set_index("query_id")["user_id"]
+    known = query_records.drop_duplicates("query_id").set_index("query_id")["user_id"]
     owners = events["query_id"].map(known)
     products = events[events["item_id"].notna()].copy()
     keys = pd.MultiIndex.from_frame(products[["query_id", "item_id"]])
@@ -137,11 +137,12 @@ def _events(records: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.assign(milliseconds=_milliseconds(frame["timestamp"]))
 
 
-def _searches(asked: pd.DataFrame, events: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+def _searches(records: pd.DataFrame, events: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """A row a query id, `typed_on_the_way` or not, and counts."""
-    together = pd.concat([asked, events], ignore_index=True)
+    together = pd.concat([records, events], ignore_index=True)
     together = together[together["query_id"].notna()]
-    latest = asked.dropna(subset=["text"]).sort_values("milliseconds", kind="stable").groupby("query_id")["text"].last()
+    with_text = records.dropna(subset=["text"])
+    latest = with_text.sort_values("milliseconds", kind="stable").groupby("query_id")["text"].last()
     ids = pd.Series(together["query_id"].unique())
     of_events, typed = (most_frequent(events[name], by=events["query_id"]) for name in ("text", "typed"))
     text = ids.map({**typed, **latest, **of_events}).astype(object)
@@ -162,12 +163,12 @@ def _searches(asked: pd.DataFrame, events: pd.DataFrame) -> tuple[pd.DataFrame, 
         for now, then in zip(searches["query"], after["query"], strict=True)
     ]
     soon = after["milliseconds"] - searches["milliseconds"] <= _TYPING_MILLISECONDS
-    several = asked.dropna(subset=["text"]).groupby("query_id")["text"].nunique() > 1
+    several = with_text.groupby("query_id")["text"].nunique() > 1
     searches["typed_on_the_way"] = ~followed & soon & np.array(begins, dtype=bool)
     counts = {
-        "query_records": len(asked),
+        "query_records": len(records),
         "queries": len(searches),
-        "queries_without_record": int((~searches["query_id"].isin(asked["query_id"])).sum()),
+        "queries_without_record": int((~searches["query_id"].isin(records["query_id"])).sum()),
         "queries_without_text": int(searches["query"].isna().sum()),
         "queries_with_several_texts": int(several.sum()),
         "searches_typed_on_the_way": int(searches["typed_on_the_way"].sum()),

@@ -1,8 +1,4 @@
-"""Readers of shops' logs: Online Retail, Complete Journey, yoochoose, UBI search, Open Bandit.
-
-Nothing is downloaded. `path` is the folder that holds the files, or the file of events itself; tables of
-items and users are taken from beside it where they are. Ids stay as written, and nothing is cleaned.
-"""
+"""Readers of shops' logs: Online Retail, Complete Journey, yoochoose, UBI search, Open Bandit."""
 
 from __future__ import annotations
 
@@ -88,7 +84,7 @@ def read_online_retail(path: str | Path) -> PublicDataset:
 
 
 def read_complete_journey(path: str | Path, *, first_day: str = "2016-01-01") -> PublicDataset:
-    """dunnhumby The Complete Journey: households' grocery purchases, as published or as in the R package.
+    """The Complete Journey of dunnhumby: households' grocery purchases, as published or as in the R package.
 
     The published files number the days from 1 and name no year; `first_day` is the date of day 1.
 
@@ -128,7 +124,7 @@ def read_complete_journey(path: str | Path, *, first_day: str = "2016-01-01") ->
 
 
 def _lower(table: pd.DataFrame) -> pd.DataFrame:
-    """The published files' names as the R package has them, keys first."""
+    """The published files under the R package's names of columns, keys first."""
     table = table.rename(columns=str.lower).rename(columns={"household_key": "household_id"})
     if "transaction_timestamp" in table or "basket_id" in table:
         return table
@@ -140,8 +136,8 @@ def _lower(table: pd.DataFrame) -> pd.DataFrame:
 def read_yoochoose(path: str | Path) -> PublicDataset:
     """RecSys Challenge 2015: clicks (and purchases) of shop sessions; a session stands for the user.
 
-    Takes `yoochoose-clicks.dat` as published, with `yoochoose-buys.dat` where it lies beside, or the common
-    slices with a header; of a folder both `_train_full` and `_test` are read, of a file only that file.
+    Reads `yoochoose-clicks.dat` as published, with `yoochoose-buys.dat` if it is in the same folder, or the common
+    slices with a header: for a folder both `_train_full` and `_test`, for a file only that file.
 
     Returns:
       Events "click" and "purchase" (value = price times quantity).
@@ -175,13 +171,13 @@ def read_yoochoose(path: str | Path) -> PublicDataset:
 def read_search_ubi(path: str | Path) -> PublicDataset:
     """User Behavior Insights: impressions, clicks and further actions of a shop's search, JSON lines.
 
-    Takes the bulk form with an index line before each record, or records alone; events (`ubi_events`) and
-    queries (`ubi_queries`) may share a file or be two. Only events are rows of the log. The client stands for
-    the user. The query's text comes from the event, else from its query record, else from the message of a
-    search. Objects that are no product (filters, pages) leave the item empty.
+    Reads the bulk form with an index line before each record, or records alone; events (`ubi_events`) and queries
+    (`ubi_queries`) may be in one file or two. Only events are rows of the log. The client stands for the user. The
+    query's text is that of the event, else of its query record, else of the message of a search. Events on objects that
+    are not products (filters, pages) have no item.
 
     Returns:
-      Events under the log's own action names; items with `description`, where events carry one.
+      Events under the log's own names of actions; items with `description` if events have one.
 
     Raises:
       DataError: the file is missing or not JSON lines.
@@ -198,7 +194,7 @@ def read_search_ubi(path: str | Path) -> PublicDataset:
         details = event.get("event_attributes") or {}
         thing = details.get("object") or {}
         product = thing.get("object_id_field") in ("asin", "primary_ean", "product_id", "sku")
-        said = event.get("message") if event.get("message_type") == "QUERY" else None
+        message = event.get("message") if event.get("message_type") == "QUERY" else None
         rows.append(
             {
                 "user_id": event.get("client_id"),
@@ -206,7 +202,7 @@ def read_search_ubi(path: str | Path) -> PublicDataset:
                 "timestamp": event.get("timestamp"),
                 "behavior": event["action_name"],
                 "session_id": event.get("session_id") or details.get("session_id"),
-                "query": event.get("user_query") or texts.get(event.get("query_id")) or said,
+                "query": event.get("user_query") or texts.get(event.get("query_id")) or message,
                 "position": (details.get("position") or {}).get("ordinal"),
                 "description": thing.get("description") if product else None,
             }

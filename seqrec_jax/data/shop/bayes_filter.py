@@ -1,4 +1,4 @@
-"""What can be known of the simulated shop's next event: an exact Bayes filter, and an oracle above it.
+"""The best possible forecasts of the simulated shop's next event: an exact Bayes filter, and an oracle above it.
 
 The next event is the next row of the user's log, whatever its behaviour; its item is the target. After a view
 the funnel may go on, so "the same item again" has its share of the probability. Observed are the items,
@@ -53,7 +53,7 @@ _CLICK, _PURCHASE = BEHAVIORS.index("click"), BEHAVIORS.index("purchase")
 
 
 class Belief(NamedTuple):
-    """What is known of U users after their histories.
+    """The state of the filter after the histories of U users.
 
     Attributes:
       tastes: `[U, S]` float64 probability of the taste at the last event (of a first event, if there is
@@ -102,7 +102,7 @@ class BayesFilter:
         self._dataset_ids[self.world_items] = np.arange(1, len(self.world_items) + 1)
 
     def beliefs(self, histories: Sequences, *, behaviors: tuple[str, ...]) -> Belief:
-        """Filter the histories, all users at once, position by position.
+        """The beliefs after the histories, filtered for all users at once, position by position.
 
         Args:
           histories: U users from their first event on, item ids of the dataset; with queries where they were logged.
@@ -115,8 +115,8 @@ class BayesFilter:
         visited = without_searches(histories)
         return self._filtered(visited, query_probabilities(self.world, visited.texts), behaviors=behaviors)
 
-    def _filtered(self, visited: Visited, asked: np.ndarray, *, behaviors: tuple[str, ...]) -> Belief:
-        """The belief after the events on items; `asked` `[Q, V_world]` is how likely each query is before each."""
+    def _filtered(self, visited: Visited, queried: np.ndarray, *, behaviors: tuple[str, ...]) -> Belief:
+        """The belief after the events on items; `queried` `[Q, V_world]` has the queries' probabilities."""
         world, config, histories = self.world, self.world.config, visited.histories
         codes = _behavior_codes(behaviors)[histories.behaviors]
         if len(histories.item_ids) and not (
@@ -129,7 +129,7 @@ class BayesFilter:
         items = self.world_items[histories.item_ids - 1]
         fits = None
         if visited.queries is not None:
-            fits = np.where(visited.queries > 0, asked[visited.queries, items], -1.0)
+            fits = np.where(visited.queries > 0, queried[visited.queries, items], -1.0)
         epochs = world.epochs(histories.timestamps)
         count = histories.num_users
         belief = Belief(
@@ -179,8 +179,8 @@ class BayesFilter:
           DataError: see `beliefs`.
         """
         world, visited = self.world, without_searches(histories)
-        asked = query_probabilities(world, visited.texts)
-        belief = self._filtered(visited, asked, behaviors=behaviors)
+        queried = query_probabilities(world, visited.texts)
+        belief = self._filtered(visited, queried, behaviors=behaviors)
         first = belief.last_items < 0
         same, new = _epoch_masses(world, belief.last_times, first=first, after=after)
         moved = np.where(first[:, None], belief.tastes, belief.tastes @ world.transitions)
@@ -194,14 +194,14 @@ class BayesFilter:
         followed += (1.0 - returning) * np.einsum("ues,es->u", weights, self._unsearched.sum(axis=2))
         scores = self._mixture(belief, funnel, weights, table=self._unsearched_table) / followed[:, None]
         searching = np.flatnonzero(visited.last_queries)
-        scores[searching, 1:] = self._after_search(belief, visited, asked, searching, stay, moved)
+        scores[searching, 1:] = self._after_search(belief, visited, queried, searching, stay, moved)
         return scores.astype(np.float32)
 
     def _after_search(
         self,
         belief: Belief,
         visited: Visited,
-        asked: np.ndarray,
+        queried: np.ndarray,
         users: np.ndarray,
         stay: np.ndarray,
         moved: np.ndarray,
@@ -212,12 +212,12 @@ class BayesFilter:
         new = first | (searched - last_times > SESSION_GAP_SECONDS)
         tastes = np.where(new[:, None], moved[users], belief.tastes[users] * (1.0 - stay[users]))
         epochs = self.world.epochs(times_after(searched, np.where(first, 0, last_times)))
-        fits = asked[visited.last_queries[users]]
+        fits = queried[visited.last_queries[users]]
         visits = np.einsum("us,usv->uv", tastes, self._searched[epochs]) * fits
         total = visits.sum(axis=1, keepdims=True)
         if not total.all():
             wrong = visited.texts[visited.last_queries[users[np.flatnonzero(total[:, 0] == 0)[0]]]]
-            raise DataError(f"nobody of this shop searches {wrong!r}; give the filter the shop's own log")
+            raise DataError(f"{wrong!r} is not a query of this shop; give the filter the shop's own log")
         return (visits / total)[:, self.world_items]
 
     def _update(
@@ -233,7 +233,7 @@ class BayesFilter:
     ) -> None:
         """One observed event for each of `users` `[n]`, written into `belief`.
 
-        `fits` is how likely a search before it says what was said, -1 without one; None where searches are not logged.
+        `fits` is the probability of the query before it, -1 without a search; None if searches are not logged.
         """
         world = self.world
         last_items, memory = belief.last_items[users], belief.memory[users]
@@ -249,8 +249,8 @@ class BayesFilter:
         visit += (returning * np.sum(shares * (memory == items[:, None]), axis=1))[:, None]
         goes_on = (behaviors == part.last_behaviors + 1) & (items == last_items) & ~new
         if fits is not None and (searched := fits >= 0).any():
-            asked = ((1.0 - returning) * fits)[:, None] * self._searched[epochs, :, items]
-            visit, goes_on = np.where(searched[:, None], asked, visit), goes_on & ~searched
+            after_search = ((1.0 - returning) * fits)[:, None] * self._searched[epochs, :, items]
+            visit, goes_on = np.where(searched[:, None], after_search, visit), goes_on & ~searched
         begins = behaviors == 0
         likelihood = np.where(goes_on[:, None], stay, begins[:, None] * (1.0 - stay) * visit)
 
@@ -296,10 +296,10 @@ class BayesFilter:
 
 
 class Oracle:
-    """What one could predict who is told the hidden taste and the time of the next event as well.
+    """The best forecast given the hidden taste and the time of the next event besides the history.
 
-    Whether the session goes on and what has arrived follow from the time. A model of the observed history
-    cannot reach this; its bound is the lower `BayesFilter`.
+    The time determines whether the session goes on and which items have arrived. A model of the observed history cannot
+    reach this; its bound is the lower `BayesFilter`.
 
     Args:
       world: the world that produced the log.
@@ -358,7 +358,15 @@ def visit_probabilities(world: World, *, exposure: np.ndarray | None = None) -> 
 
 
 def visit_parts(world: World, *, exposure: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The two parts of `visit_probabilities`: users who go to the item by themselves, and whom the page tempted."""
+    """The two parts `[E, S, V]` of `visit_probabilities`: items that users go to by themselves, and items of the page.
+
+    Args:
+      world: the world.
+      exposure: see `BayesFilter`.
+
+    Raises:
+      DataError: an exposure of another shape.
+    """
     if exposure is None:
         exposure = world.shelf_probabilities * world.examination.sum() / world.config.num_slots
     if exposure.shape != (world.num_epochs, len(world.item_ids)):

@@ -1,4 +1,4 @@
-"""The simulated shop's own law of coming back: the exact probability that an event follows within so many days."""
+"""The exact probability that an event of a user of the simulated shop follows within some days."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def return_probabilities(config: ShopConfig, last_times: np.ndarray, times: np.n
         ((1 − e) (F_s(t + d) − F_s(t)) + e (1 − c) (F_r(t + d) − F_r(t)))
           / ((1 − e) (1 − F_s(t)) + e (1 − c) (1 − F_r(t)) + e c)
 
-    Times depend on nothing else, so no forecast from the history is better. The run must not end before the days do.
+    Times depend on nothing else, so no forecast from the history is better. The window must end before the run does.
 
     Args:
-      config: of the shop.
-      last_times: `[M]` seconds of each user's last event before the time.
-      times: `[M]` seconds, after `last_times`.
-      days: length of the window.
+      config: the settings of the shop.
+      last_times: `[M]` int64 seconds UTC of each user's last event before the time.
+      times: `[M]` int64 seconds UTC, after `last_times`.
+      days: length of the window in days.
 
     Returns:
-      `[M]` float64.
+      `[M]` float64 probabilities.
 
     >>> config = ShopConfig(churn=0.15, return_per_day=0.35)
     >>> monday, yesterday = np.array([START + 9 * DAY_SECONDS]), np.array([START + 9 * DAY_SECONDS - 7200])
@@ -43,13 +43,13 @@ def return_probabilities(config: ShopConfig, last_times: np.ndarray, times: np.n
 
 
 def going_on(config: ShopConfig, last_times: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """P(the next event comes before `at` | the session goes on): gaps are whole seconds, exponential, cut."""
+    """`[M]` float64 P(the next event comes before `at` `[M]` | the session goes on), gaps of a cut exponential law."""
     gaps = np.clip(at - last_times - 1, 0, SESSION_GAP_SECONDS)
     return np.expm1(-gaps / config.gap_seconds) / np.expm1(-SESSION_GAP_SECONDS / config.gap_seconds)
 
 
 def coming_back(config: ShopConfig, last_times: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """P(the next session begins before `at` | the user comes back)."""
+    """`[M]` float64 P(the next session begins before `at` `[M]` | the user comes back)."""
     day, second = np.divmod(at - START, DAY_SECONDS)
     whole = day - (last_times - START) // DAY_SECONDS - 1  # days after that of the last event that are over
     away = (1 - config.return_per_day) ** np.maximum(whole, 0)
@@ -57,5 +57,5 @@ def coming_back(config: ShopConfig, last_times: np.ndarray, at: np.ndarray) -> n
 
 
 def share_of_day(second: np.ndarray) -> np.ndarray:
-    """Share of a day's sessions that begin before a second of it."""
+    """Share of a day's sessions that begin before each second of the day, float64."""
     return np.interp(second / 3600, np.arange(25), np.append(0.0, np.cumsum(HOUR_PROBABILITIES)))

@@ -1,7 +1,7 @@
-"""Searches in the simulated shop: what a user who goes to an item by themselves may have asked for before.
+"""Searches in the simulated shop, before some of the visits that users make by themselves.
 
-The query is drawn from the item, so a search tells of the item's category and the visits stay what they are without
-searches. Some queries mean one of two categories: which one, only the user's taste tells, that is, the history.
+The query is drawn from the item, so it depends on the item's category, and the visits are the same as without searches.
+Some queries mean one of two categories; which of them follows from the user's taste alone, that is, from the history.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _SHARED_WORDS = ("gift", "refill", "stand", "cover", "kit", "strap", "case", "se
 
 
 class Searches(NamedTuple):
-    """`[n]` searches.
+    """n searches, `[n]` each.
 
     Attributes:
       events: int64 place of the event that each led to, ascending.
       times: int64 seconds UTC, after the user's event before.
-      queries: texts.
-      intents: category that the query means.
-      ambiguous: bool, the query could mean another category as well.
+      queries: texts (str).
+      intents: name of the category that the query means (str).
+      ambiguous: bool, True if the query could mean another category as well.
     """
 
     events: np.ndarray
@@ -43,12 +43,12 @@ class Visited(NamedTuple):
     """Histories without their searches.
 
     Attributes:
-      histories: events on items alone.
-      queries: `[N]` int32, which of `texts` the search before each event said, 0 = there was none; None where searches
-        are not logged.
-      texts: queries, "" at place 0.
-      last_queries: `[U]` int32 likewise of the search that the history ends with.
-      last_times: `[U]` int64 second of the last event, search or not; 0 without any.
+      histories: the events on items of U users, N in all.
+      queries: `[N]` int32 place in `texts` of the query of the search before each event, 0 = no search; None if
+        searches are not logged.
+      texts: `[Q+1]` queries (str), "" at place 0.
+      last_queries: `[U]` int32 place in `texts` of the query of the search that the history ends with, 0 = no search.
+      last_times: `[U]` int64 seconds UTC of the last event, search or not; 0 for a user without events.
     """
 
     histories: Sequences
@@ -59,7 +59,7 @@ class Visited(NamedTuple):
 
 
 def without_searches(histories: Sequences) -> Visited:
-    """Histories of a log in which a search comes right before the visit that it led to."""
+    """The histories without their searches, for a log in which a search comes right before the visit that it led to."""
     ends = histories.offsets[1:] - 1
     last_queries, last_times = np.zeros(histories.num_users, np.int32), np.zeros(histories.num_users, np.int64)
     if histories.query_ids is None or histories.queries is None:
@@ -68,13 +68,13 @@ def without_searches(histories: Sequences) -> Visited:
     last_queries[some], last_times[some] = histories.query_ids[ends[some]], histories.timestamps[ends[some]]
     before = np.zeros(len(histories.item_ids), np.int32)
     before[1:] = histories.query_ids[:-1]
-    before[histories.offsets[:-1][some]] = 0  # what the user before searched last
+    before[histories.offsets[:-1][some]] = 0  # else the last search of the user before
     visits = histories.query_ids == 0
     return Visited(histories.select_events(visits), before[visits], histories.queries, last_queries, last_times)
 
 
 def ambiguous_words(num_categories: int) -> list[str | None]:
-    """The word that each category shares with the one half the list further on; None for one that is left over.
+    """The word that each category shares with the one half the list further on; None for a last odd one.
 
     >>> ambiguous_words(5)
     ['gift', 'refill', 'gift', 'refill', None]
@@ -86,16 +86,16 @@ def ambiguous_words(num_categories: int) -> list[str | None]:
 def draw_searches(
     world: World, *, users: np.ndarray, times: np.ndarray, items: np.ndarray, organic: np.ndarray
 ) -> Searches:
-    """Which visits began with a search, and what it said.
+    """The drawn searches before some visits; the same arguments give the same searches.
 
     Unambiguous queries are the category, or the item's colour and the category.
 
     Args:
-      world: of the shop.
-      users: `[N]` of events in order of time.
-      times: `[N]` seconds UTC.
-      items: `[N]` world items.
-      organic: `[N]` bool, views of an item that the user went to by themselves.
+      world: the world of the shop.
+      users: `[N]` int64 users of events in order of time.
+      times: `[N]` int64 seconds UTC.
+      items: `[N]` int64 world items.
+      organic: `[N]` bool, True for views of an item that the user went to by themselves.
     """
     config = world.config
     rng = np.random.default_rng(_STREAM)
@@ -112,9 +112,13 @@ def draw_searches(
 
 
 def query_probabilities(world: World, queries: Sequence[str] | np.ndarray) -> np.ndarray:
-    """`[Q, V]` probability of each query where a visit to each world item begins with a search, see `draw_searches`.
+    """`[Q, V]` float64 probability of each query, given a search before a visit to each world item.
 
-    Zeros for a text that nobody asks in this shop, such as none.
+    A text that is not a query of this shop has probability 0, and so has "".
+
+    Args:
+      world: the world of the shop.
+      queries: Q texts.
     """
     config = world.config
     categories = sorted(set(world.categories))
@@ -128,11 +132,14 @@ def query_probabilities(world: World, queries: Sequence[str] | np.ndarray) -> np
 
 
 def times_after(searches: np.ndarray, last_times: np.ndarray) -> np.ndarray:
-    """Seconds at which what each search leads to takes place, to a second: as far from the search as the event before.
+    """Times of the visits that searches lead to, to a second: a search is halfway to them, or at most 20 s before.
 
     Args:
-      searches: seconds of the searches.
-      last_times: seconds of the events before.
+      searches: `[n]` int64 seconds UTC of the searches.
+      last_times: `[n]` int64 seconds UTC of the events before.
+
+    Returns:
+      `[n]` int64 seconds UTC.
     """
     return searches + np.minimum(searches - last_times, _LONGEST_SECONDS)
 

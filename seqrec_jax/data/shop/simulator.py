@@ -1,8 +1,4 @@
-"""The simulated shop from its first day to its last, and its log, catalogue and truth as tables.
-
-`shop_world.py` holds what does not change, `shop_steps.py` the behaviour of users, `bayes_filter.py` the
-ceilings.
-"""
+"""The simulated shop from its first day to its last: its log, catalogue and truth as tables."""
 
 from __future__ import annotations
 
@@ -54,14 +50,14 @@ class SimulatedShop(NamedTuple):
     """A whole run as tables.
 
     Attributes:
-      world: the truth that does not change.
-      events: user_id, item_id, timestamp, behavior, session_id, value (price of a purchase); in order of
-        time. Where users search also query, and rows of the behaviour "search" without item.
-      items: item_id, title, category, price, available_from (timestamp), and rating where the configuration has
-        ratings; one row an item of the world.
+      world: the part of the shop that does not change.
+      events: user_id, item_id, timestamp, behavior, session_id, value (price of a purchase); in order of time. With
+        searches also query, and rows of the behaviour "search" without item.
+      items: item_id, title, category, price, available_from (timestamp), and rating with `ratings`; one row an item of
+        the world.
       impressions: user_id, item_id, timestamp, position (from 1), propensity, response (1 = viewed).
-      truth: user_id, timestamp, taste, source; the hidden side of each row of `events`. Where users search also
-        intent, the category that a search means, and ambiguous.
+      truth: user_id, timestamp, taste, source; the hidden side of each row of `events`. With searches also intent, the
+        category that a search means, and ambiguous.
     """
 
     world: World
@@ -72,14 +68,29 @@ class SimulatedShop(NamedTuple):
 
 
 def run_shop(world: World, state: State, policy: Policy, rng: np.random.Generator) -> State:
-    """Step until nobody is due before `state.until`."""
+    """The state after all events before `state.until`.
+
+    Args:
+      world: the world.
+      state: the state to begin with, not changed.
+      policy: function that shows a page to the users on it at each step.
+      rng: generator of random numbers, advanced.
+    """
     while len(users_due(state)):
         state, _ = step(world, state, policy(world, state, rng), rng)
     return state
 
 
 def simulate(config: ShopConfig, seed: int, *, policy: Policy = logging_policy) -> SimulatedShop:
-    """Run a shop from its first to its last day; the same arguments give the same tables.
+    """The tables of a shop from its first to its last day; the same arguments give the same tables.
+
+    Args:
+      config: the settings.
+      seed: seed of every random number, at least 0.
+      policy: function that shows a page to the users on it at each step.
+
+    Raises:
+      ConfigError: a negative seed.
 
     >>> shop = simulate(ShopConfig(num_users=50, num_items=40, num_days=14), 0)
     >>> list(shop.events.columns)
@@ -91,7 +102,7 @@ def simulate(config: ShopConfig, seed: int, *, policy: Policy = logging_policy) 
 
 
 def shop_tables(world: World, state: State) -> SimulatedShop:
-    """All that happened so far, as tables in order of time (of users, where times are equal)."""
+    """The events so far as tables in order of time, then of user."""
     log = state.log
     users, times, items = (_joined(log, name) for name in ("users", "times", "items"))
     order = np.lexsort((users, times))
@@ -150,9 +161,9 @@ def _with_searches(events: pd.DataFrame, truth: pd.DataFrame, searches: Searches
 
 
 def user_histories(world: World, state: State) -> Sequences:
-    """The events so far as sequences of all users, world item v under the id v + 1, codes of BEHAVIORS.
+    """The events so far as sequences of all users, world item v under the id v + 1, codes into BEHAVIORS.
 
-    For policies that learn; a prepared dataset has its own, smaller vocabulary.
+    They serve policies that learn; a prepared dataset has its own, smaller vocabulary.
     """
     users, times, items, behaviors = (_joined(state.log, name) for name in ("users", "times", "items", "behaviors"))
     order = np.lexsort((times, users))

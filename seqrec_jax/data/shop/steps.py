@@ -39,7 +39,8 @@ from seqrec_jax.data.shop.world import (
     draw_rows,
     make_world,
 )
-from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.errors import DataError
+from seqrec_jax.settings import check_value
 
 SOURCES = ("funnel", "repeat", "organic", "page")
 FUNNEL, REPEAT, ORGANIC, PAGE = range(4)
@@ -47,12 +48,12 @@ NEVER = np.iinfo(np.int64).max
 
 
 class Exposures(NamedTuple):
-    """What a policy shows to the P users who are on the page.
+    """The pages that a policy shows to the P users who are on the page.
 
     Attributes:
       users: `[P]` users, exactly those of `users_on_page`, ascending.
       items: `[P, K]` world items, slot by slot.
-      propensities: `[P, K]` probability that the policy shows this item in this slot, given what it knew.
+      propensities: `[P, K]` probability that the policy shows this item in this slot, given its information.
     """
 
     users: np.ndarray
@@ -61,7 +62,7 @@ class Exposures(NamedTuple):
 
 
 class Responses(NamedTuple):
-    """The events of one step, `[n]` each, and what became of its P pages.
+    """The events of one step, `[n]` each, and the outcome of its P pages.
 
     Attributes:
       users: int64 user.
@@ -72,9 +73,9 @@ class Responses(NamedTuple):
       tastes: int64 hidden taste.
       sources: int8 code into SOURCES, hidden; a page whose item did not tempt ends in "organic".
       page_users: `[P]` users who were shown a page.
-      page_times: `[P]` when.
-      page_items: `[P, K]` what the policy showed.
-      page_propensities: `[P, K]` as the policy stated them.
+      page_times: `[P]` int64 seconds UTC.
+      page_items: `[P, K]` world items shown.
+      page_propensities: `[P, K]` see `Exposures`.
       page_views: `[P, K]` bool, True where the item shown was viewed; at most one a page.
     """
 
@@ -93,7 +94,7 @@ class Responses(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where every user stands. Hidden from a fair policy: `tastes`, `sources` (beyond who is on the page).
+    """The next event and the memory of every user; a fair policy reads neither `tastes` nor `sources`.
 
     Attributes:
       next_times: `[U]` int64 time of the next event, NEVER for users who left.
@@ -122,7 +123,7 @@ Policy = Callable[[World, State, np.random.Generator], Exposures]
 
 
 def init_shop(config: ShopConfig, seed: int) -> tuple[World, State]:
-    """Make a world and the state before anyone's first event.
+    """A world, and the state before the first event of any user.
 
     Args:
       config: the settings.
@@ -131,8 +132,7 @@ def init_shop(config: ShopConfig, seed: int) -> tuple[World, State]:
     Raises:
       ConfigError: a negative seed.
     """
-    if seed < 0:
-        raise ConfigError(f"seed must be at least 0, got {seed}")
+    check_value("seed", seed, "[0, inf)")
     world = make_world(config, np.random.default_rng([seed, 0]))
     rng = np.random.default_rng([seed, 1])
     count = config.num_users
@@ -161,10 +161,10 @@ def users_on_page(state: State) -> np.ndarray:
 
 
 def logging_policy(world: World, state: State, rng: np.random.Generator) -> Exposures:
-    """The shop's own policy: the shelves in a random rotation, of each shelf one item by popularity.
+    """The shop's own policy: the shelves in a random rotation, one item of each shelf by popularity.
 
-    It knows nothing of the user, so that the probability of an item in a slot is its share of the shelf's
-    popularity divided by K.
+    It does not depend on the user, so the probability of an item in a slot is its share of the shelf's popularity
+    divided by K.
     """
     users = users_on_page(state)
     num_slots = world.config.num_slots
@@ -181,16 +181,16 @@ def step(world: World, state: State, exposures: Exposures, rng: np.random.Genera
 
     Args:
       world: the world.
-      state: left as it is.
-      exposures: what a policy shows to `users_on_page(state)`.
-      rng: consumed.
+      state: the state before, not changed.
+      exposures: the pages that a policy shows to `users_on_page(state)`.
+      rng: generator of random numbers, advanced.
 
     Returns:
       The new state, its log one longer, and the responses.
 
     Raises:
-      DataError: exposures for other users than those on the page, of the wrong shape, or of items that do not
-        exist or have not arrived.
+      DataError: exposures for other users than those on the page, of the wrong shape, or of items that do not exist or
+        have not arrived.
     """
     _check_exposures(world, state, exposures)
     users = users_due(state)
@@ -230,7 +230,7 @@ def step(world: World, state: State, exposures: Exposures, rng: np.random.Genera
 
 
 def _schedule(world: World, state: State, responses: Responses, rng: np.random.Generator) -> State:
-    """The state after the responses: memories, and when, whence and in which taste the next event comes."""
+    """The state after the responses: memories, and time, source and taste of the next event."""
     config = world.config
     users, items, behaviors, count = (
         responses.users,

@@ -1,17 +1,19 @@
 """The fixed part of the simulated shop: its settings, catalogue, tastes and every probability, all known.
 
-Time runs in seconds UTC. New items arrive only at the start of an epoch (every `drop_days` days), so what is
-for sale is a function of the epoch alone. Each table below has one row an epoch, E in all, and S tastes.
+Times are seconds UTC. New items arrive only at the start of an epoch (every `drop_days` days), so the items for sale
+are a function of the epoch alone. Letters: E epochs, S tastes, V items of the world, K slots of a page.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import numpy as np
 
 from seqrec_jax.errors import ConfigError
+from seqrec_jax.settings import Interval, check_fields, check_value
 
 BEHAVIORS = ("view", "click", "cart", "purchase")
 DAY_SECONDS = 86_400
@@ -65,7 +67,7 @@ class ShopConfig:
       num_users: users over the whole run.
       num_items: V, items over the whole run.
       num_tastes: S, hidden tastes.
-      num_categories: categories, at most 16.
+      num_categories: number of categories.
       num_days: length of the run in days.
       drop_days: new items arrive every so many days, at midnight.
       new_item_share: share of the items that arrive during the run.
@@ -91,87 +93,66 @@ class ShopConfig:
       search: probability that a visit to an item that the user goes to by themselves begins with a search for it;
         the visits themselves do not depend on it.
       ambiguous: share of the searches whose query means one of two categories; the others name the category.
-      ratings: the item table has a column `rating` from 1 to 5, which tells an item's quality; nothing else changes.
+      ratings: the item table has a column `rating` from 1 to 5, which follows the item's quality; nothing else changes.
+
+    Raises:
+      ConfigError: a value out of its range, too few items for the first day, or another number of continuations.
     """
 
-    num_users: int = 4_000
-    num_items: int = 800
-    num_tastes: int = 20
-    num_categories: int = 12
-    num_days: int = 90
-    drop_days: int = 7
-    new_item_share: float = 0.25
-    new_user_share: float = 0.6
-    session_end: float = 0.2
-    churn: float = 0.15
-    return_per_day: float = 0.35
-    gap_seconds: float = 90.0
-    stay: float = 0.75
-    popularity_exponent: float = 0.5
-    taste_strength: float = 5.0
-    taste_noise: float = 1.2
-    repeat: float = 0.15
-    memory_size: int = 10
-    memory_decay: float = 0.8
-    page: float = 0.4
-    num_slots: int = 6
-    examined: float = 0.9
-    exposure_exponent: float = 1.0
-    attraction: tuple[float, float] = (0.2, 0.9)
+    num_users: Annotated[int, Interval("[1, inf)")] = 4_000
+    num_items: Annotated[int, Interval("[1, inf)")] = 800
+    num_tastes: Annotated[int, Interval("[1, inf)")] = 20
+    num_categories: Annotated[int, Interval("[1, 16]")] = 12
+    num_days: Annotated[int, Interval("[1, inf)")] = 90
+    drop_days: Annotated[int, Interval("[1, inf)")] = 7
+    new_item_share: Annotated[float, Interval("[0, 1]")] = 0.25
+    new_user_share: Annotated[float, Interval("[0, 1]")] = 0.6
+    session_end: Annotated[float, Interval("(0, 1)")] = 0.2
+    churn: Annotated[float, Interval("[0, 1]")] = 0.15
+    return_per_day: Annotated[float, Interval("(0, 1)")] = 0.35
+    gap_seconds: Annotated[float, Interval("[1, inf)")] = 90.0
+    stay: Annotated[float, Interval("[0, 1]")] = 0.75
+    popularity_exponent: Annotated[float, Interval("[0, inf)")] = 0.5
+    taste_strength: Annotated[float, Interval("[0, inf)")] = 5.0
+    taste_noise: Annotated[float, Interval("[0, inf)")] = 1.2
+    repeat: Annotated[float, Interval("[0, 1]")] = 0.15
+    memory_size: Annotated[int, Interval("[1, inf)")] = 10
+    memory_decay: Annotated[float, Interval("(0, 1)")] = 0.8
+    page: Annotated[float, Interval("[0, 1]")] = 0.4
+    num_slots: Annotated[int, Interval("[1, inf)")] = 6
+    examined: Annotated[float, Interval("[0, 1]")] = 0.9
+    exposure_exponent: Annotated[float, Interval("[0, inf)")] = 1.0
+    attraction: Annotated[tuple[float, float], Interval("[0, 1]")] = (0.2, 0.9)
     continuation: tuple[tuple[float, float], ...] = ((0.08, 0.3), (0.15, 0.5), (0.4, 0.8))
-    search: float = 0.0
-    ambiguous: float = 0.5
+    search: Annotated[float, Interval("[0, 1]")] = 0.0
+    ambiguous: Annotated[float, Interval("[0, 1]")] = 0.5
     ratings: bool = False
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-            if field.type == "int" and not (whole and value >= 1):
-                raise ConfigError(f"ShopConfig.{field.name} must be an integer of at least 1, got {value!r}")
-            number = whole or isinstance(value, float | np.floating)
-            if field.type == "float" and not (number and np.isfinite(value) and value >= 0):
-                raise ConfigError(f"ShopConfig.{field.name} must be a number of at least 0, got {value!r}")
-        for name in (
-            "new_item_share",
-            "new_user_share",
-            "churn",
-            "stay",
-            "repeat",
-            "page",
-            "examined",
-            "search",
-            "ambiguous",
-        ):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"ShopConfig.{name} must be between 0 and 1, got {getattr(self, name)!r}")
-        for name in ("session_end", "return_per_day", "memory_decay"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"ShopConfig.{name} must lie strictly between 0 and 1, got {getattr(self, name)!r}")
-        if self.gap_seconds < 1:
-            raise ConfigError(f"ShopConfig.gap_seconds must be at least 1, got {self.gap_seconds!r}")
-        if self.num_categories > len(_CATALOGUE):
-            raise ConfigError(f"ShopConfig.num_categories must be at most {len(_CATALOGUE)}, got {self.num_categories}")
+        check_fields(self, "data.shop")
+        for name in ("num_users", "num_items", "num_tastes", "num_categories", "num_days", "drop_days", "num_slots"):
+            if not isinstance(getattr(self, name), int | np.integer):
+                raise ConfigError(f"data.shop.{name} must be an integer, got {getattr(self, name)!r}")
         if self.num_items - int(self.num_items * self.new_item_share) < self.num_slots:
             raise ConfigError(
-                f"ShopConfig: {self.num_items} items, of which a share of {self.new_item_share} comes later, "
-                f"do not fill the {self.num_slots} slots on the first day; raise num_items or lower num_slots"
+                f"data.shop: {self.num_items} items, of which a share of {self.new_item_share} comes later, do not "
+                f"fill the {self.num_slots} slots on the first day; raise num_items or lower num_slots"
             )
         if len(self.continuation) != len(BEHAVIORS) - 1:
             raise ConfigError(
-                f"ShopConfig.continuation needs a pair for each of {BEHAVIORS[1:]}, got {self.continuation!r}"
+                f"data.shop.continuation needs a pair for each of {BEHAVIORS[1:]}, got {self.continuation!r}"
             )
-        for name, pair in (
-            ("attraction", self.attraction),
-            *(("continuation", p) for p in self.continuation),
-        ):
-            if len(pair) != 2 or not all(0 <= probability <= 1 for probability in pair):
-                raise ConfigError(f"ShopConfig.{name} needs pairs of probabilities, got {pair!r}")
+        for name, pairs in (("attraction", (self.attraction,)), ("continuation", self.continuation)):
+            for pair in pairs:
+                if len(pair) != 2:
+                    raise ConfigError(f"data.shop.{name} needs pairs of probabilities, got {pair!r}")
+                for probability in pair:
+                    check_value(f"data.shop.{name}", probability, "[0, 1]")
 
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """Everything about a shop that does not change while it runs.
+    """The part of a shop that does not change while it runs.
 
     Attributes:
       config: the settings it was made from.
@@ -242,15 +223,19 @@ class World:
         return START + np.arange(self.num_epochs) * self.config.drop_days * DAY_SECONDS
 
     def epochs(self, times: np.ndarray) -> np.ndarray:
-        """Epoch of each time; what lies after the run counts to the last epoch."""
+        """`[n]` int64 epoch of each time `[n]` (seconds UTC); a time after the run is in the last epoch."""
         return np.minimum((times - START) // (self.config.drop_days * DAY_SECONDS), self.num_epochs - 1)
 
 
 def make_world(config: ShopConfig, rng: np.random.Generator) -> World:
-    """Draw a catalogue and tastes, and derive every probability of the shop from them.
+    """A world with a drawn catalogue and drawn tastes, from which every probability of the shop follows.
 
     The weight of item v for taste s is `popularity[v] · exp(taste_strength · fit[s, v] + taste_noise · ε[s,
     v])` with standard normal ε, normalised over the items that have arrived.
+
+    Args:
+      config: the settings.
+      rng: generator of random numbers, advanced.
     """
     num_items, num_tastes = config.num_items, config.num_tastes
     num_epochs = -(-config.num_days // config.drop_days)
@@ -318,9 +303,9 @@ def draw_rows(cumulative: np.ndarray, rows: np.ndarray, rng: np.random.Generator
     """One draw from each of the given rows of a table made by `cumulative_rows`.
 
     Args:
-      cumulative: `[R, V]`.
-      rows: `[n]` row of each draw.
-      rng: consumed.
+      cumulative: `[R, V]` float64 table.
+      rows: `[n]` int64 row of each draw.
+      rng: generator of random numbers, advanced.
 
     Returns:
       `[n]` int64 columns; a column of probability 0 is never drawn.
@@ -332,7 +317,7 @@ def draw_rows(cumulative: np.ndarray, rows: np.ndarray, rng: np.random.Generator
 
 
 def cumulative_rows(probabilities: np.ndarray) -> np.ndarray:
-    """Cumulative sums of the rows `[R, V]`, row r shifted up by r, for `draw_rows`."""
+    """`[R, V]` float64 cumulative sums of the rows of `[R, V]` weights, row r shifted up by r, for `draw_rows`."""
     sums = np.cumsum(probabilities, axis=-1)
     return sums / sums[:, -1:] + np.arange(len(sums))[:, None]
 

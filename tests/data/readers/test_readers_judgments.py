@@ -38,7 +38,7 @@ def test_what_is_wrong_is_named(tmp_path):
     with pytest.raises(DataError, match=r"holds none of train\.csv\.zip"):
         read_home_depot_judgments(tmp_path)
     (tmp_path / "esci_us_judgments.json").write_text('{"judgmentRatings": [{"query": "tea"}]}')
-    with pytest.raises(DataError, match=r"is no list of judgments.*ratings"):
+    with pytest.raises(DataError, match=r"is not a list of judgments.*ratings"):
         read_esci_judgments(tmp_path)
     (tmp_path / "cookie_cats.csv").write_text("userid,version\n1,gate_30\n")
     with pytest.raises(DataError, match="sum_gamerounds"):

@@ -55,5 +55,5 @@ def test_a_shared_word_means_either_category_and_others_name_theirs(shops):
 
 
 def test_shares_are_shares():
-    with pytest.raises(ConfigError, match=r"ShopConfig\.search must be between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"data\.shop\.search must be from 0 to 1"):
         ShopConfig(search=1.5)

@@ -253,7 +253,7 @@ def test_exposures_are_checked():
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused(change):
-    with pytest.raises(ConfigError, match=f"ShopConfig.*{next(iter(change))}|slots on the first day"):
+    with pytest.raises(ConfigError, match=f"data.shop.*{next(iter(change))}|slots on the first day"):
         dataclasses.replace(ShopConfig(), **change)
 
 
