@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ SeenItems = Literal["kept", "excluded"]
 """Whether the items of a user's history may be recommended again."""
 
 
+@runtime_checkable
 class Ranker(Protocol):
     """A name, and scores `[U, V+1]` of all items for the histories of U users.
 

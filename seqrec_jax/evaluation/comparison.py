@@ -1,4 +1,4 @@
-"""One system against others, user by user: how far apart, how sure, and whether anybody would notice."""
+"""Paired comparisons of systems, user by user: size of the difference, its certainty, and what the users can detect."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ from seqrec_jax.statistics import (
 )
 
 Row = dict[str, Any]
+"""One comparison in JSON's own types, as `compare_systems` returns it."""
 
 
 def compare_systems(
     pairs: Sequence[tuple[Judged, Judged]], metrics: Sequence[str], *, config: EvaluationConfig
 ) -> list[Row]:
-    """A row a pair and metric: the first minus the second, paired by user, corrected over all rows.
+    """A row a pair and metric: the first system minus the second, paired by user, p-values corrected over all rows.
 
     Args:
-      pairs: systems judged on the same users in the same order, the one in question first.
+      pairs: (system in question, baseline), judged on the same users in the same order.
       metrics: columns of the per-user tables.
-      config: gives resamples, seed and the margin of non-inferiority.
+      config: resamples, seed and the margin of non-inferiority.
 
     Returns:
       Rows with `system`, `baseline`, `metric`, `difference`, `low`, `high`, `relative` (share of the baseline's mean),
       `effect_size`, `p_value` (permutation), `p_bootstrap`, `p_t`, `p_wilcoxon`, `p_holm` and `p_bh` (of the
-      permutation test, corrected over the rows), `users`, `minimal_detectable` (difference that these users would have
-      shown four times out of five), `users_needed` (to show the difference that was found as reliably),
-      `equivalence` (non-inferiority in a sentence) and `shop` (what it would take to see it there).
+      permutation test, corrected over the rows), `users`, `minimal_detectable` (difference that these users show with
+      a probability of 80 %), `users_needed` (to show the difference found with that probability), `equivalence`
+      (non-inferiority in a sentence) and `shop` (visitors that a test in the shop would need).
 
     Raises:
       DataError: two systems over different numbers of users.
@@ -51,21 +52,22 @@ def compare_systems(
     p_values = np.array([row["p_value"] for row in rows])
     for row, holm, rate in zip(rows, holm_correction(p_values), benjamini_hochberg_correction(p_values), strict=True):
         row.update(p_holm=float(holm), p_bh=float(rate))
-    return plain(rows)
+    in_json: list[Row] = plain(rows)
+    return in_json
 
 
 def shared_users(
     first: pd.DataFrame, second: pd.DataFrame, *, names: tuple[str, str] = ("the first", "the second")
 ) -> tuple[pd.DataFrame, pd.DataFrame, str | None]:
-    """Two per-user tables cut to the users of both, in the same order, and what was left out, in words.
+    """Two per-user tables cut to the users of both, in the same order, and a sentence on what was left out.
 
     Args:
-      first: a row a user with a column `user_id`.
+      first: one row a user, with a column `user_id`.
       second: likewise.
-      names: of the two, for the sentence.
+      names: of the two systems, for the sentence.
 
     Returns:
-      Both tables, a row a shared user, and a sentence, None where nobody was left out.
+      Both tables, one row a shared user, and the sentence, None where no user was left out.
 
     Raises:
       DataError: no shared user, or a user twice in one table.
@@ -107,7 +109,7 @@ def _rows_of_pair(system: Judged, baseline: Judged, metrics: Sequence[str], conf
     means = second.where(both).mean().to_numpy()
     smallest = minimal_detectable_difference(found.deviation, found.users)
     needed = users_needed(found.deviation, found.mean)
-    # a metric that is undefined throughout, or zero for the baseline, has no margin to speak of
+    # a metric that is undefined for all users, or zero for the baseline, has no relative margin
     usable = np.flatnonzero((found.users >= 2) & (means > 0))
     sentences = dict.fromkeys(range(len(metrics)), "")
     if len(usable):
@@ -136,7 +138,7 @@ def _rows_of_pair(system: Judged, baseline: Judged, metrics: Sequence[str], conf
             "users": found.users[column],
             "minimal_detectable": smallest[column],
             "users_needed": needed[column],
-            # nobody asks whether the better one is not worse
+            # a system that is better needs no test of non-inferiority
             "equivalence": "" if found.low[column] > 0 else sentences[column],
             "shop": _in_the_shop(metric, first[metric], second[metric]) if metric.startswith("hit_rate@") else "",
         }
@@ -145,7 +147,7 @@ def _rows_of_pair(system: Judged, baseline: Judged, metrics: Sequence[str], conf
 
 
 def _in_the_shop(metric: str, first: pd.Series, second: pd.Series, *, power: float = 0.8) -> str:
-    """What a difference in hit rate would be in a test with two groups of visitors, if a hit became a click."""
+    """What a difference in hit rate means for a test with two groups of visitors, if every hit became a click."""
     rates = float(first.mean()), float(second.mean())
     difference = rates[0] - rates[1]
     if not math.isfinite(difference) or difference == 0:

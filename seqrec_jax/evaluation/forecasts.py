@@ -1,7 +1,8 @@
-"""Probabilities of a yes or no, such as a click, judged beside each other with intervals over users.
+"""Forecast probabilities of a binary outcome, such as a click, compared between systems with intervals over users.
 
-Rows of one user hang together, so users are drawn whole, with the same draw for every system: the interval of a
-difference is that of the difference. All figures are of the drawn users' rows together, none is a mean over users.
+Rows of one user depend on each other, so users are resampled whole, with the same draws for every system; the interval
+of a difference is therefore that of the paired difference. All figures are over the rows of the drawn users together;
+none is a mean over users.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ _LEAST = float(np.finfo(np.float32).eps)
 
 
 class ForecastFigures(NamedTuple):
-    """What came out.
+    """Figures of forecasts and their differences.
 
     Attributes:
       figures: system → figure → `{"value", "low", "high"}`. `auc` compares all rows; `grouped_auc` the rows of each
-        user, weighted by rows; `log_loss`; `ece` by bins with as many rows each; `forecast_share`, the sum of the
-        forecasts over the number of labels that are True, is 1 where neither too much nor too little is promised.
-      differences: system → figure → the same of the system minus the reference.
-      rows: how many, how many of them True, of how many users.
+        user, weighted by their number; `log_loss` is in nats; `ece` is the expected calibration error over bins of
+        equally many rows; `forecast_share`, the sum of the forecasts over the number of True labels, is 1 for unbiased
+        forecasts.
+      differences: system → figure → the same for the system minus the reference.
+      rows: number of `rows`, of rows with a `true` label, and of `users`.
     """
 
     figures: dict[str, dict[str, dict[str, float]]]
@@ -49,14 +51,14 @@ def judge_forecasts(
     """Figures of each system's forecasts, and their differences from one of them.
 
     Args:
-      probabilities: of each system, `[N]` in [0, 1].
-      labels: `[N]` True where it happened.
-      users: `[N]` number of the user of each row.
-      reference: the system that the others are compared with; None for none.
-      num_bins: of the calibration error.
-      num_resamples: of the users, at least 100.
-      confidence: of the intervals, which are percentile intervals of the resamples.
-      seed: of the draws.
+      probabilities: `[N]` float forecasts in [0, 1] of each system, by its name.
+      labels: `[N]` bool, True where the outcome happened.
+      users: `[N]` integer user of each row.
+      reference: name of the system that the others are compared with; None for none.
+      num_bins: number of bins of the calibration error.
+      num_resamples: number of resamples of the users, at least 100.
+      confidence: level of the percentile intervals, in (0, 1).
+      seed: of the resamples.
 
     Raises:
       ShapeError: arrays that are not one value a row.
@@ -95,7 +97,7 @@ def judge_forecasts(
 
 
 def _with_ends(table: np.ndarray, tail: float) -> dict[str, dict[str, float]]:
-    """The first row is of all users, the others of resamples."""
+    """Values and intervals of `[R + 1, F]` figures: the first row is over all users, the others over resamples."""
     ends = np.full((2, len(FIGURES)), np.nan)
     some = ~np.isnan(table[1:]).all(axis=0)
     ends[:, some] = np.nanquantile(table[1:, some], [tail, 1 - tail], axis=0)
@@ -157,7 +159,7 @@ def _aucs(chances: np.ndarray, happened: np.ndarray, users: np.ndarray, draws: n
 def _user_aucs(
     chances: np.ndarray, happened: np.ndarray, users: np.ndarray, num_users: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`[U]` AUC of each user's own rows, 0 where `[U]` says that a user has not both outcomes."""
+    """`[U]` AUC of each user's own rows, and `[U]` bool whether the user has both outcomes; AUC is 0 without."""
     order = np.lexsort((chances, users))
     who, ordered, positive = users[order], chances[order], happened[order]
     starts = np.flatnonzero(np.concatenate([[True], (who[1:] != who[:-1]) | (ordered[1:] != ordered[:-1])]))

@@ -1,4 +1,4 @@
-"""From a ranker or lists, and evaluation cases, to a table users × metrics; the only file that touches scores."""
+"""From a ranker or lists, and evaluation cases, to a table of users × metrics; the only file that reads scores."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from seqrec_jax.scoring import UNREACHABLE, Ranks, catalogue_order
 _T = TypeVar("_T")
 
 
-_MANY_TARGETS = 64  # of a user; of those with more there are fewer in a tile
+_MANY_TARGETS = 64  # of a user; tiles of users with more targets have fewer rows
 
 
 class Judged(NamedTuple):
     """One system under one protocol.
 
     Attributes:
-      name: of the system.
-      per_user: U rows: `rank` of the first target, missing where it cannot be ranked, and a column of each of
-        `metric_names`, nan where it is undefined.
-      lists: `[U, K]` int32 recommended item ids, K the largest cutoff, 0 = none.
-      list_scores: `[U, K]` float32 their scores.
+      name: label of the system.
+      per_user: U rows: `rank` of the first target (missing where it cannot be ranked), and one float32 column for each
+        of `metric_names`, nan where the metric is undefined.
+      lists: `[U, K]` int32 recommended item numbers, K the largest cutoff; 0 is an empty place.
+      list_scores: `[U, K]` float32 scores of the listed items, -inf for empty places.
       ranks: `[T]` int32 rank of every target, `UNREACHABLE` where it cannot be ranked.
-      best_ranks: `[T]` int32 the ranks if every tie were won.
-      worst_ranks: `[T]` int32 the ranks if every tie were lost.
-      tied_targets: targets that share their score with another candidate.
-      best: the deciding metric's mean if every tie were won.
-      worst: the deciding metric's mean if every tie were lost.
+      best_ranks: `[T]` int32 ranks if every tie were won.
+      worst_ranks: `[T]` int32 ranks if every tie were lost.
+      tied_targets: number of targets that share their score with another candidate.
+      best: mean of the deciding metric if every tie were won.
+      worst: mean of the deciding metric if every tie were lost.
       seconds: wall time of scoring and ranking for all users, without compilation.
       whole_ranking: False for lists made elsewhere, whose ranks end with the list.
     """
@@ -72,23 +72,23 @@ class Judged(NamedTuple):
 
 
 def judge(ranker: Ranker, cases: EvaluationCases, *, config: EvaluationConfig, mesh: Mesh | None = None) -> Judged:
-    """Rank every target among all candidates, and measure each user.
+    """Rank every target among the candidates of its user, and measure each user.
 
-    Users go through in tiles of a fixed shape, so that memory is bounded and a figure does not depend on how
-    many users there are; and by the length of their history, so that a ranker has to do with like ones at a time.
+    Users are scored in tiles of a fixed shape, so that memory is bounded and figures do not depend on the number of
+    users, and in the order of their history's length, so that the histories of a tile are about as long as each other.
 
     Args:
-      ranker: a model's `Recommender`, a baseline, or anything with the same call.
-      cases: whom to ask what.
+      ranker: a model's `Recommender`, a baseline, or any other `Ranker`.
+      cases: the evaluation cases: U users with histories, T targets and candidates.
       config: the protocol.
       mesh: devices that share the users of a tile over the axis `data`; None for the default device.
 
     Returns:
-      The table and the lists.
+      The table of users × metrics, lists and ranks.
 
     Raises:
-      ShapeError: scores of another shape than users × (V+1).
-      DataError: a score that is nan.
+      ShapeError: the ranker gives scores of another shape than `[users, V+1]`.
+      DataError: a score of a candidate is nan.
     """
     num_items = len(cases.candidates) - 1
     num_users = len(cases.users)
@@ -184,23 +184,22 @@ def judge_lists(
 ) -> Judged:
     """Measure lists that another system made for the same users, under the same protocol.
 
-    A target beyond the end of a list is a miss; `auc`, `mean_rank` and `log_loss` are undefined. A listed item that the
-    protocol does not let be recommended (no candidate, or seen where seen items are excluded) keeps its place and is
-    no hit.
+    A target that is not in its user's list is a miss; `auc`, `mean_rank` and `log_loss` are undefined. A listed item
+    that may not be recommended (no candidate, or a seen item where these are excluded) keeps its place and is no hit.
 
     Args:
-      name: the row's label.
-      lists: `[U, K]` item ids, best first; 0 is an empty place, an id above V an item that the catalogue lacks.
-      cases: whom to ask what, the same U users in the same order.
+      name: label of the system.
+      lists: `[U, K]` integer item numbers, best first; 0 is an empty place, a number above V an unknown item.
+      cases: the evaluation cases of the same U users in the same order.
       config: the protocol.
-      list_scores: `[U, K]` the scores behind the lists; None where they are not known.
+      list_scores: `[U, K]` float scores of the listed items; None where they are unknown.
 
     Returns:
-      The same table as of a ranker.
+      The same as `judge`, with `whole_ranking` False.
 
     Raises:
-      ShapeError: lists that are not one a user.
-      DataError: an item twice in one list.
+      ShapeError: lists that are not `[U, K]`.
+      DataError: lists that are no item numbers, or an item twice in one list.
     """
     started = time.monotonic()
     num_users, longest = len(cases.users), max(config.cutoffs)
@@ -242,7 +241,7 @@ def _check_numbers(name: str, nan_scores: np.ndarray, histories: Sequences) -> N
         user = int(nan_scores.argmax())
         raise DataError(
             f"{name} gave nan as the score of {nan_scores[user]} candidates for user {histories.user_ids[user]!r}; "
-            "their place would be anybody's guess; give -inf to an item that cannot be ranked"
+            "their place is undefined; give -inf to an item that cannot be ranked"
         )
 
 
@@ -273,9 +272,9 @@ def unseen_candidates(candidates: np.ndarray, histories: Sequences) -> np.ndarra
 
 
 def _by_length(lengths: np.ndarray, tile: int) -> np.ndarray:
-    """The users, first a tile of them with histories of all lengths, then the others from the shortest on.
+    """Places of the users: first one tile with histories of all lengths, then the others from the shortest on.
 
-    Tiles of like lengths are quick to encode, and the first one compiles what the others need.
+    Tiles of similar lengths are fast to encode, and the first tile compiles what the others need.
     """
     order = np.argsort(lengths, kind="stable")
     first = np.zeros(len(order), dtype=bool)
@@ -284,7 +283,7 @@ def _by_length(lengths: np.ndarray, tile: int) -> np.ndarray:
 
 
 def mean_of_users(values: np.ndarray | pd.Series) -> float:
-    """Mean over the users for whom a metric is defined, nan without any.
+    """Mean of `[U]` values over the users for whom a metric is defined; nan without any.
 
     >>> mean_of_users(np.array([0.0, 1.0, np.nan]))
     0.5
@@ -293,18 +292,18 @@ def mean_of_users(values: np.ndarray | pd.Series) -> float:
 
 
 def reachable_targets(judged: Judged, cases: EvaluationCases) -> np.ndarray:
-    """`[T]` bool, targets that could be in a list; of lists made elsewhere only the candidates are known to be."""
+    """`[T]` bool, targets that can be in the system's lists; for lists made elsewhere, targets that are candidates."""
     return judged.ranks != UNREACHABLE if judged.whole_ranking else cases.targets_available()
 
 
 def reachable_mean(judged: Judged, cases: EvaluationCases, metric: str) -> float:
-    """Mean of a metric over the users all of whose targets can be ranked, nan without any."""
+    """Mean of a metric over the users whose targets can all be ranked; nan without any."""
     unreachable = np.add.reduceat((~reachable_targets(judged, cases)).astype(np.int64), cases.target_offsets[:-1])
     return mean_of_users(judged.per_user[metric][unreachable == 0])
 
 
 def _one_ahead(tiles: Iterable[_T]) -> Iterator[_T]:
-    """Each tile only after the next one was asked for, so that a device computes while the host reads and prepares."""
+    """Yield each tile after the next one was dispatched, so that the device computes while the host reads results."""
     ready: deque[_T] = deque()
     for tile in tiles:
         ready.append(tile)

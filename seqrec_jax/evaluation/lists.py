@@ -1,4 +1,4 @@
-"""Lists that another system made, from files to arrays under our numbering; whatever does not fit is counted."""
+"""Lists of another system, from tables of raw ids to arrays of item numbers; what does not fit is counted."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _TREC_ENDINGS = (".run", ".trec", ".qrels")
 
 
 class MatchedLists(NamedTuple):
-    """Another system's lists, a row an evaluated user.
+    """Another system's lists, one row an evaluated user.
 
     Attributes:
-      lists: `[U, K]` int32 item ids, best first; 0 is an empty place, or one that is `blocked`.
-      scores: `[U, K]` float32 the file's scores, -inf where there is no entry; all nan where the file has no scores.
-      blocked: `[U, K]` bool, places held by an item that the vocabulary lacks or that the list has named before; they
-        stay taken, since a system must not gain from listing what nobody can be recommended.
-      covered: `[U]` bool, users whom the file names; the others have an empty list and miss.
-      facts: what was counted, by name; all of them, also those that are 0.
-      sentences: the facts that a reader must know of, as sentences.
+      lists: `[U, K]` int32 item numbers, best first; 0 is an empty place or a `blocked` one.
+      scores: `[U, K]` float32 scores of the file, -inf where there is no entry; all nan if the file has no scores.
+      blocked: `[U, K]` bool, places of items that are not in the vocabulary or occur earlier in the list; they stay
+        taken, so that a system does not gain from listing what cannot be recommended.
+      covered: `[U]` bool, users that the file names; the others have an empty list and miss.
+      facts: counts by name, zeros included.
+      sentences: the counts that are not zero, as sentences.
     """
 
     lists: np.ndarray
@@ -54,19 +54,19 @@ class MatchedLists(NamedTuple):
 
 
 def read_lists(path: str | Path, *, format: ListFormat | None = None) -> pd.DataFrame:
-    """Lists from a file, a row an entry.
+    """Lists from a file, one row an entry.
 
-    A table (Parquet, CSV, TSV, JSON lines) has the columns user_id, item_id and rank or score or both; a Parquet file
-    may also have a row a user with the lists item_ids, best first, and perhaps scores. A TREC run has the fields
-    `user Q0 item rank score tag` and no header. Other columns are not read.
+    A table (Parquet, CSV, TSV, JSON lines) has the columns user_id, item_id and rank or score or both. A Parquet file
+    may instead have one row a user with the lists item_ids, best first, and optionally scores. A TREC run has the
+    fields `user Q0 item rank score tag` and no header. Other columns are ignored.
 
     Args:
-      path: the file; .run and .trec are TREC runs (also .gz), other endings tables as `read_file` knows them.
-      format: "table" or "trec" whatever the ending says.
+      path: the file; the endings .run and .trec (also .gz) mean a TREC run, all others a table of `read_file`.
+      format: "table" or "trec", which overrides the ending; None goes by the ending.
 
     Returns:
-      user_id and item_id (text as written), rank and score (float64) as far as the file has them, in the file's order.
-      A user with an empty list has one row without an item.
+      `user_id` and `item_id` (text as written), `rank` and `score` (float64) as far as the file has them, in the file's
+      order. A user with an empty list has one row without an item.
 
     Raises:
       DataError: the file cannot be read, lacks a column or has no rows, or as `match_lists`.
@@ -80,10 +80,13 @@ def read_lists(path: str | Path, *, format: ListFormat | None = None) -> pd.Data
 
 
 def read_qrels(path: str | Path) -> pd.DataFrame:
-    """Judgments in TREC's form, `user 0 item relevance` without a header.
+    """Judgments in TREC's format, `user 0 item relevance` without a header.
+
+    Args:
+      path: the file, also .gz.
 
     Returns:
-      user_id and item_id (text), relevance (float64), a row a judged pair in the file's order.
+      `user_id` and `item_id` (text) and `relevance` (float64), one row a judged pair in the file's order.
 
     Raises:
       DataError: the file cannot be read, a relevance that is no number, or a pair that is judged twice.
@@ -114,23 +117,23 @@ def match_lists(
     seed: int = 0,
     source: str = "the table of lists",
 ) -> MatchedLists:
-    """Lists of raw ids as arrays for the evaluated users, with a count of everything that did not fit.
+    """Lists of raw ids as arrays for the evaluated users, with counts of everything that did not fit.
 
-    An entry's place is decided by its rank, where ranks are equal or absent by its score (higher first), and where
-    these are equal too by the catalogue's order, as all ties are; unknown items then come first. Ranks need not start
-    at 1 nor be without gaps. The first k entries of a user are looked at, and an item that cannot be recommended keeps
-    its place among them.
+    Entries of a user are ordered by rank; where ranks are equal or absent by score (higher first); where these are
+    equal too by the catalogue's random order, unknown items first. Ranks need not start at 1 and may have gaps. The
+    first k entries of a user are used, and an item that cannot be recommended keeps its place among them.
 
     Args:
-      table: user_id, item_id, and rank or score or both, as `read_lists` gives; a row without an item says only that
-        the user was served.
-      dataset: whose ids they are.
+      table: `user_id`, `item_id`, and `rank` or `score` or both, as `read_lists` gives; a row without an item only
+        states that the user was served.
+      dataset: the dataset whose ids the table uses.
       cases: the evaluated users.
-      k: K, the longest list that is looked at.
-      duplicates: an item twice in a list is an error, or its first place counts and the later ones stay taken.
-      seen_items: the protocol's; where seen items are excluded, those listed nevertheless are counted.
+      k: K, the number of entries of a list that are used.
+      duplicates: "error" raises for an item twice in a list; "first" counts its first place and leaves the later ones
+        taken.
+      seen_items: of the protocol; if "excluded", listed items of the history are counted.
       seed: of the catalogue's order.
-      source: what to call the table in messages.
+      source: name of the table in messages.
 
     Returns:
       The lists with facts and sentences. Facts: entries, users, users_unknown (not in the log), users_not_evaluated,
@@ -226,12 +229,16 @@ def match_lists(
 def trec_table(judged: Judged, dataset: Dataset, cases: EvaluationCases) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A system's lists as a TREC run, and the targets as qrels of relevance 1; `write_trec` writes either.
 
-    trec_eval sorts by the score and not by the rank, so the score is K + 1 - rank: ties stay as the protocol broke
-    them.
+    trec_eval sorts by score and not by rank, so the score is K + 1 - rank, which keeps the protocol's order of ties.
+
+    Args:
+      judged: the system.
+      dataset: where the cases come from.
+      cases: the evaluated users.
 
     Returns:
-      The run with the columns user_id, Q0, item_id, rank, score and tag, and the qrels with user_id, iteration, item_id
-      and relevance.
+      The run with the columns `user_id`, `Q0`, `item_id`, `rank`, `score` and `tag`, and the qrels with `user_id`,
+      `iteration`, `item_id` and `relevance`.
     """
     raw_users = np.asarray(dataset.sequences.user_ids, dtype=object)[cases.users]
     raw_items = dataset.items["item_id"].to_numpy(dtype=object)
@@ -260,6 +267,13 @@ def trec_table(judged: Judged, dataset: Dataset, cases: EvaluationCases) -> tupl
 
 def write_trec(table: pd.DataFrame, path: str | Path) -> Path:
     """Write one of the two tables of `trec_table`.
+
+    Args:
+      table: the run or the qrels.
+      path: the file.
+
+    Returns:
+      The path.
 
     Raises:
       DataError: an id with a space in it, which the format cannot hold.
@@ -308,7 +322,7 @@ def _read_trec(path: Path, names: tuple[str, ...], what: str) -> pd.DataFrame:
 
 
 def _read_nested(path: Path) -> pd.DataFrame | None:
-    """A Parquet file with a list a user as a row an entry, None for any other file."""
+    """A Parquet file with one list a user, as one row an entry; None for any other file."""
     if path.suffix.lower() != ".parquet" or not path.is_file():
         return None
     try:
@@ -318,7 +332,7 @@ def _read_nested(path: Path) -> pd.DataFrame | None:
         check_columns(names, ["user_id", "item_ids"], source=str(path))
         table = pq.ParquetFile(path).read(columns=[n for n in names if n in ("user_id", "item_ids", "scores")])
     except (pa.ArrowException, OSError):
-        return None  # the reader of tables says what is wrong
+        return None  # the reader of tables raises with the reason
     lengths: dict[str, np.ndarray] = {}
     for name in ("item_ids", "scores"):
         if name not in names:
@@ -347,7 +361,7 @@ def _read_nested(path: Path) -> pd.DataFrame | None:
 
 
 def _checked(table: pd.DataFrame, *, source: str) -> pd.DataFrame:
-    """The columns that matter, ids as text and numbers as finite float64."""
+    """The columns that are used, ids as text and numbers as finite float64."""
     check_columns(list(table.columns), ["user_id", "item_id"], source=source)
     if not len(table):
         raise DataError(f"{source} has no rows; expected at least one entry of a list")
@@ -380,7 +394,7 @@ def _checked(table: pd.DataFrame, *, source: str) -> pd.DataFrame:
 
 
 def _order(case: np.ndarray, rank: np.ndarray, score: np.ndarray, priority: np.ndarray) -> np.ndarray:
-    """`[E]` places of the entries by user, rank, falling score and priority; only lists out of order are sorted."""
+    """`[E]` places of the entries sorted by user, rank, falling score and priority; lists in order are not sorted."""
     order = np.argsort(case, kind="stable")
     case, rank, score, priority = case[order], rank[order], score[order], priority[order]
     rising = (rank[1:] > rank[:-1]) | ((rank[1:] == rank[:-1]) & (score[1:] < score[:-1]))
@@ -392,7 +406,7 @@ def _order(case: np.ndarray, rank: np.ndarray, score: np.ndarray, priority: np.n
 
 
 def _repeated(case: np.ndarray, item: np.ndarray, num_items: int) -> np.ndarray:
-    """`[E]` bool, entries whose known item stands earlier in the same list; entries come in the order of lists."""
+    """`[E]` bool, entries whose known item occurs earlier in the same list; entries are in the order of the lists."""
     pair = case * (num_items + 1) + item
     order = np.argsort(pair, kind="stable")
     repeated = np.zeros(len(pair), dtype=bool)
@@ -409,7 +423,7 @@ def _sentences(facts: dict[str, int], frame: pd.DataFrame, num_users: int, k: in
     place = "they keep their places and are misses"
     said = {
         "users_missing": f"{n['users_missing']} of {num_users:,} evaluated users have no list: they count as misses, "
-        "and the figure over the users with a list stands beside.",
+        "and the figure over the users with a list is given too.",
         "users_unknown": f"{n['users_unknown']} users of the file are not in the log; their lists are not used.",
         "users_not_evaluated": f"{n['users_not_evaluated']} users of the file are not evaluated; their lists are not "
         "used.",

@@ -1,4 +1,4 @@
-"""What users are measured by: ranks, metric columns and lists, in tiles of a fixed shape that are compiled once."""
+"""Ranks, lists and metric columns of users, in tiles of a fixed shape that are compiled once."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ from seqrec_jax.scoring import UNREACHABLE, Ranks, TopK, ranks_in_scores, top_k_
 _WHOLE_RANKING = ("auc", "mean_rank")
 _PROBABILITIES = ("log_loss", "confidence")
 NOT_OF_LISTS = (*_WHOLE_RANKING, *_PROBABILITIES)
-"""Columns that a list of K items does not tell."""
-_ROWS, _CELLS = 4096, 2**18  # users, and users times targets, whose ranks are found or measured at once
-_PLACES = 32  # of a list that are written as one number
+"""Columns that cannot be computed from a list of K items."""
+_ROWS, _CELLS = 4096, 2**18  # users, and users times targets, that are measured at once
+_PLACES = 32  # of a list that are packed into one number
 
 
 def metric_names(cutoffs: tuple[int, ...], *, graded: bool = False) -> list[str]:
     """Names of the columns that `judge` measures: `name@k` for each cutoff, and those without a cutoff.
 
-    `graded` adds graded_ndcg@k, for which targets need gains. `log_loss` (nats, of the targets under the softmax over
-    all candidates) and `confidence` (the probability of the first item) are nan for rankers that give no logits.
+    `log_loss` (in nats, of the targets under the softmax over all candidates) and `confidence` (the probability of the
+    first item) are nan for rankers that give no logits.
+
+    Args:
+      cutoffs: list lengths k.
+      graded: whether targets have gains, which adds graded_ndcg@k.
     """
     names = [*metrics.RANKING_METRICS, *(["graded_ndcg"] if graded else [])]
     at_k = (f"{name}@{k}" for name in names for k in sorted(cutoffs))
@@ -35,18 +39,18 @@ def metric_names(cutoffs: tuple[int, ...], *, graded: bool = False) -> list[str]
 
 
 NOT_DECIDING = ("mean_rank", "log_loss", "confidence")
-"""Columns that cannot decide which checkpoint is kept: of two less is better, and confidence is no merit."""
+"""Columns that cannot decide: smaller is better for two of them, and high confidence is no quality in itself."""
 
 
 class Measured(NamedTuple):
-    """A tile of users.
+    """Results of one tile of users.
 
     Attributes:
-      ranks: `[U, P]` of the targets.
-      lists: `[U, K]`.
-      num_candidates: `[U]` int32.
-      nan_scores: `[U]` int32 candidates whose score is nan.
-      probabilities: `[U]` `log_loss` and `confidence` by name; empty for scores that are no logits.
+      ranks: `[U, P]` int32 ranks of the targets, with the best and worst ranks under ties.
+      lists: `[U, K]` items and scores.
+      num_candidates: `[U]` int32 number of candidates.
+      nan_scores: `[U]` int32 number of candidates whose score is nan.
+      probabilities: `[U]` float32 `log_loss` and `confidence` by name; empty for scores that are no logits.
     """
 
     ranks: Ranks
@@ -60,7 +64,16 @@ class Measured(NamedTuple):
 def measure_scores(
     scores: jax.Array, targets: jax.Array, priority: jax.Array, candidates: jax.Array, *, k: int, logits: bool
 ) -> Measured:
-    """Ranks and lists of one tile of users, and how probable their targets were."""
+    """Ranks and lists of one tile of users, and the probabilities of their targets.
+
+    Args:
+      scores: `[U, V+1]` floating point; column 0 is ignored.
+      targets: `[U, P]` int32 item numbers, 0 = padding.
+      priority: `[V+1]` int32 order of the catalogue that settles ties.
+      candidates: `[U, V+1]` or `[1, V+1]` bool, items that may be recommended.
+      k: length of the lists.
+      logits: whether the softmax of the scores is a probability.
+    """
     where = targets > 0
     nan_scores = jnp.sum(jnp.isnan(scores) & candidates, axis=1, dtype=jnp.int32)
     scores = jnp.where(candidates, scores, -jnp.inf)
@@ -84,9 +97,12 @@ def measure_scores(
 
 
 def by_width(num_targets: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Users whose targets are padded to the same width: 1, 8, 64, …, the least that holds a user's own targets.
+    """Yield (width, places of users) of users whose targets are padded to one width: 1, 8, 64, …, the least that fits.
 
-    So that a few users with hundreds of targets do not make all others' ranks as wide, nor move their figures.
+    A few users with hundreds of targets then neither widen the arrays of all others nor change their figures.
+
+    Args:
+      num_targets: `[U]` integer number of targets of each user.
     """
     widths = 8 ** np.ceil(np.log2(np.maximum(num_targets, 1)) / 3).astype(np.int64)
     for width in np.unique(widths).tolist():

@@ -1,4 +1,4 @@
-"""What a figure depends on besides the system: a readable card of the protocol, its hash, and how two cards differ."""
+"""The protocol card: everything but the system that can change a figure, its hash, and how two cards differ."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ PROTOCOL_SCHEMA_VERSION = 1
 # fields of the configuration that change no point figure; across devices only rounding differs
 _NO_FIGURE = ("metric", "num_resamples", "margin", "parts", "score_bytes", "num_devices")
 _NAMES_OF_FIELDS = {"seed": "tie order seed"}
-_LABELS = ("data",)  # for people; what it names has a hash of its own
+_LABELS = ("data",)  # names for people; the data has a hash of its own
 
 Card = dict[str, Any]
+"""Entries in JSON's own types by their names in words."""
 
 
 def protocol_card(
@@ -34,14 +35,14 @@ def protocol_card(
     *,
     further: Mapping[str, Any] | None = None,
 ) -> Card:
-    """Everything that can change a figure, as flat keys in words.
+    """Everything that can change a figure, as flat entries named in words.
 
-    The configuration's fields are taken as they are, except those that change no point figure (the deciding metric,
-    what is reported, the resamples behind intervals, memory and devices).
+    The configuration's fields are taken over, except those that change no point figure (the deciding metric, the parts
+    of the report, the resamples behind intervals, memory and devices).
 
     Args:
       dataset: where the cases come from.
-      cases: whom is asked what.
+      cases: the evaluation cases.
       config: the protocol.
       further: more facts that change figures, such as `{"sampled negatives": 100}`.
 
@@ -49,7 +50,7 @@ def protocol_card(
       The card, in JSON's own types.
     """
     num_candidates = int(cases.candidates.sum())
-    return plain(
+    card: Card = plain(
         {
             "protocol schema": PROTOCOL_SCHEMA_VERSION,
             "data": dataset.name,
@@ -72,10 +73,11 @@ def protocol_card(
             **(further or {}),
         }
     )
+    return card
 
 
 def protocol_fingerprint(card: Mapping[str, Any]) -> str:
-    """Short hash, 12 hexadecimal digits, of a card's canonical JSON without what is there for people only.
+    """Hash of 12 hexadecimal digits over a card's canonical JSON, without the entries that are labels for people.
 
     >>> protocol_fingerprint({"targets": "next", "data": "beauty"}) == protocol_fingerprint({"targets": "next"})
     True
@@ -85,9 +87,9 @@ def protocol_fingerprint(card: Mapping[str, Any]) -> str:
 
 
 def protocol_differences(card_a: Mapping[str, Any], card_b: Mapping[str, Any]) -> list[str]:
-    """Sentences that say in what two protocols differ; none exactly where their fingerprints are the same.
+    """One sentence for each entry in which two protocols differ; none exactly if their fingerprints are equal.
 
-    What is a consequence, such as the hash of the targets, comes last.
+    Hashes, which differ as a consequence, come last.
 
     >>> protocol_differences({"targets": "all", "seed": 0}, {"targets": "next", "seed": 0})
     ['targets: all against next']
@@ -99,10 +101,10 @@ def protocol_differences(card_a: Mapping[str, Any], card_b: Mapping[str, Any]) -
 
 
 def protocol_warning(cards: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """One loud sentence where results were obtained under different protocols, None where they were not.
+    """A warning in capitals if results were obtained under different protocols, else None.
 
     Args:
-      cards: the card of each result, by its name.
+      cards: the card of each result by the result's name.
 
     >>> protocol_warning({"a": {"targets": "all"}, "b": {"targets": "all"}}) is None
     True
@@ -143,13 +145,13 @@ def _config(config: EvaluationConfig) -> Card:
 
 
 def _cleaning(report: Mapping[str, Any] | None) -> Card:
-    """Rows that were dropped before anything was judged, by reason."""
+    """Number of rows that cleaning dropped, by reason."""
     dropped = (report or {}).get("dropped", {})
     return {f"rows dropped: {reason.replace('_', ' ')}": count for reason, count in dropped.items() if count}
 
 
 def _split(dataset: Dataset) -> Card:
-    """The rule with the parameters that it looks at."""
+    """The rule of the split with the parameters that it uses."""
     config = dataset.split.config
     card: Card = {"split": config.rule, "target behaviors": list(config.target_behaviors) or "all with an item"}
     for name, seconds in dataset.split.cuts.items():
@@ -171,7 +173,7 @@ def _candidate_rule(dataset: Dataset, config: EvaluationConfig) -> str:
 
 
 def _user_candidates(cases: EvaluationCases) -> Card:
-    """Of candidates that differ between users, how many there are for a user, and a hash."""
+    """Number of candidates of a user and a hash, for candidates that differ between users."""
     own = cases.user_candidates
     if own is None:
         return {}

@@ -1,9 +1,8 @@
 """Rankers of queries against human judgments: among the judged items of a query, and among all items.
 
-Both are needed. Among judged items every place is known, but a ranker need not find anything; among all items it must,
-but an item that nobody judged counts as worthless however good it is, which is to the disadvantage of whatever finds
-other items than the systems from which the judged ones came. How much of a list was judged stands beside it
-(`judged@k`).
+Both are needed. Among the judged items every relevance is known, but the ranker does not have to find them. Among all
+items it does, but an item without a judgment counts as irrelevant, which is a disadvantage for systems that find other
+items than those that were judged. `judged@k` is the share of each list that was judged.
 """
 
 from __future__ import annotations
@@ -33,14 +32,12 @@ from seqrec_jax.scoring import UNREACHABLE, Ranks, TopK, catalogue_order
 from seqrec_jax.statistics import bootstrap_means
 
 SEARCH = EvaluationConfig(metric="graded_ndcg@10", cutoffs=(10, 100), gains={"judged": 1.0})
-"""The protocol by default: graded NDCG in the first ten decides."""
-
-
+"""The default protocol: graded NDCG in the first ten places decides."""
 _ROWS = 128  # queries at a time
 
 
 class JudgedSearch(NamedTuple):
-    """One system under both readings, a row a query instead of a user.
+    """One system measured in both ways, with one row a query instead of a user.
 
     Attributes:
       judged_only: ranks and lists among the items that were judged for the query.
@@ -52,10 +49,10 @@ class JudgedSearch(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """A number by which queries are cut.
+    """A number by which queries are cut into bins.
 
     Attributes:
-      values: `[Q]` of each query.
+      values: `[Q]` float, the number of each query.
       edges: rising lower ends of the bins.
     """
 
@@ -77,14 +74,14 @@ def judge_search(
     a pair for relevant from a gain on. `judged@k` is the share of the first k that was judged at all.
 
     Args:
-      ranker: is asked with histories whose only event is the query.
-      judgments: Q queries.
+      ranker: scores histories whose only event is the query.
+      judgments: pairs of Q queries and items with gains.
       num_items: V.
-      config: cutoffs, the deciding metric, memory and the seed of the order that settles ties.
-      relevant_from: the least gain of a relevant pair; 0 means any gain above 0.
+      config: cutoffs, deciding metric, memory, and the seed of the order that settles ties.
+      relevant_from: least gain of a relevant pair; 0 means any gain above 0.
 
     Returns:
-      Both tables, whose `rank` is that of the first relevant item. A metric is nan for a query without a relevant item.
+      Both tables; `rank` is that of the first relevant item. A metric is nan for a query without a relevant item.
 
     Raises:
       ShapeError: scores that are not `[U, V+1]`.
@@ -107,10 +104,10 @@ def search_report(
     """Figures with intervals over queries, every pair of systems compared, and the deciding metric by kind of query.
 
     Args:
-      systems: judged on the same queries, the one to be beaten first.
+      systems: judged on the same queries, the reference first.
       columns: metrics of the tables.
       slices: cuts of the queries by name.
-      config: the deciding metric, resamples, seed and margin.
+      config: deciding metric, resamples, seed and margin.
 
     Returns:
       `judged_only` and `all_items`, each with `figures` (a row a system: metrics to mean, low and high, ties and
@@ -129,18 +126,19 @@ def search_report(
                 for label, cut in slices.items()
             },
         }
-    return plain(report)
+    in_json: dict[str, Any] = plain(report)
+    return in_json
 
 
 class _Found(NamedTuple):
-    """Under one reading: `[Q, P]` ranks of the judged items and `[Q, K]` lists, with their scores."""
+    """Measured in one way: `[Q, P]` ranks of the judged items and `[Q, K]` lists, with their scores."""
 
     ranks: Ranks
     lists: TopK
 
 
 def _rank(ranker: Ranker, judgments: Judgments, *, num_items: int, config: EvaluationConfig) -> tuple[_Found, _Found]:
-    """Among the judged items of each query and among all, in tiles of one shape."""
+    """Ranks and lists among the judged items of each query and among all items, in tiles of one shape."""
     if judgments.item_ids.max(initial=0) > num_items:
         raise DataError(
             f"item number {judgments.item_ids.max()} was judged, but there are num_items = {num_items:,}; number both "
@@ -165,7 +163,8 @@ def _rank(ranker: Ranker, judgments: Judgments, *, num_items: int, config: Evalu
             raise DataError(f"{ranker.name} gave nan as a score; give -inf to an item that cannot be ranked")
         of_tile = [_Found(result.ranks, result.lists) for result in results]
         tiles.append(jax.tree.map(partial(_first_rows, count=len(items) - start), tuple(of_tile)))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *tiles)
+    both: tuple[_Found, _Found] = jax.tree.map(lambda *parts: np.concatenate(parts), *tiles)
+    return both
 
 
 def _table(
@@ -210,7 +209,7 @@ def _figures(judged: Judged, columns: Sequence[str], config: EvaluationConfig) -
 def _measure(
     ranks: np.ndarray, *, gains: np.ndarray, where: np.ndarray, relevant: np.ndarray, cutoffs: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
-    """`[Q]` each metric from ranks `[Q, P]`."""
+    """`[Q]` float32 values of each metric from ranks `[Q, P]`."""
     found, worth, judged, good = (jnp.asarray(array) for array in (ranks, gains, where, relevant))
     columns = {}
     for k in sorted(cutoffs):

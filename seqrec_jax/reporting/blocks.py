@@ -1,7 +1,7 @@
-"""Draws the blocks of a section (see `sections.py`): each as a chart with its numbers beside it, or as a table.
+"""Blocks of a section (see `sections.py`) as drawings: a chart with its numbers as a table beside it, or a table.
 
-What a block is about does not matter here. A chart never stands alone: its numbers come as a table of a few rows,
-and it says in words what it shows. Whatever is cut, thinned or undefined is said to be so.
+What a block is about does not matter here. Every chart comes with a table of its numbers and a description in words.
+A caption or note states what was cut, thinned or is undefined.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NEEDED = {
 
 
 class Cell(NamedTuple):
-    """One cell as text, with the interval of a figure that has one."""
+    """One cell as text, and the interval of a figure that has one."""
 
     text: str
     interval: str = ""
@@ -41,9 +41,9 @@ class Numbers(NamedTuple):
 
     Attributes:
       columns: headings.
-      right: which columns hold numbers only and stand at the right.
-      rows: cells, as many a row as there are columns; the first is the row's heading.
-      cut: a sentence on what the table leaves out, or nothing.
+      right: whether each column holds numbers only and is aligned right.
+      rows: one cell a column; the first cell is the row's heading.
+      cut: a sentence on what the table leaves out; empty where it holds everything.
     """
 
     columns: list[str]
@@ -59,10 +59,10 @@ class Drawing(NamedTuple):
       title: heading.
       svg: the chart; empty for a table, and for a chart in which nothing is defined.
       caption: what the chart leaves out and how to read it; may be empty.
-      legend: (series, sign, name) of what the chart distinguishes; empty for one series.
+      legend: (series, sign, name) of each series; empty for one series.
       note: the block's own note; may be empty.
       numbers: the table, or the numbers of the chart.
-      wide: whether it wants the width of the page.
+      wide: whether it takes the width of the page.
     """
 
     title: str
@@ -75,10 +75,10 @@ class Drawing(NamedTuple):
 
 
 def check_block(block: Any, where: str) -> None:
-    """Refuse what is not a block.
+    """Raise a DataError, which names `where`, unless `block` is a block.
 
     Raises:
-      DataError: no mapping, an unknown kind, or a key is missing; names `where`.
+      DataError: no mapping, an unknown kind, or a missing key.
     """
     kind = block.get("kind") if isinstance(block, Mapping) else None
     if kind not in _NEEDED:
@@ -261,12 +261,12 @@ def _curve_numbers(block: Mapping[str, Any], series: Sequence[Mapping[str, Any]]
 
 
 def _place(x: Any) -> Any:
-    """A place on the axis as the axis writes it."""
+    """A place on the axis in the form of the axis' own labels."""
     return f"{x:,g}".replace("-", "−") if is_finite(x) and not isinstance(x, bool) else x
 
 
 def _categories(series: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the places in the order in which they come, or nothing where all places are numbers."""
+    """Names of the places in order of appearance; empty where all places are numbers."""
     places = [x for entry in series for x in entry["x"] if x is not None]
     return list(dict.fromkeys(map(str, places))) if any(isinstance(x, str) for x in places) else []
 
@@ -291,7 +291,7 @@ def _line(entry: Mapping[str, Any], ticks: Sequence[str], chosen: Sequence[int])
 
 
 def _at_most(clouds: list[Line], most: int) -> list[Line]:
-    """The last groups as one where there are more than signs."""
+    """The groups, the last ones merged into one where there are more than `most`."""
     if len(clouds) <= most:
         return clouds
     rest = clouds[most - 1 :]
@@ -326,7 +326,7 @@ def _cell(value: Any) -> Cell:
 
 
 def _figure(value: Any) -> str:
-    """As elsewhere, but small figures are not shown as nothing."""
+    """A figure as `format_figure` writes it; one that would be written as 0.0000 in scientific notation instead."""
     if is_finite(value) and 1e-12 < abs(value) < 5e-5:
         return f"{value:.1e}".replace("-", "−")
     return format_figure(value)

@@ -29,10 +29,14 @@ if TYPE_CHECKING:
 
 
 class Interval(NamedTuple):
-    """One row of a dot plot: a label and a figure with its interval.
+    """One row of a dot plot.
 
-    `series` picks colour and sign (index into `SERIES_SIGNS`); None draws a hollow dot in the text's colour.
-    A figure that is not finite leaves the row empty; an interval that is not finite leaves out the whiskers.
+    Attributes:
+      label: name of the row.
+      mean: the figure; the row stays empty where it is not finite.
+      low: lower end of the interval; no whiskers are drawn where an end is not finite.
+      high: upper end.
+      series: index into `SERIES_SIGNS`, which gives colour and sign; None draws a hollow dot in the text's colour.
     """
 
     label: str
@@ -45,10 +49,10 @@ class Interval(NamedTuple):
 def interval_chart(
     rows: Sequence[Interval], *, name: str, title: str, label: str, signed: bool = False, bars: bool = False
 ) -> str:
-    """Dots with interval whiskers, one row each with its value, on an axis that always holds zero.
+    """Dots with interval whiskers, one row each with its value, on an axis that always contains zero.
 
     Args:
-      rows: top to bottom.
+      rows: from top to bottom.
       name: prefix of the ids, unique on the page.
       title: what the chart shows, for screen readers.
       label: of the axis.
@@ -82,7 +86,7 @@ def grouped_chart(groups: Sequence[tuple[str, Sequence[Interval]]], *, name: str
     """Dots with interval whiskers for several series within each group, such as systems within a slice.
 
     Args:
-      groups: top to bottom, each a label (may have two lines) and its rows.
+      groups: from top to bottom, each a label of one or two lines and its rows.
       name: prefix of the ids, unique on the page.
       title: what the chart shows, for screen readers.
       label: of the axis of values.
@@ -142,7 +146,7 @@ def _finish_value_axis(axes: Axes, rows: Sequence[Interval], *, label: str) -> N
 
 
 def _in_words(rows: Sequence[Interval]) -> str:
-    """The rows as a sentence, for readers who do not see them."""
+    """The rows as a sentence, for screen readers."""
     parts = []
     for row in rows:
         part = f"{row.label}: {format_figure(row.mean) if is_finite(row.mean) else 'undefined'}"

@@ -38,8 +38,8 @@ class Curve(NamedTuple):
       name: what the values are.
       steps: `[N]` increasing.
       values: `[N]`, nan where undefined.
-      best: index of the best point, None if that is not asked.
-      averaged: how many rows of the log each point averages.
+      best: index of the best point; None marks no point.
+      averaged: number of rows of the log that each point averages.
       words: the curve in one sentence.
     """
 
@@ -52,7 +52,7 @@ class Curve(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line of a curve chart or one group of a cloud; what is not finite is not drawn.
+    """One line of a curve chart or one group of a scatter plot; values that are not finite are not drawn.
 
     Attributes:
       name: of the line.
@@ -125,7 +125,7 @@ def curve_chart(
 
 
 def points_chart(groups: Sequence[Line], *, name: str, title: str, x_label: str, y_label: str) -> str:
-    """A cloud of points, a sign and colour a group; a few labelled points carry their labels.
+    """A scatter plot with one sign and colour a group; labels are written where there are few points.
 
     Args:
       groups: at most as many as there are `SERIES_SIGNS`.
@@ -170,7 +170,7 @@ def points_chart(groups: Sequence[Line], *, name: str, title: str, x_label: str,
 
 
 def starts_at_zero(values: Sequence[float]) -> bool:
-    """Whether a curve's axis starts at zero: where nothing is negative and zero is not far from the values.
+    """Whether a curve's axis starts at zero: nothing is negative and zero is not far from the values.
 
     >>> starts_at_zero([0.2, 0.5]), starts_at_zero([0.90, 0.95]), starts_at_zero([-1.0, 1.0])
     (True, False, False)
@@ -218,7 +218,7 @@ def training_curve(
     Args:
       points: value by step; values that are not finite are gaps.
       name: what the values are.
-      best: which point to point out.
+      best: which point is marked with a ring; None for none.
 
     Returns:
       The curve, or None where no value is finite.
@@ -308,7 +308,7 @@ def _write_labels(axes: Axes, labelled: Sequence[tuple[float, float, str]]) -> N
 
 
 def _line_in_words(line: Line) -> str:
-    """First, last, lowest and highest value, for readers who do not see the line."""
+    """First, last, lowest and highest value, for screen readers."""
     ends = [(x, y) for x, y in zip(line.x, line.y, strict=True) if is_finite(x) and is_finite(y)]
     if not ends:
         return f"{line.name}: undefined"

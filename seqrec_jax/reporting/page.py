@@ -101,7 +101,7 @@ def fill_template(package: str, name: str, **values: Any) -> str:
     Raises:
       MissingExtraError: jinja2 is not installed.
     """
-    page = _environment(load_extra("jinja2"), package).get_template(name).render(**values)
+    page: str = _environment(load_extra("jinja2"), package).get_template(name).render(**values)
     # JSON can carry a lone surrogate, which has no UTF-8 form; the page must be writable all the same
     return page.lstrip().encode("utf-8", "replace").decode("utf-8")
 

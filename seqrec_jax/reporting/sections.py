@@ -1,7 +1,7 @@
-"""What a part of the evaluation hands to the report: a few sentences, tables, curves and points, as plain JSON values.
+"""Sections of a report as plain JSON values: a few sentences, tables, bars, curves and points.
 
-A section is `{"key", "title", "summary", "blocks"}`. Blocks are made by `table`, `bars`, `curve` and `points`; report
-and terminal draw them without knowing what they are about. Numbers that are nan become None, which JSON has.
+A section is `{"key", "title", "summary", "blocks"}`. Blocks are made by `table`, `bars`, `curve` and `points`; the page
+and the terminal draw them without knowing what they are about. nan and infinity become None, which JSON can hold.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any
 from seqrec_jax.errors import DataError
 
 Section = dict[str, Any]
+"""`key`, `title`, `summary` and `blocks`, as `section` makes it."""
 Block = dict[str, Any]
+"""`kind`, `title`, `note` and the values of its kind, as `table`, `bars`, `curve` and `points` make it."""
 
 
 def section(key: str, title: str, summary: str, blocks: Sequence[Block]) -> Section:
@@ -24,13 +26,22 @@ def section(key: str, title: str, summary: str, blocks: Sequence[Block]) -> Sect
       key: short name in snake case, unique in a report; the anchor of the section.
       title: heading.
       summary: what the blocks show, in one to three sentences; it must make sense without them.
-      blocks: in the order in which they are shown.
+      blocks: charts and tables in the order in which they are shown.
+
+    Returns:
+      The section.
     """
     return {"key": key, "title": title, "summary": summary, "blocks": list(blocks)}
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, note: str = "") -> Block:
-    """Rows of cells: a text, a number, None, or `{"mean", "low", "high"}` for a figure with its interval.
+    """A table.
+
+    Args:
+      title: heading.
+      columns: heading of each column.
+      rows: a cell a column: a text, a number, None, or `{"mean", "low", "high"}` for a figure with its interval.
+      note: sentences below the table.
 
     Raises:
       DataError: a row with another number of cells than there are columns.
@@ -45,7 +56,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
 
 
 def bars(title: str, label: str, rows: Sequence[Mapping[str, Any]], *, note: str = "") -> Block:
-    """One figure a line: rows of `{"name", "mean"}`, with `low` and `high` where there is an interval."""
+    """A bar chart, one bar a row.
+
+    Args:
+      title: heading.
+      label: of the axis of figures.
+      rows: `{"name", "mean"}`, with `low` and `high` where there is an interval.
+      note: sentences below the chart.
+    """
     return {"kind": "bars", "title": title, "label": label, "rows": plain(rows), "note": note}
 
 
@@ -58,7 +76,16 @@ def curve(
     log_x: bool = False,
     note: str = "",
 ) -> Block:
-    """Lines over a number: series of `{"name", "x", "y"}`, with `low` and `high` where there are intervals.
+    """A line chart.
+
+    Args:
+      title: heading.
+      x_label: of the horizontal axis.
+      y_label: of the values.
+      series: one line each: `{"name", "x", "y"}`, with `low` and `high` where there are intervals. `x` holds numbers or
+        names of places.
+      log_x: whether the horizontal axis is logarithmic.
+      note: sentences below the chart.
 
     Raises:
       DataError: a series whose lists differ in length.
@@ -69,7 +96,14 @@ def curve(
 
 
 def points(title: str, *, x_label: str, y_label: str, groups: Sequence[Mapping[str, Any]], note: str = "") -> Block:
-    """A scatter: groups of `{"name", "x", "y"}`, with `labels` where points have names of their own.
+    """A scatter plot.
+
+    Args:
+      title: heading.
+      x_label: of the horizontal axis.
+      y_label: of the vertical axis.
+      groups: points of one colour each: `{"name", "x", "y"}`, with `labels` where points have names of their own.
+      note: sentences below the chart.
 
     Raises:
       DataError: a group whose lists differ in length.
@@ -86,7 +120,10 @@ def points(title: str, *, x_label: str, y_label: str, groups: Sequence[Mapping[s
 
 
 def plain(value: Any) -> Any:
-    """The value in JSON's own types: arrays and tuples as lists, NumPy's numbers as Python's, nan and inf as None.
+    """The value in JSON's own types: arrays and tuples as lists, NumPy's numbers as Python's, nan and infinity as None.
+
+    Raises:
+      DataError: a value of another type.
 
     >>> import numpy as np
     >>> plain({"a": np.array([1.5, np.nan]), "b": (np.int64(3), "x")})

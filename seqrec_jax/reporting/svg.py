@@ -1,4 +1,4 @@
-"""From a Matplotlib figure to a small SVG element that takes its colours from the page and is the same every time.
+"""From a Matplotlib figure to a small SVG element that takes its colours from the page and is the same in every run.
 
 Matplotlib draws with placeholder colours; afterwards these become CSS variables (`--series-0`, …) and
 `currentColor`, so that one drawing serves the light page, the dark page and paper. Text stays text, ids are
@@ -62,7 +62,7 @@ _LONG_DECIMALS = re.compile(r"-?\d+\.\d{3,}")
 
 
 def load_extra(module: str) -> ModuleType:
-    """Import a module of the extra `report`, or say how to install it.
+    """Import a module that the extra `report` installs.
 
     Args:
       module: name of a module that comes with the extra, such as `matplotlib.figure`.
@@ -71,7 +71,7 @@ def load_extra(module: str) -> ModuleType:
       The module.
 
     Raises:
-      MissingExtraError: it is not installed.
+      MissingExtraError: it is not installed; the message says how to install it.
 
     >>> load_extra("jinja2").__name__
     'jinja2'
@@ -86,19 +86,30 @@ def load_extra(module: str) -> ModuleType:
 
 
 def page_style() -> AbstractContextManager[None]:
-    """A context with the charts' own settings, whatever the user's matplotlibrc says."""
+    """A context with the charts' own Matplotlib settings, which the user's matplotlibrc does not change.
+
+    Raises:
+      MissingExtraError: matplotlib is not installed.
+    """
     matplotlib = load_extra("matplotlib")
-    return matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, "backend": matplotlib.rcParams["backend"]})
+    style: AbstractContextManager[None] = matplotlib.rc_context(
+        {**matplotlib.rcParamsDefault, **_STYLE, "backend": matplotlib.rcParams["backend"]}
+    )
+    return style
 
 
 def new_figure(*, height: float) -> tuple[Figure, Axes]:
-    """A figure of the page's width and `height` inches, with one pair of axes."""
+    """A figure of the page's width and `height` inches, with one pair of axes.
+
+    Raises:
+      MissingExtraError: matplotlib is not installed.
+    """
     figure = load_extra("matplotlib.figure").Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
 def printable(text: str, *, width: int = 22) -> str:
-    """Printable characters only, and no more of them than the chart has room for.
+    """The text without characters that cannot be printed, cut to `width` characters.
 
     >>> printable("most popular in the last seven days", width=12)
     'most popula…'
@@ -164,13 +175,13 @@ def to_svg(figure: Figure, *, name: str, title: str, description: str) -> str:
 
 
 def _rounded(coordinates: str) -> str:
-    """Two decimals are a hundredth of a unit, which no screen shows; more only weigh."""
+    """Coordinates with two decimals; a hundredth of a unit is finer than any screen."""
     text = " ".join(coordinates.split())
     return _LONG_DECIMALS.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), text)
 
 
 def _share_style(group: ElementTree.Element) -> None:
-    """A group of many equal signs carries their style once."""
+    """Move the style of a group's equal signs to the group."""
     styles = {child.attrib.get("style") for child in group}
     if "style" in group.attrib:
         return

@@ -46,7 +46,7 @@ def frame_table(frame: pd.DataFrame, *, numbers: tuple[str, ...] = ()) -> str:
       numbers: columns of numbers; all others are written as text of at most 60 characters.
     """
     words = {name: _short for name in frame.columns if name not in numbers}
-    return frame.to_string(index=False, formatters=words, float_format=lambda value: f"{value:.4f}")
+    return str(frame.to_string(index=False, formatters=words, float_format=lambda value: f"{value:.4f}"))
 
 
 def interval_text(figure: Mapping[str, Any] | None, *, sign: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Figures as text, the same way in verdict, tables and charts."""
+"""Figures, intervals, counts and names as text, the same way on a page, in a chart and in the terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def is_finite(value: Any) -> bool:
 
 
 def number(value: Any) -> float:
-    """The value as a number, nan where it is none.
+    """The value as a float, nan for anything that is no finite number.
 
     >>> number(3), number(None)
     (3.0, nan)
@@ -41,7 +41,7 @@ def format_figure(value: Any, *, signed: bool = False) -> str:
 
 
 def format_interval(row: Mapping[str, Any] | None, *, signed: bool = False) -> str:
-    """`[low, high]` as text, or nothing where it is undefined.
+    """`[low, high]` as text, empty where an end is undefined.
 
     >>> format_interval({"low": 0.05, "high": 0.06})
     '[0.0500, 0.0600]'
@@ -70,7 +70,7 @@ def format_count(value: Any) -> str:
 
 
 def format_percent(value: Any, *, signed: bool = False) -> str:
-    """A share as text.
+    """A share in [0, 1] as a percentage.
 
     >>> format_percent(0.07), format_percent(-0.31, signed=True)
     ('7.0 %', '−31 %')
@@ -107,4 +107,4 @@ def join_names(names: Sequence[str]) -> str:
     ('a', 'a, b and c', 'a, b, c, d and 2 more')
     """
     shown = list(names[:4]) + ([f"{len(names) - 4} more"] if len(names) > 4 else [])
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+    return str(shown[0]) if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

@@ -123,7 +123,7 @@ def test_a_timeline_whose_model_saw_the_test_is_an_error():
     found = by_key(audit(dataset, cases, [system(cases, DISTINCT)], config=CONFIG, train_events=leaky))
     assert (found["later_events"].severity, found["later_events"].count) == ("error", 2)
     assert (found["targets_trained_on"].severity, found["targets_trained_on"].count) == ("error", 3)
-    assert "left without any user" in found["targets_trained_on"].text
+    assert "undefined, since no user is left" in found["targets_trained_on"].text
     assert "own_future" not in found  # the target itself is not later than itself
     assert found["later_events"].text.endswith("A global timeline should have none.")
     own = np.ones(15, dtype=bool)

@@ -322,8 +322,8 @@ def test_comparisons_say_what_could_have_been_seen():
     assert "Smallest detectable" in text and "– – ▲ better" in text
     result["comparisons"][0] |= comparison("item-to-item", 0.001)
     details = verdict(result).details
-    assert "A true difference below some 0.0031 would probably stay unseen with these users." in details
-    assert "To see one of the size found, some 5,000 users would be needed." in details
+    assert "A true difference below about 0.0031 would probably not be detected with these users." in details
+    assert "To detect a difference of the size found, about 5,000 users would be needed." in details
 
 
 def test_other_systems_are_rivals():
@@ -343,8 +343,8 @@ def test_comparison_says_how_large_how_sure_and_what_the_shop_would_see():
         "B would show in the shop.",
     ]
     assert verdict(make_comparison(0.001)).details[1:] == [
-        "A true difference below some 0.0031 would probably stay unseen with these users.",
-        "To see one of the size found, some 41,234 users would be needed.",
+        "A true difference below about 0.0031 would probably not be detected with these users.",
+        "To detect a difference of the size found, about 41,234 users would be needed.",
         "B is not shown to be equivalent.",
         "B would show in the shop.",
     ]

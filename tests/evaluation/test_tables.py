@@ -146,7 +146,7 @@ def test_ties_are_told_where_their_order_decides():
 
 def test_comparisons_show_sign_interval_and_corrected_p_value():
     text = evaluation_table(result())
-    start = "sasrec minus each other system, ndcg@10, paired by user, p corrected by Holm; "
+    start = "sasrec minus each other system, ndcg@10, paired by user, p after Holm's correction; "
     after = text[text.index(start) :].splitlines()
     first = next(place for place, line in enumerate(after) if line.startswith("popular in each user's last 5 events"))
     assert re.split(r"\s{2,}", after[first])[1:] == ["+0.0123 [+0.0023, +0.0223]", "p < 0.001", "0.0042"]

@@ -49,9 +49,9 @@ def test_verdict_details_name_the_hardest_baseline_and_the_rest():
         "Largest shortfall: −0.0100 [−0.0120, −0.0080] against last item.",
         "Not distinguishable from item-to-item.",
         "Difference: +0.0010 [−0.0010, +0.0030] against item-to-item. "
-        "This does not show that they are equal, only that these users do not tell them apart.",
+        "This does not show that they are equal, only that these users do not distinguish them.",
         "It does beat most popular.",
-        "It reaches 62 % of exact Bayes filter, a ceiling that uses the known truth.",
+        "It reaches 62 % of exact Bayes filter, an oracle that uses the known truth.",
     ]
 
 

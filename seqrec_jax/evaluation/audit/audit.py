@@ -1,4 +1,4 @@
-"""What may make a figure wrong: each finding with how many it concerns and how far it can move the deciding metric."""
+"""The audit: what may make a figure wrong, how many users or targets it concerns and how far it can move the figure."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def audit(
     config: EvaluationConfig,
     train_events: np.ndarray | None = None,
 ) -> list[Finding]:
-    """Look for what commonly makes offline figures wrong.
+    """Check for the common causes of wrong offline figures.
 
-    Worst cases are of the deciding metric's mean, which is taken to lie in [0, 1] for each user.
+    Worst cases are of the mean of the deciding metric, whose values are assumed to lie in [0, 1].
 
     Args:
       dataset: where the cases come from.
-      cases: whom was asked what.
+      cases: the evaluation cases.
       judged: the systems, the model first.
       config: the protocol.
-      train_events: `[N]` bool, the events that the model was trained on; None means the training part of the split.
+      train_events: `[N]` bool, events that the model was trained on; None means the training part of the split.
 
     Returns:
-      What was found, errors first; a check without a finding found nothing.
+      The findings, errors first. A check that finds nothing has none.
 
     Raises:
-      DataError: no system, or one that was not measured by the deciding metric.
+      DataError: no system, or one without the deciding metric.
       ShapeError: systems or train_events that do not belong to these cases.
     """
     if not judged:
@@ -84,7 +84,7 @@ def audit(
         checks += [leakage.later_events, leakage.unborn_items, leakage.ambiguous_targets]
     findings = [found for check in checks for found in check(case)]
     if dataset.time_kind != "seconds":
-        text = "The log has an order but no times, so that leakage in time and tied times cannot be looked for."
+        text = "The log has an order but no times, so leakage in time and tied times cannot be checked."
         findings.append(finding("no_times", "info", text, 0, 1, None))
     for entry in judged:
         findings += [*_ties(case, entry), *_unreachable(case, entry), *_short_lists(case, entry)]
@@ -101,8 +101,8 @@ def _repeated_targets(case: AuditCase) -> Iterator[Finding]:
     if count := int(affected.sum()):
         others = mean_of_users(case.values[~affected])
         text = (
-            f"The first target of {count:,} of {len(affected):,} users is the item of the last event before it, which "
-            f"repeating that event hits; for the other users {case.metric} is {without(case, affected)}."
+            f"The first target of {count:,} of {len(affected):,} users is the item of the last event before it, so "
+            f"that repeating it hits; for the other users {case.metric} is {without(case, affected)}."
         )
         severity: Severity = "warning" if affected.mean() > 0.05 else "info"
         effect = {case.metric: others - mean_of_users(case.values)} if np.isfinite(others) else None
@@ -118,7 +118,7 @@ def _ties(case: AuditCase, entry: Judged) -> Iterator[Finding]:
     mean = mean_of_users(entry.per_user[case.metric])
     if count := int(constant.sum()):
         text = (
-            f"{entry.name} gives every item of the list the same score for {count:,} of {len(constant):,} users; their "
+            f"{entry.name} gives all items of a list the same score for {count:,} of {len(constant):,} users; their "
             "lists are in the random order of the catalogue."
         )
         severity: Severity = "error" if constant.all() else "warning"
@@ -172,7 +172,7 @@ def _short_lists(case: AuditCase, entry: Judged) -> Iterator[Finding]:
 
 
 def _popularity(case: AuditCase) -> Iterator[Finding]:
-    """The model against "most popular", and its exposure of items against their training events."""
+    """The model against "most popular", and how often it lists items against their training events."""
     model = case.judged[0]
     popular = next((entry for entry in case.judged[1:] if entry.name == "most popular"), None)
     ours = mean_of_users(case.values)
@@ -187,7 +187,7 @@ def _popularity(case: AuditCase) -> Iterator[Finding]:
     ranks = [pd.Series(values).rank().to_numpy() for values in (exposure, events)]
     alike = np.nan if min(values.std() for values in ranks) == 0 else float(np.corrcoef(*ranks)[0, 1])
     text = (
-        f"The list of the most popular items, the same for everybody, reaches {theirs / ours:.0%} of the "
+        f"One list of the most popular items for all users reaches {theirs / ours:.0%} of the "
         f"{case.metric} of {model.name} ({theirs:.4f} of {ours:.4f}); how often {model.name} lists an item has a rank "
         f"correlation of {alike:.2f} with its training events."
     )

@@ -1,4 +1,4 @@
-"""What an audit's checks share: the form of a finding, the facts that all look at, and worst cases of a mean."""
+"""What the checks of the audit share: the form of a finding, the facts that all of them read, worst cases of a mean."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ CHECKS = {
     "users_left_out": "Users left out",
     "no_times": "A log without times",
 }
-"""What is looked for: key and title."""
+"""Title of each check by its key."""
 
 TIMED_CHECKS = ("later_events", "unborn_items", "ambiguous_targets")
-"""Those that a log without times does not allow."""
+"""Checks that need a log with times."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """One finding of the audit.
 
     Attributes:
-      key: of `CHECKS`; a check of systems may have a finding for each.
-      severity: error (the figure should not be used as it is), warning (mind it) or info.
-      title: of the check, with the system's name where it is about one.
-      text: what was found, how many it concerns and how far it can move the figure.
-      count: users, targets or events concerned, as the text says.
-      share: of all such users, targets or events.
-      effect: deciding metric -> its largest possible change, with its sign, for the model or the system in question;
-        None where no bound follows from what is known.
+      key: of `CHECKS`; a check of systems may have one finding for each.
+      severity: "error" (the figure should not be used as it is), "warning" or "info".
+      title: title of the check, with the system's name for a check of systems.
+      text: the finding in sentences: how many it concerns and how far it can move the figure.
+      count: number of users, targets or events concerned; the text states which.
+      share: `count` as a share of all such users, targets or events.
+      effect: the deciding metric and its largest possible change, with its sign, for the system in question; None
+        where no bound is known.
     """
 
     key: str
@@ -61,18 +61,18 @@ class Finding:
 
 
 class AuditCase(NamedTuple):
-    """What the checks share.
+    """The facts that all checks read.
 
     Attributes:
       dataset: where the cases come from.
-      cases: whom was asked what.
+      cases: the evaluation cases.
       judged: the systems, the model first.
-      metric: the deciding one.
-      seen_excluded: whether items of the history are not recommended.
-      train: `[N]` bool, the events that the model was trained on.
-      first_events: `[U]` int64 number of the event that is each user's first target.
-      moments: `[U]` int64 time of each user's first target.
-      values: `[U]` the deciding metric of the model.
+      metric: the deciding metric.
+      seen_excluded: whether items of the history may not be recommended.
+      train: `[N]` bool, events that the model was trained on.
+      first_events: `[U]` int64 place in the log of each user's first target.
+      moments: `[U]` int64 seconds, time of each user's first target.
+      values: `[U]` float64 deciding metric of the model.
     """
 
     dataset: Dataset
@@ -95,22 +95,26 @@ def finding(
     effect: dict[str, float] | None,
     system: str = "",
 ) -> Finding:
-    """A finding under its check's title, of `count` in `total`."""
+    """A finding of one check, which concerns `count` of `total` users, targets or events."""
     title = f"{CHECKS[key]}: {system}" if system else CHECKS[key]
     return Finding(key, severity, title, text, count, count / total, effect)
 
 
 def lost(case: AuditCase, users: np.ndarray) -> dict[str, float]:
-    """The change if all that the model found for these users were owed to the finding."""
+    """The change of the deciding metric if the model missed for all users `[U]` bool that the finding concerns."""
     return {case.metric: changed(case.values, users, 0.0)}
 
 
 def changed(values: np.ndarray, users: np.ndarray, to: float) -> float:
-    """Change of the mean if the users for whom it is defined had the value `to`."""
+    """Change of the mean of `[U]` values if the given users `[U]` bool had the value `to` where theirs is defined."""
     return mean_of_users(np.where(users & ~np.isnan(values), to, values)) - mean_of_users(values)
 
 
 def without(case: AuditCase, users: np.ndarray) -> str:
-    """The figure over the other users beside that over all, in words."""
+    """The figure over the other users and over all users, in words."""
     rest = mean_of_users(case.values[~users])
-    return f"{rest:.4f} instead of {mean_of_users(case.values):.4f}" if np.isfinite(rest) else "left without any user"
+    return (
+        f"{rest:.4f} instead of {mean_of_users(case.values):.4f}"
+        if np.isfinite(rest)
+        else "undefined, since no user is left"
+    )

@@ -1,4 +1,4 @@
-"""The audit's checks of what should not have been known, and of which event really is the target."""
+"""Checks of the audit for information that leaks into training or candidates, and for ambiguous targets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def trained_targets(case: AuditCase) -> Iterator[Finding]:
 
 
 def own_future(case: AuditCase) -> Iterator[Finding]:
-    """Users of whom training saw events after the first target; in each sequence order is time."""
+    """Users with training events after their first target, by the order of their sequence."""
     first = np.full(case.dataset.sequences.num_users, np.iinfo(np.int64).max)
     first[case.cases.users] = case.first_events
     users = case.dataset.sequences.users_of_events
@@ -46,7 +46,7 @@ def own_future(case: AuditCase) -> Iterator[Finding]:
 
 
 def later_events(case: AuditCase) -> Iterator[Finding]:
-    """Training events, of anybody, later than a user's recommendation."""
+    """Training events, of any user, that are later than a user's recommendation."""
     times = np.sort(case.dataset.sequences.timestamps[case.train])
     count = len(times) - int(np.searchsorted(times, case.moments.min(), side="right"))
     if not count:
@@ -77,7 +77,7 @@ def unborn_items(case: AuditCase) -> Iterator[Finding]:
     """Candidates, targets and listed items whose first event is later than the recommendation."""
     never = np.iinfo(np.int64).max
     births = np.append(never, case.dataset.items["first_timestamp"].to_numpy(dtype=np.int64))
-    births[births == never] = np.iinfo(np.int64).min  # of items without events nothing is known
+    births[births == never] = np.iinfo(np.int64).min  # items without events count as always there
     unborn = _unborn_candidates(case, births)
     targets = int((births[case.cases.target_items] > np.repeat(case.moments, case.cases.num_targets)).sum())
     affected = unborn > 0
@@ -134,7 +134,7 @@ def _unborn_candidates(case: AuditCase, births: np.ndarray) -> np.ndarray:
 
 
 def ambiguous_targets(case: AuditCase) -> Iterator[Finding]:
-    """Users with other events at the time of their first target, which only the order of rows keeps from being it."""
+    """Users with other events at the time of their first target, where only the order of rows decides the target."""
     sequences, cases = case.dataset.sequences, case.cases
     row_of_user = np.full(sequences.num_users, -1)
     row_of_user[cases.users] = np.arange(len(cases.users))
@@ -191,7 +191,7 @@ def duplicate_users(case: AuditCase) -> Iterator[Finding]:
 
 
 def metric_of_ranks(metric: str, ranks: np.ndarray, cases: EvaluationCases) -> np.ndarray | None:
-    """`[U]` float64 a metric at k from ranks `[T]` of all targets; None for one that takes more than these.
+    """`[U]` float64 values of a metric at k from ranks `[T]` of all targets; None for a metric that needs more.
 
     >>> metric_of_ranks("auc", np.zeros(0, dtype=np.int32), None) is None
     True
@@ -210,7 +210,7 @@ def metric_of_ranks(metric: str, ranks: np.ndarray, cases: EvaluationCases) -> n
 
 
 def _ranks_in_lists(lists: np.ndarray, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """`[A]` int32 place of each item in the list of its user, `MISSING_RANK` beyond the list."""
+    """`[A]` int32 place of each item in its user's list, `MISSING_RANK` where it is not listed."""
     ranks = np.full(len(items), metrics.MISSING_RANK, dtype=np.int32)
     for start in range(0, len(items), _ROWS):
         rows = slice(start, start + _ROWS)
@@ -220,7 +220,7 @@ def _ranks_in_lists(lists: np.ndarray, users: np.ndarray, items: np.ndarray) -> 
 
 
 def _one_each(items: np.ndarray, cases: EvaluationCases) -> EvaluationCases:
-    """As many users as items with one target each, for `metric_of_ranks`."""
+    """Cases of as many users as items, with one target each, for `metric_of_ranks`."""
     return EvaluationCases(
         users=np.arange(len(items)),
         histories=cases.histories,

@@ -1,8 +1,8 @@
-"""Figures among sampled candidates, for comparison with old papers only: what they are, and what they do to rankings.
+"""Metrics among sampled candidates, for comparison with old papers only, and what they do to the order of systems.
 
-Such a metric ranks the target among n sampled items instead of all. It is another figure, not an estimate of the
-full one, and may order systems differently. From the full ranks it follows without drawing anything: of the r - 1
-items above a target, the number in a uniform sample is hypergeometric.
+A sampled metric ranks the target among n sampled items instead of all. It is no estimate of the full metric and may
+order systems differently. Its expectation follows from the full ranks without any sampling: of the r - 1 items above a
+target, the number in a uniform sample has a hypergeometric distribution.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _BLOCK_ELEMENTS = 2**21
 
 
 class RankingChanges(NamedTuple):
-    """How systems are ordered by the full metric and by the one among sampled items.
+    """The order of systems by the full metric and by the metric among sampled items.
 
     Attributes:
-      metric: such as ndcg@10.
-      num_negatives: n, items sampled for each user.
-      systems: a row a system, best first by the full metric: `name`, `full`, `sampled` (in expectation over samples),
+      metric: name of the full metric, such as ndcg@10.
+      num_negatives: n, number of items sampled for each user.
+      systems: one row a system, best first by the full metric: `name`, `full`, `sampled` (in expectation over samples),
         `corrected` (the estimate of `full` from sampled ranks) and `corrected_deviation` (its standard deviation over
         samples), both nan where users have several targets, `place` and `sampled_place`.
       kendall_tau: agreement of the two orders, 1 = the same, -1 = reversed; nan with fewer than two systems.
       swapped: pairs (better in full, better when sampled).
-      left_out: systems of which only lists are known, without the ranks that this takes.
+      left_out: systems whose full ranks are unknown, since they are lists made elsewhere.
     """
 
     metric: str
@@ -50,7 +50,7 @@ class RankingChanges(NamedTuple):
 
 
 def sampled_metric_name(metric: str, num_negatives: int) -> str:
-    """The label that such a figure has to carry everywhere.
+    """The label of a sampled metric in tables and text.
 
     >>> sampled_metric_name("ndcg@10", 100)
     'ndcg@10 among 100 sampled items'
@@ -59,7 +59,10 @@ def sampled_metric_name(metric: str, num_negatives: int) -> str:
 
 
 def place_gains(metric: str) -> np.ndarray:
-    """`[k]` float64, what the only target of a user is worth at places 1…k under a metric at k.
+    """`[k]` float64 value of a metric at k for a user whose only target is at place 1…k.
+
+    Args:
+      metric: accuracy@1 or a ranking metric at k.
 
     Raises:
       ConfigError: a metric that is not one of the first k places.
@@ -79,16 +82,16 @@ def place_gains(metric: str) -> np.ndarray:
 def sampled_rank_probabilities(
     ranks: ArrayLike, *, num_candidates: ArrayLike, num_negatives: int, most: int
 ) -> np.ndarray:
-    """Probability of each place that a target at a known full rank takes among uniformly sampled other candidates.
+    """Probability of each place of a target with a known full rank among uniformly sampled other candidates.
 
     `P(place = 1 + x | r) = C(r - 1, x) C(N - r, n - x) / C(N - 1, n)`: the sample is drawn without replacement from
     the N - 1 candidates that are not the target.
 
     Args:
-      ranks: `[T]` full ranks from 1 to N.
-      num_candidates: N, one for all or `[T]`.
-      num_negatives: n.
-      most: M, how many places are wanted.
+      ranks: `[T]` integer full ranks from 1 to N.
+      num_candidates: N, one integer for all targets or `[T]`.
+      num_negatives: n, at least 1.
+      most: M, number of places returned.
 
     Returns:
       `[T, M]` float64 of places 1…M; rows sum to 1 for M = n + 1.
@@ -116,16 +119,17 @@ def sampled_rank_probabilities(
 
 
 def expected_gains(gains: ArrayLike, ranks: ArrayLike, *, num_candidates: ArrayLike, num_negatives: int) -> np.ndarray:
-    """`[T]` expectation over samples of the gain at the place that each target takes among them.
+    """`[T]` float64 expected gain of each target's place among sampled items, over samples.
 
     Args:
-      gains: `[M]` gain of places 1…M, 0 beyond; as from `place_gains` or `corrected_gains`.
-      ranks: `[T]` full ranks, `UNREACHABLE` for a target that cannot be ranked, whose gain is 0.
-      num_candidates: N, one for all or `[T]`.
-      num_negatives: n.
+      gains: `[M]` float gain of places 1…M, 0 beyond; from `place_gains` or `corrected_gains`.
+      ranks: `[T]` integer full ranks, `UNREACHABLE` for a target that cannot be ranked, whose gain is 0.
+      num_candidates: N, one integer for all targets or `[T]`.
+      num_negatives: n, at least 1.
 
     Raises:
-      DataError, ConfigError: as `sampled_rank_probabilities`.
+      DataError: a rank outside 1…N, or fewer than n other candidates.
+      ConfigError: num_negatives < 1.
 
     >>> expected_gains([1.0], [1, 3, UNREACHABLE], num_candidates=5, num_negatives=2).round(3)
     array([1.   , 0.167, 0.   ])
@@ -151,15 +155,15 @@ def expected_gains(gains: ArrayLike, ranks: ArrayLike, *, num_candidates: ArrayL
 def sampled_ranks(
     ranks: ArrayLike, *, num_candidates: ArrayLike, num_negatives: int, seed: int = 0, where: ArrayLike | None = None
 ) -> np.ndarray:
-    """Places of a user's targets among them and one uniform sample of the candidates that are no targets.
+    """Ranks of each user's targets among themselves and one uniform sample of the candidates that are no targets.
 
-    The same sample serves all targets of a user: of the negatives between two successive targets a hypergeometric
-    number is in it, given how many are above.
+    All targets of a user share the sample: the number of sampled negatives between two successive targets is drawn from
+    a hypergeometric distribution, given the number above.
 
     Args:
-      ranks: `[U, P]` full ranks, distinct within a user; `UNREACHABLE` where a target cannot be ranked, and stays so.
-      num_candidates: N, one for all or `[U]`.
-      num_negatives: n, drawn without replacement.
+      ranks: `[U, P]` integer full ranks, distinct within a user; `UNREACHABLE` targets stay so.
+      num_candidates: N, one integer for all users or `[U]`.
+      num_negatives: n, number of items drawn without replacement.
       seed: of the draws.
       where: `[U, P]` True for real targets; None means all.
 
@@ -207,11 +211,12 @@ def sampled_ranks(
 
 
 def corrected_gains(metric: str, *, num_candidates: int, num_negatives: int, trade_off: float = 0.01) -> np.ndarray:
-    """What a place among sampled items has to be worth so that its mean estimates the full metric.
+    """Gains of the places among sampled items whose mean estimates the full metric.
 
-    The gains g minimise, with all full ranks alike, the mean of `(E[g | r] - f(r))² + trade_off · Var[g | r]`, where f
-    is the full metric's gain. They may be above 1 or negative. With n far below N no gains can tell the first ten of
-    all ranks apart, and what is left is bias: the estimate is better than the sampled metric, and worse than the full.
+    The gains g minimise, with all full ranks equally likely, the mean of `(E[g | r] - f(r))² + trade_off · Var[g | r]`,
+    where f is the gain of the full metric. They may be above 1 or negative. With n far below N no gains can distinguish
+    the first ten of all ranks, so that a bias remains: the estimate is better than the sampled metric and worse than
+    the full one.
 
     Args:
       metric: a metric at k of users with one target, such as ndcg@10.
@@ -249,7 +254,7 @@ def corrected_gains(metric: str, *, num_candidates: int, num_negatives: int, tra
 
 
 def candidates_of_users(cases: EvaluationCases, config: EvaluationConfig) -> np.ndarray:
-    """`[U]` int64 number of items that are ranked for each user."""
+    """`[U]` int64 number of items that are ranked for each user, seen items left out where they are excluded."""
     count = cases.num_candidates
     if config.seen_items == "excluded":
         base = len(cases.candidates)
@@ -270,18 +275,18 @@ def ranking_changes(
     num_draws: int = 20,
     seed: int = 0,
 ) -> RankingChanges:
-    """How the order of systems would change if each target were ranked among sampled items only.
+    """The order of systems by the full metric and by the metric among sampled items.
 
-    With one target a user the sampled figure is its exact expectation, else the mean of some draws.
+    With one target a user the sampled figure is its exact expectation, otherwise the mean over `num_draws` samples.
 
     Args:
       judged: the systems.
-      cases: what they were asked.
+      cases: the evaluation cases.
       config: the protocol.
-      metric: a metric at k; None for the deciding one.
-      num_negatives: n.
-      num_draws: samples where users have several targets.
-      seed: of those draws.
+      metric: a metric at k; None for the deciding metric.
+      num_negatives: n, number of items sampled for each user.
+      num_draws: number of samples where users have several targets.
+      seed: of those samples.
 
     Raises:
       ConfigError: a metric that is not one of the first k places.
@@ -333,7 +338,7 @@ def ranking_changes(
 
 
 def sampled_section(changes: RankingChanges) -> Section:
-    """For the report: the sampled figures, labelled, and what they would do to the order of systems."""
+    """The section of the report on sampled figures, labelled as such, and the order of systems that they give."""
     label, systems = sampled_metric_name(changes.metric, changes.num_negatives), changes.systems
     if changes.swapped:
         pairs = "; ".join(f"{b} would pass {a}" for a, b in changes.swapped[:4])
@@ -342,10 +347,10 @@ def sampled_section(changes: RankingChanges) -> Section:
     elif len(systems) > 1:
         verdict = f"Here it would not reverse any two systems (Kendall's tau {changes.kendall_tau:.2f})."
     else:
-        verdict = "It takes two systems to see whether it would change their order."
+        verdict = "Whether it would change the order of systems needs two systems."
     summary = (
         f"For comparison with older papers only: {label} ranks the target among {changes.num_negatives} uniformly "
-        f"drawn items instead of all candidates. It is larger than {changes.metric} and not an estimate of it. "
+        f"drawn items instead of all candidates. It is larger than {changes.metric} and no estimate of it. "
         f"{verdict}"
     )
     rows = [

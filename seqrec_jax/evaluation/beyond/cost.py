@@ -1,4 +1,4 @@
-"""What a system costs beside what it is worth: parameters, bytes, latency, users a second, energy, and the front."""
+"""The cost of each system beside its quality: parameters, bytes, latency, users a second, energy, Pareto front."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from seqrec_jax.reporting.wording import format_figure, join_names
 from seqrec_jax.settings import check_value
 
 COUNTERS = Path("/sys/class/powercap")
-"""Where Linux shows the processors' energy counters."""
+"""Folder of the processors' energy counters on Linux."""
 _COSTS = {"latency_ms": "milliseconds for one user", "bytes": "bytes of parameters"}
 _REPEATS = 3
 
@@ -36,21 +36,21 @@ def measure_cost(
     counters: Path = COUNTERS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Time a ranker on real histories, one user at a time and in batches, scores of the whole catalogue each time.
+    """Time a ranker on real histories, for one user at a time and in batches; each call scores the whole catalogue.
 
     Each call is made once before it is timed, so that compilation does not count, and waits for the scores. Energy is
-    what the processors' packages took for the batches: of everything that runs on them, without memory and
+    that of the processors' packages during the batches, with everything that runs on them and without memory and
     accelerators.
 
     Args:
-      ranker: what is timed.
-      histories: of at least one user; users are taken evenly over them.
+      ranker: the system to time.
+      histories: histories of at least one user; the timed users are taken evenly over them.
       params: the pytree of parameters; None where there are none or they are unknown.
-      training_seconds: what training took, as known from elsewhere.
-      calls: users who are timed alone.
+      training_seconds: duration of the training, if known.
+      calls: number of users timed one at a time.
       batch_size: users of a batch.
       counters: folder of the energy counters.
-      clock: seconds that never run back.
+      clock: a monotonic clock in seconds.
 
     Returns:
       `name`, `parameters` and `bytes` (None without `params`), `latency_ms` (median) and `latency_p95_ms` of one
@@ -94,7 +94,7 @@ def measure_cost(
 
 
 def read_counters(folder: Path = COUNTERS) -> dict[str, tuple[int, int]]:
-    """Microjoules so far and the value after which they start again, of each processor package; empty if unreadable."""
+    """The counter and its largest value of each processor package, in microjoules; empty if unreadable."""
     found = {}
     for package in sorted(folder.glob("intel-rapl:*")):
         if package.name.count(":") > 1:  # a part of a package, whose energy is in the package's
@@ -108,7 +108,7 @@ def read_counters(folder: Path = COUNTERS) -> dict[str, tuple[int, int]]:
 
 
 def joules_between(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]) -> float | None:
-    """Energy between two readings of the same counters, None without any; a counter may have started again once.
+    """Energy between two readings of the same counters, None without any; a counter may have overflowed once.
 
     >>> joules_between({"a": (900_000, 1_000_000)}, {"a": (100_000, 1_000_000)}), joules_between({}, {})
     (0.2, None)
@@ -120,14 +120,14 @@ def joules_between(before: Mapping[str, tuple[int, int]], after: Mapping[str, tu
 
 
 def pareto_front(costs: ArrayLike, figures: ArrayLike) -> Bool[np.ndarray, " N"]:
-    """Which systems no other one beats: none is at least as good in everything and better in something.
+    """The systems on the Pareto front: no other one is at least as good in everything and better in something.
 
     Args:
-      costs: `[N]` or `[N, M]`, less is better.
-      figures: `[N]`, more is better.
+      costs: `[N]` or `[N, M]` float, smaller is better.
+      figures: `[N]` float, larger is better.
 
     Returns:
-      `[N]` bool; a system with an unknown cost or figure is not on the front, and beats nobody.
+      `[N]` bool. A system with an unknown cost or figure is not on the front and dominates no other.
 
     Raises:
       ShapeError: shapes that do not match.
@@ -151,11 +151,11 @@ def pareto_front(costs: ArrayLike, figures: ArrayLike) -> Bool[np.ndarray, " N"]
 
 
 def cost_section(rows: Sequence[Mapping[str, Any]], *, metric: str) -> Section:
-    """Cost beside quality, and who is on the front of each.
+    """The section on cost beside quality, with the systems on the front of each cost.
 
     Args:
       rows: of `measure_cost`, each with `figure`: `{"mean", "low", "high"}` of the deciding metric.
-      metric: its name.
+      metric: name of the deciding metric.
 
     Raises:
       DataError: no rows, or a row without figure.
@@ -224,7 +224,9 @@ def _table(rows: Sequence[Mapping[str, Any]], metric: str) -> Block:
 
 
 def _score(ranker: Ranker, histories: Sequences) -> None:
-    jax.block_until_ready(ranker.scores(histories))
+    scores = ranker.scores(histories)
+    if isinstance(scores, jax.Array):
+        scores.block_until_ready()
 
 
 def _seconds(ranker: Ranker, histories: Sequences, clock: Callable[[], float]) -> float:

@@ -1,8 +1,8 @@
-"""The deciding metric for what users want, and not for what they were shown, by inverse propensities of exposure.
+"""The deciding metric corrected for exposure by inverse propensities.
 
-A log holds what users could see. A target that was seldom shown stands for more wishes that were never recorded, so
-its user gets the weight 1 / propensity. Where exposure was not logged it is modelled as a power of popularity, which
-is an assumption: read the corrected figures for more than one power and cap, and see whether systems change places.
+A log holds only events on items that users were shown. A target that was seldom shown stands for more wishes that were
+not recorded, so its user gets the weight 1 / propensity. Where exposure was not logged it is modelled as a power of
+popularity, which is an assumption: compare the corrected figures for several powers and caps.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ def exposure_correction(
       judged: the systems.
       dataset: where the cases come from.
       cases: U users with T targets.
-      config: the deciding metric, resamples and seed.
-      propensities: `[T]` how likely each target was shown to its user, up to a common factor, as the log says; None
-        models them as (training events + 1)^power, relative to the largest.
-      powers: of popularity, for the model.
-      caps: largest weights, as multiples of the median one.
+      config: deciding metric, resamples and seed.
+      propensities: `[T]` float in (0, 1], the logged probability that each target was shown to its user, up to a common
+        factor; None models them as (training events + 1)^power, relative to the largest.
+      powers: exponents of popularity for that model.
+      caps: largest weights, as multiples of the median weight, each at least 1.
 
     Returns:
-      A row a system, exposure and cap: `system`, `exposure` ("as logged", or "popularity^0.5"), `cap`, `plain` (the
-      uncorrected mean), `mean`, `low`, `high`, `effective_users` (as many equally weighted users would give a mean as
-      sure as this) and `capped` (share of users whose weight was cut).
+      One row a system, exposure and cap: `system`, `exposure` ("as logged", or such as "popularity^0.5"), `cap`,
+      `plain` (the uncorrected mean), `mean`, `low`, `high`, `effective_users` (number of equally weighted users with
+      the same precision) and `capped` (share of users whose weight was capped).
 
     Raises:
       ShapeError: propensities that are not one a target.
@@ -93,7 +93,12 @@ def exposure_correction(
 
 
 def exposure_correction_section(found: pd.DataFrame, *, metric: str) -> Section:
-    """Plain and corrected figures side by side, from `exposure_correction`."""
+    """The section of the report with plain and corrected figures.
+
+    Args:
+      found: from `exposure_correction`.
+      metric: name of the deciding metric.
+    """
     plain = found.drop_duplicates("system").set_index("system")["plain"]
     best = str(plain.idxmax()) if plain.notna().any() else "no system"
     winners = [
@@ -145,7 +150,7 @@ def exposure_correction_section(found: pd.DataFrame, *, metric: str) -> Section:
 def _exposures(
     dataset: Dataset, cases: EvaluationCases, propensities: ArrayLike | None, powers: Sequence[float]
 ) -> dict[str, Float[np.ndarray, " T"]]:
-    """The chance of each target by the name of where it comes from."""
+    """`[T]` propensities of the targets by the name of their source."""
     if propensities is not None:
         given = np.asarray(propensities, dtype=np.float64)
         if given.shape != cases.target_items.shape:
@@ -174,7 +179,7 @@ def _estimate(values: np.ndarray, weights: np.ndarray, config: EvaluationConfig)
     if not len(values):
         return dict.fromkeys(("mean", "low", "high", "effective_users"), float("nan"))
     mean = float((weights * values).sum() / weights.sum())
-    # the estimate's change with each user, so that a mean over users has its spread
+    # the estimate linearised in each user, so that resampling a mean gives its interval
     linear = mean + weights * (values - mean) / weights.mean()
     interval = bootstrap_means(linear[:, None], num_resamples=config.num_resamples, seed=config.seed)
     effective = float(metrics.effective_sample_size(jnp.asarray(weights, dtype=jnp.float32)))

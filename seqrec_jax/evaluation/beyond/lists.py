@@ -1,4 +1,4 @@
-"""What lists are like apart from hits: coverage, novelty, diversity, surprise, popularity, repeats, who is shown."""
+"""Beyond accuracy: coverage, novelty, diversity, serendipity, popularity, calibration and repeats of lists."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ FIGURES = {
     "miscalibration": "divergence of the list's categories from the history's: 0 alike",
     "repeat_rate": "share of places with an item of the user's history",
 }
-"""What is measured, and what it means; the first five are of all lists together and have no intervals."""
+"""Each figure and its meaning; the first five are over all lists together and have no intervals."""
 
 
 class BeyondAccuracy(NamedTuple):
-    """What lists are like.
+    """Figures of lists beside accuracy.
 
     Attributes:
-      figures: a row a system and figure: `system`, `figure` (of `FIGURES`), `mean`, `low`, `high`; figures of all
-        lists together have no low and high. What cannot be measured here has no row.
-      per_user: by system, `[U]` rows with a column a figure of one list, nan where it is undefined.
-      groups: a row a value of the first categorical attribute: `group`, `demand` (its share of the targets), then by
-        system its share of the places; the most wanted first, the rest together. None without attributes.
+      figures: one row a system and figure: `system`, `figure` (of `FIGURES`), `mean`, `low`, `high`; figures over all
+        lists together have nan as low and high. A figure that cannot be measured has no row.
+      per_user: by system, U rows with one column a figure of a single list, nan where it is undefined.
+      groups: one row a value of the first categorical attribute: `group`, `demand` (its share of the targets), then
+        its share of the places by system; the largest demand first, the rest together. None without attributes.
       attribute: name of that attribute, or None.
-      lorenz: by system, the share of exposure that the least shown 0, 1, …, 100 % of the items have.
+      lorenz: by system, `[101]` share of the exposure of the least shown 0, 1, …, 100 % of the items.
     """
 
     figures: pd.DataFrame
@@ -71,7 +71,7 @@ class BeyondAccuracy(NamedTuple):
 
 
 class _Items(NamedTuple):
-    """What is known of the items, `[V+1]` rows: an array that is None is not known."""
+    """Tables of the items, V+1 rows each; None where an item property is unknown."""
 
     probabilities: jax.Array
     popularity: jax.Array
@@ -92,19 +92,19 @@ def beyond_accuracy(
 ) -> BeyondAccuracy:
     """Measure the first k places of every system's lists.
 
-    Users go through in tiles of like lengths of history, so that memory is bounded.
+    Users are measured in tiles of histories of similar length, so that memory is bounded.
 
     Args:
       judged: the systems.
-      dataset: where the cases come from; its categorical attributes, if any, say which items are alike.
+      dataset: where the cases come from; its categorical attributes, if any, define which items are similar.
       cases: the U users.
-      k: places of a list that count.
+      k: number of places of a list that are measured.
       config: resamples and seed of the intervals.
-      item_vectors: `[V+1, E]` what the items' cosines are taken of; None leaves that diversity out.
-      popular: name of the system whose lists are no surprise; without it there is no serendipity.
+      item_vectors: `[V+1, E]` floating point vectors of the items for `vector_diversity`; None leaves it out.
+      popular: name of the system whose lists are the reference of serendipity; without it there is no serendipity.
 
     Returns:
-      The figures. Ids that are no item of the catalogue, in lists from elsewhere, count as empty places.
+      The figures. Item numbers above V, in lists made elsewhere, count as empty places.
 
     Raises:
       ConfigError: k < 1, or beyond the lists' length.
@@ -142,7 +142,13 @@ def beyond_accuracy(
 
 
 def beyond_accuracy_section(found: BeyondAccuracy, *, k: int, model: str) -> Section:
-    """What the lists are like, with exposure over the catalogue and over groups of items."""
+    """The section of the report: figures of the lists, exposure over the catalogue and over groups of items.
+
+    Args:
+      found: from `beyond_accuracy`.
+      k: number of places that were measured.
+      model: name of the system that the summary is about.
+    """
     figures = found.figures.set_index(["system", "figure"])
     names = [name for name in FIGURES if name in set(found.figures["figure"])]
     systems = list(found.per_user)
@@ -185,7 +191,7 @@ def beyond_accuracy_section(found: BeyondAccuracy, *, k: int, model: str) -> Sec
 
 
 def _item_facts(dataset: Dataset, item_vectors: ArrayLike | None) -> tuple[list[str], _Items]:
-    """Names of the categorical attributes that are used, and the items' tables."""
+    """Names of the categorical attributes in use, and the tables of the items."""
     train = dataset.training_sequences
     pairs = np.unique(train.users_of_events * (dataset.num_items + 1) + train.item_ids)
     users = np.bincount(pairs % (dataset.num_items + 1), minlength=dataset.num_items + 1)
@@ -258,7 +264,7 @@ def _tiles(lengths: np.ndarray, k: int, num_categories: int) -> Iterator[tuple[n
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):
-        # longer histories make smaller tiles, so that the size follows from the first user and shrinks if it must
+        # longer histories make smaller tiles, so the size shrinks until the longest history of the tile fits
         size = _MOST_USERS
         while True:
             users = order[start : start + size]
@@ -289,7 +295,7 @@ def _lorenz(shown: np.ndarray) -> Float[np.ndarray, " 101"]:
 def _groups(
     categories: np.ndarray, values: Sequence[str], target_items: np.ndarray, exposures: dict[str, np.ndarray]
 ) -> pd.DataFrame:
-    """Demand and exposure of each value, the most wanted first, and the rest together."""
+    """Demand and exposure of each value, the largest demand first, and the rest together."""
 
     def shares(counts: np.ndarray) -> np.ndarray:
         return np.asarray(

@@ -1,4 +1,4 @@
-"""Example users for the report: history, what followed, and two systems' lists side by side."""
+"""Example users for the report: history, targets, and the lists of two systems side by side."""
 
 from __future__ import annotations
 
@@ -24,10 +24,21 @@ def example_users(
     last_events: int = 12,
     k: int = 10,
 ) -> list[dict[str, Any]]:
-    """Some users with history, targets and two systems' lists side by side: half of them hits, half misses.
+    """Some users with history, targets and the lists of two systems: half of them hits, half misses.
 
-    Users are drawn evenly over the cases, so that they are examples and not a selection. Beside the first system stands
-    the one that is compared with it and, of several, does best on the deciding metric.
+    Users are taken evenly over the cases, so that they are no hand-picked selection. The second system is the one with
+    the best deciding figure among those that the first one is compared with.
+
+    Args:
+      evaluation: of the cases; its first system is the one shown.
+      dataset: where the cases come from.
+      cases: the U evaluated users.
+      count: number of users.
+      last_events: events of each history.
+      k: length of the lists.
+
+    Returns:
+      One dictionary a user, as `render_report` takes them.
     """
     judged = evaluation.judged[0]
     metric, kinds = evaluation.result["primary_metric"], [row["kind"] for row in evaluation.result["systems"]]
@@ -77,7 +88,7 @@ def _example(
 
 
 def _answer(judged: Judged, dataset: Dataset, cases: EvaluationCases, case: int, k: int) -> dict[str, Any]:
-    """One system's list for a user, and where the targets stand."""
+    """One system's list for a user, and the ranks of the targets."""
     own = slice(cases.target_offsets[case], cases.target_offsets[case + 1])
     items, scores = judged.lists[case, :k], judged.list_scores[case, :k]
     return {
@@ -110,4 +121,4 @@ def _spread(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _minutes(seconds: int) -> str:
-    return pd.Timestamp(seconds, unit="s").strftime("%Y-%m-%d %H:%M")
+    return str(pd.Timestamp(seconds, unit="s").strftime("%Y-%m-%d %H:%M"))

@@ -1,4 +1,4 @@
-"""What a colleague must know of a model before using it: data, training, evaluation, intended use and limits."""
+"""The model card: data, training, evaluation, intended use and limits of a model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def model_card(
     """The card of a model that was trained and judged on a prepared dataset.
 
     Args:
-      dataset: what the model was trained on.
-      settings: the run's configuration.
-      facts: parameters, bytes, epochs, training_seconds of the run, None where unknown.
+      dataset: the training data.
+      settings: the run's configuration as nested values.
+      facts: `parameters`, `epochs` and `training_seconds` of the run, None where unknown.
       result: the evaluation's figures, protocol and audit.
 
     Returns:
@@ -40,20 +40,20 @@ def model_card(
         "evaluation": f"{metric} {_interval(figure)} over {protocol['users']:,} users with {protocol['targets']:,} "
         f"targets, all {protocol['candidates']} ranked; protocol {protocol['protocol_fingerprint']}.",
         "intended_use": f"To order this catalogue for this shop's users by what comes next ({predicted}), from the "
-        f"last {encoder['max_length']} events of each. Not for other catalogues, nor to conclude anything of a person.",
+        f"last {encoder['max_length']} events of each. Not for other catalogues, nor for conclusions about a person.",
         "limits": _limits(dataset, result),
     }
 
 
 def _limits(dataset: Dataset, result: Mapping[str, Any]) -> list[str]:
-    """What the figures do not carry, from what is known of the data and the audit."""
+    """What the figures do not show, from the data, the split and the audit."""
     limits = [
         "The log shows what people did with what they were shown. An item that was never shown has no events, so a "
         "figure from the log is not what a test in the shop would measure.",
-        "Intervals are over users. They do not hold another season, another catalogue or another training seed.",
+        "Intervals are over users. They do not cover another season, another catalogue or another training seed.",
     ]
     if dataset.time_kind == "order":
-        limits.append("The log has no times: nothing is known of seasons, of gaps, or of how the model ages.")
+        limits.append("The log has no times: seasons, gaps between events and the ageing of the model are unknown.")
     if dataset.split.config.rule != "global_timeline":
         limits.append(
             f"Under {dataset.split.config.rule} the model has seen other users' events from after the tested ones; a "

@@ -1,8 +1,8 @@
 """The evaluation report: one HTML page without scripts or requests, to be handed to a colleague.
 
-It opens with a verdict in plain words (`verdict.py`), the protocol and what the audit found; the rest lets the
-reader check it. The page's markup and style are in `report.html` beside this file, its charts in `charts.py`; the
-sections that other parts of the evaluation hand over are drawn by `blocks.py`.
+It opens with a verdict in plain words (`verdict.py`), the protocol and the findings of the audit; the rest lets the
+reader check them. The markup is in `report.html` beside this file, which extends the frame of `reporting/page.html`.
+The sections of the other parts of the evaluation are drawn by `reporting`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from seqrec_jax.reporting.wording import (
 )
 
 _MAIN_METRICS = ("ndcg@10", "hit_rate@10", "mrr@10", "recall@10", "mrr", "ndcg@20", "hit_rate@20", "map@10")
-_CHART_SYSTEMS, _CEILING_SERIES, _OTHER_SERIES = 4, len(SERIES_SIGNS) - 1, 1
+_CHART_SYSTEMS, _ORACLE_SERIES, _OTHER_SERIES = 4, len(SERIES_SIGNS) - 1, 1
 _SLICES = {  # title and unit of the labels
     "history_length": ("length of the history", "events"),
     "target_popularity": ("popularity of the target in training", "events"),
@@ -62,15 +62,17 @@ _CARD = {
 }
 
 
-def render_report(result: Mapping[str, Any], *, log: Sequence[Mapping], examples: Sequence[Mapping]) -> str:
-    """The whole report of an evaluation or of a comparison of runs, as one HTML page.
+def render_report(
+    result: Mapping[str, Any], *, log: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]
+) -> str:
+    """The report of an evaluation or of a comparison of runs, as one HTML page.
 
-    The same input gives the same bytes. Whatever is absent (log, cleaning, examples, comparisons, a figure
-    that is nan or None) is said to be absent. Long tables are cut, and say so.
+    The same input gives the same bytes. The page states what is absent (log, cleaning, examples, comparisons, a figure
+    that is nan or None) and what is cut from long tables.
 
     Args:
       result: the content of `metrics.json`. Required are `schema_version`, `run`, `primary_metric` and `systems`;
-        `kind` is `comparison` where runs are compared with the first system. What else it may hold, all optional:
+        `kind` is `comparison` where runs are compared with the first system. Optional are
         `protocol` (with `protocol_fingerprint` and `card`), `fingerprints_differ`, `fingerprints`, `audit`,
         `comparisons`, `slices`, `sections`, `cleaning`, `model`, `config`, `model_card`, `warnings`.
       log: rows of `log.jsonl`, of kind `train` and `validation`; may be empty.
@@ -150,12 +152,12 @@ def _check(result: Mapping[str, Any]) -> None:
     check_sections(result.get("sections") or [], where="metrics.json: sections")
 
 
-def _by_figure(result: Mapping[str, Any]) -> list[Mapping]:
+def _by_figure(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Systems from best to worst on the primary metric, undefined ones last, the order given where equal."""
     metric = result["primary_metric"]
     sign = 1 if lower_is_better(metric) else -1
 
-    def key(system: Mapping) -> float:
+    def key(system: Mapping[str, Any]) -> float:
         mean = mean_of(system, metric)
         return sign * mean if is_finite(mean) else math.inf
 
@@ -163,15 +165,15 @@ def _by_figure(result: Mapping[str, Any]) -> list[Mapping]:
 
 
 def _chosen(result: Mapping[str, Any]) -> list[tuple[int, str]]:
-    """(series, name) of what the charts of slices show: models, the strongest others, one ceiling."""
+    """(series, name) of the systems in the charts of slices: models, the strongest others, one oracle."""
     ordered = sorted(_by_figure(result), key=lambda system: system.get("kind") != "model")
-    ceilings = [system["name"] for system in ordered if system.get("kind") == "ceiling"]
+    oracles = [system["name"] for system in ordered if system.get("kind") == "ceiling"]
     others = [system["name"] for system in ordered if system.get("kind") != "ceiling"]
-    return [*enumerate(others[:_CHART_SYSTEMS]), *((_CEILING_SERIES, name) for name in ceilings[:1])]
+    return [*enumerate(others[:_CHART_SYSTEMS]), *((_ORACLE_SERIES, name) for name in oracles[:1])]
 
 
 def _best(result: Mapping[str, Any]) -> dict[str, float]:
-    """Per metric the best figure that a system other than a ceiling has."""
+    """The best figure of each metric over all systems but oracles."""
     best: dict[str, float] = {}
     for system in result["systems"]:
         for metric in system["metrics"]:
@@ -187,7 +189,7 @@ def _all_metrics(result: Mapping[str, Any]) -> list[str]:
 
 
 def _main_metrics(result: Mapping[str, Any]) -> list[str]:
-    """Up to four metrics for the main table; one that equals another everywhere says nothing new."""
+    """Up to four metrics for the main table, without those that equal an earlier one for every system."""
     known = _all_metrics(result)
     columns: dict[str, list[str]] = {}
     for metric in (result["primary_metric"], *_MAIN_METRICS, *known):
@@ -197,8 +199,8 @@ def _main_metrics(result: Mapping[str, Any]) -> list[str]:
     return list(columns)[:4]
 
 
-def _remarks(rows: Sequence[Mapping]) -> list[tuple[str, str]]:
-    """(names, sentences) of what comparisons have to say beside their figures; the same text is written once."""
+def _remarks(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(names, sentences) beside the figures of comparisons; the same text is written once, for all its names."""
     names: dict[str, list[str]] = {}
     for row in rows:
         text = " ".join(sentence(row[key]) for key in ("equivalence", "for_whom", "shop") if row.get(key))
@@ -207,8 +209,8 @@ def _remarks(rows: Sequence[Mapping]) -> list[tuple[str, str]]:
     return [(join_names(list(dict.fromkeys(found))), text) for text, found in names.items()]
 
 
-def _findings(audit: Sequence[Mapping] | None) -> list[dict[str, Any]] | None:
-    """The audit's findings, the gravest first; None where there was no audit."""
+def _findings(audit: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """The audit's findings, the most severe first; None where there was no audit."""
     if audit is None:
         return None
     findings = []
@@ -227,18 +229,18 @@ def _findings(audit: Sequence[Mapping] | None) -> list[dict[str, Any]] | None:
 
 
 def _warnings(result: Mapping[str, Any]) -> list[str]:
-    """The run's own warnings, and what the figures themselves give reason to say."""
+    """The run's own warnings, after those that follow from the figures."""
     notes = []
     if result.get("stage") == "validation":
         notes.append(
-            "These are validation figures, by which training chose its checkpoint; expect less on the test part."
+            "These are validation figures, by which training chose its checkpoint; expect lower ones on the test part."
         )
     protocol = result.get("protocol") or {}
     unreachable, targets = protocol.get("unreachable_targets") or 0, protocol.get("targets") or 0
     if targets and unreachable / targets > 0.05:
         notes.append(
             f"{format_percent(unreachable / targets)} of the targets could not be ranked by the model "
-            "(never seen in training) and count as misses."
+            "(not seen in training) and count as misses."
         )
     ties = (first_model(result) or {}).get("ties") or {}
     if targets and (ties.get("tied_targets") or 0) / targets > 0.01:
@@ -249,14 +251,14 @@ def _warnings(result: Mapping[str, Any]) -> list[str]:
     return notes + [str(text) for text in result.get("warnings") or []]
 
 
-def _interval(label: str, row: Mapping | None, *, key: str = "mean", series: int | None = None) -> Interval:
+def _interval(label: str, row: Mapping[str, Any] | None, *, key: str = "mean", series: int | None = None) -> Interval:
     mean, low, high = (number((row or {}).get(name)) for name in (key, "low", "high"))
     return Interval(label, mean, low, high, series=series)
 
 
 def _charts(result: Mapping[str, Any], curves: Mapping[str, Curve]) -> dict[str, str]:
     primary, charts = result["primary_metric"], {}
-    series = {"model": 0, "ceiling": _CEILING_SERIES, "other": _OTHER_SERIES}
+    series = {"model": 0, "ceiling": _ORACLE_SERIES, "other": _OTHER_SERIES}
     rows = []
     for system in _by_figure(result)[:MAX_ROWS]:
         kind, label = system.get("kind", ""), shorten(system["name"], 20)
@@ -297,8 +299,8 @@ def _slices(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return slices
 
 
-def _curves(log: Sequence[Mapping], primary: str) -> dict[str, Curve]:
-    """Training loss and validation metric; a resumed run logs some steps twice, of which the last counts."""
+def _curves(log: Sequence[Mapping[str, Any]], primary: str) -> dict[str, Curve]:
+    """Training loss and validation metric; of steps that a resumed run logs twice, the later row counts."""
 
     def points(kind: str, key: str) -> dict[int, float]:
         return {row["step"]: row[key] for row in log if row.get("kind") == kind and key in row}
@@ -317,7 +319,7 @@ def _curve_numbers(curve: Curve) -> Numbers:
 
 
 def _cleaning(cleaning: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Counts per reason, largest first, with a few examples, and what the counts leave unexplained."""
+    """Counts by reason, largest first, with a few examples, and the rows that the counts do not explain."""
     if cleaning is None:
         return None
     examples, dropped = cleaning.get("examples") or {}, cleaning.get("dropped") or {}
@@ -347,7 +349,7 @@ def _day(seconds: Any) -> str | None:
 
 
 def _model_facts(model: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The model's own entries as (name, value) with units a reader knows."""
+    """The model's entries as (name, value), sizes in megabytes and times in minutes."""
     facts = []
     for key, value in model.items():
         name, text = key.replace("_", " "), str(value)
@@ -363,7 +365,7 @@ def _model_facts(model: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _model_card(card: Mapping[str, Any] | None) -> list[tuple[str, list[str]]]:
-    """(heading, paragraphs) of the model card: the usual parts first, then whatever else it has."""
+    """(heading, paragraphs) of the model card: the usual parts first, then all others."""
     card = card or {}
     ordered = [*(key for key in _CARD if key in card), *(key for key in card if key not in _CARD)]
     parts = []

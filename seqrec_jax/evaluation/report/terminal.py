@@ -35,9 +35,9 @@ def recommendation_table(table: pd.DataFrame, items: pd.DataFrame, *, max_rows: 
     """Lists as text, with titles where the catalogue has them.
 
     Args:
-      table: user_id, rank, item_id and score, as `Recommendations` has them.
+      table: `user_id`, `rank`, `item_id` and `score`, as `Recommendations` has them.
       items: the catalogue, with `item_id` and perhaps `title`.
-      max_rows: how many rows are shown.
+      max_rows: number of rows shown.
     """
     if table.empty:
         return "nothing is left to recommend"
@@ -73,7 +73,7 @@ def _protocol(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _figures(result: Mapping[str, Any]) -> Iterator[str]:
-    """The table itself; a column that equals an earlier one for every system says nothing new and is left out."""
+    """The table, without columns that equal an earlier one for every system."""
     systems, primary = result["systems"], result["primary_metric"]
     k = primary.split("@")[1] if primary[:8] != "accuracy" and "@" in primary else "10"
     columns: dict[str, list[str]] = {}
@@ -89,7 +89,7 @@ def _figures(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _ties(result: Mapping[str, Any]) -> Iterator[str]:
-    """How far the order of tied targets decides, for the systems where it shows."""
+    """The best and worst case of ties, for the systems where they differ."""
     primary, targets = result["primary_metric"], result["protocol"]["targets"]
     for system in result["systems"]:
         worst, best = (figure_text(system["ties"][name]) for name in ("worst", "best"))
@@ -108,7 +108,9 @@ def _comparisons(result: Mapping[str, Any]) -> Iterator[str]:
     who, several = "system" if comparing else "baseline", len({row["metric"] for row in rows}) > 1
     what = f"minus {rows[0]['baseline']}" if comparing else f"{_name(result['systems'][0])} minus each other system"
     what += "" if several else f", {rows[0]['metric']}"
-    text = f"{what}, paired by user, p corrected by Holm; last, the least difference to be seen with so many users:"
+    text = (
+        f"{what}, paired by user, p after Holm's correction; last, the smallest difference detectable with these users:"
+    )
     yield from textwrap.wrap(text, WIDTH)
     names = [f"{row[who]}, {row['metric']}" if several else row[who] for row in rows]
     width = min(max(map(len, names)), _LONGEST_NAME) + 1
@@ -121,7 +123,7 @@ def _comparisons(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _words(result: Mapping[str, Any]) -> Iterator[str]:
-    """What to be warned of, what the audit found, and the verdict."""
+    """Warnings, the findings of the audit, and the verdict."""
     yield ""
     for warning in result["warnings"]:
         yield from labelled("WARNING", warning)

@@ -1,4 +1,4 @@
-"""The verdict: what the paired comparisons allow one to say, in plain words and no more than they allow."""
+"""The verdict: what the paired comparisons support, in plain words and no more than that."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ LEVEL = 0.05
 """Error level of the verdict, after Holm's correction."""
 
 Outcome = Literal["better", "worse", "unclear"]
-_NOT_EQUAL = "This does not show that they are equal, only that these users do not tell them apart."
+_NOT_EQUAL = "This does not show that they are equal, only that these users do not distinguish them."
 _MAX_RUNS = 3  # of which the verdict gives details
 
 
 class Verdict(NamedTuple):
-    """What the comparisons allow one to say.
+    """What the comparisons support.
 
     Attributes:
-      level: `better` (than every rival compared; of several runs: at least one is better than the first),
-        `worse` (than at least one; of several runs: all are), `unclear` (neither), or `open` (nothing was
-        compared, or not under one protocol).
+      level: `better` (the model is better than every rival compared; of several runs, at least one is better than the
+        first), `worse` (the model is worse than at least one rival; of several runs, all are worse than the first),
+        `unclear` (neither), or `open` (nothing was compared, or not under one protocol).
       headline: one sentence.
-      details: further sentences: sizes of the differences, what was not compared, the ceiling.
+      details: further sentences: sizes of the differences, what was not compared, the distance to the oracle.
     """
 
     level: Literal["better", "worse", "unclear", "open"]
@@ -44,18 +44,18 @@ class Verdict(NamedTuple):
 
 
 def verdict(result: Mapping[str, Any]) -> Verdict:
-    """Say in plain words how the model stands against its rivals, or further runs against the first.
+    """The verdict on the model against its rivals, or on further runs against the first run.
 
-    A difference counts only if its Holm-corrected p-value is below 0.05 and its interval excludes zero; where
-    either is missing, it does not. Ceilings, which use what no model knows, are no rivals. Runs measured under
-    different protocols get no verdict.
+    A difference counts only if its Holm-corrected p-value is below 0.05 and its interval excludes zero; it does not
+    count where either is missing. Oracles, which use what no model can know, are no rivals. Runs that were measured
+    under different protocols get no verdict.
 
     Args:
       result: the content of `metrics.json`; `comparisons` hold model minus baseline, or, where a row names a
         `system`, that system minus the first run, which is then its `baseline`.
 
     Returns:
-      The verdict. It never says that two systems are equal, only that the data does not tell them apart.
+      The verdict. It never states that two systems are equal, only that the data does not distinguish them.
 
     >>> systems = [{"name": "gru", "kind": "model", "metrics": {}}]
     >>> verdict({"primary_metric": "ndcg@10", "systems": systems}).headline
@@ -73,19 +73,19 @@ def verdict(result: Mapping[str, Any]) -> Verdict:
 
 
 def is_comparison(result: Mapping[str, Any]) -> bool:
-    """Whether the result compares runs with the first of them, and not one model with its baselines."""
+    """Whether the result compares several runs with the first one, instead of one model with its baselines."""
     first = (first_model(result) or {}).get("name")
     rows = result.get("comparisons") or []
     return result.get("kind") == "comparison" or any(row.get("system") not in (None, "", first) for row in rows)
 
 
-def first_model(result: Mapping[str, Any]) -> Mapping | None:
-    """The system that the report is about: the first model."""
+def first_model(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The system that the report is about, the first of kind "model"; None without one."""
     return next((system for system in result["systems"] if system.get("kind") == "model"), None)
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a smaller figure is a better one.
+    """Whether smaller values of a metric are better.
 
     >>> lower_is_better("mean_rank"), lower_is_better("ndcg@10")
     (True, False)
@@ -94,19 +94,19 @@ def lower_is_better(metric: str) -> bool:
 
 
 def mean_of(system: Mapping, metric: str) -> float:
-    """A system's figure, nan where it has none."""
+    """A system's mean of a metric, nan where it has none."""
     return number((system["metrics"].get(metric) or {}).get("mean"))
 
 
-def outcome(row: Mapping) -> Outcome:
-    """What one comparison allows one to say."""
+def outcome(row: Mapping[str, Any]) -> Outcome:
+    """The outcome that one comparison supports, for the system in question."""
     p_holm, low, high = (number(row.get(key)) for key in ("p_holm", "low", "high"))
     if not p_holm < LEVEL or not (low > 0 or high < 0):
         return "unclear"
     return "better" if (low > 0) != lower_is_better(row["metric"]) else "worse"
 
 
-def _against_rivals(result: Mapping[str, Any], rows: Sequence[Mapping]) -> Verdict:
+def _against_rivals(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Verdict:
     metric, model = result["primary_metric"], first_model(result)
     if model is None:
         return Verdict("open", "No trained model is part of this evaluation.", [])
@@ -123,7 +123,7 @@ def _against_rivals(result: Mapping[str, Any], rows: Sequence[Mapping]) -> Verdi
     details = []
     if not rows:
         level, headline = "open", f"{name} was not compared with any baseline on {metric}."
-        details.append("Whether its figure is good stays open: it means little without a simple rival's.")
+        details.append("Whether its figure is good stays open: a figure means little without that of a simple rival.")
     elif worse:
         level, headline = "worse", f"{name} is worse than {against(worse)} on {metric}."
         details.append(f"Largest shortfall: {_difference(worse[0])}.")
@@ -143,11 +143,11 @@ def _against_rivals(result: Mapping[str, Any], rows: Sequence[Mapping]) -> Verdi
         details.append(f"It does beat {_names(better)}.")
     if rows and missing:
         details.append(f"Not compared with {join_names(missing)}.")
-    details += _ceiling_details(result, model)
+    details += _oracle_details(result, model)
     return Verdict(level, headline, details)
 
 
-def _between_runs(result: Mapping[str, Any], rows: Sequence[Mapping]) -> Verdict:
+def _between_runs(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Verdict:
     metric = result["primary_metric"]
     rows = [row for row in rows if row.get("system")]
     if not rows:
@@ -160,15 +160,15 @@ def _between_runs(result: Mapping[str, Any], rows: Sequence[Mapping]) -> Verdict
         if group:
             names = join_names([row["system"] for row in group])
             clauses.append(f"{names} {'is' if len(group) == 1 else 'are'} {words[key]} {first}")
-    told = [row for group in groups.values() for row in group][:_MAX_RUNS]
-    details = [text for row in told for text in _run(row)]
+    detailed = [row for group in groups.values() for row in group][:_MAX_RUNS]
+    details = [text for row in detailed for text in _run(row)]
     if len(rows) > _MAX_RUNS:
         details.append(f"{len(rows) - _MAX_RUNS} more comparisons are in the table below.")
     return Verdict(level, f"{'; '.join(clauses)} on {metric}.", details)
 
 
-def _run(row: Mapping) -> list[str]:
-    """How large the difference to the first run is, how sure that is, for whom, and what the shop would see."""
+def _run(row: Mapping[str, Any]) -> list[str]:
+    """Size and certainty of the difference to the first run, by kind of user, and what it means in the shop."""
     figure = format_figure(row.get("difference"), signed=True).replace("–", "undefined")
     size = " ".join(f"{row['system']} minus {row['baseline']}: {figure} {format_interval(row, signed=True)}".split())
     if is_finite(row.get("relative")):
@@ -183,41 +183,41 @@ def _run(row: Mapping) -> list[str]:
     return sentences + [sentence(row[key]) for key in keys if row.get(key)]
 
 
-def _grouped(rows: Sequence[Mapping]) -> dict[Outcome, list[Mapping]]:
-    """Rows by outcome, the least favourable first, whichever the direction of the metric."""
-    groups: dict[Outcome, list[Mapping]] = {"better": [], "unclear": [], "worse": []}
+def _grouped(rows: Sequence[Mapping[str, Any]]) -> dict[Outcome, list[Mapping[str, Any]]]:
+    """Rows by outcome, the least favourable first, for metrics of either direction."""
+    groups: dict[Outcome, list[Mapping[str, Any]]] = {"better": [], "unclear": [], "worse": []}
     for row in sorted(rows, key=_gain):
         groups[outcome(row)].append(row)
     return groups
 
 
-def _gain(row: Mapping) -> float:
+def _gain(row: Mapping[str, Any]) -> float:
     difference = number(row.get("difference"))
     return math.inf if math.isnan(difference) else -difference if lower_is_better(row["metric"]) else difference
 
 
-def _reach(row: Mapping) -> list[str]:
-    """What these users could have shown, for a difference that they do not."""
+def _reach(row: Mapping[str, Any]) -> list[str]:
+    """The smallest difference that these users could show, and how many users the one found would need."""
     sentences = []
     if is_finite(row.get("minimal_detectable")):
         smallest = format_figure(row["minimal_detectable"])
-        sentences.append(f"A true difference below some {smallest} would probably stay unseen with these users.")
+        sentences.append(f"A true difference below about {smallest} would probably not be detected with these users.")
     if is_finite(row.get("users_needed")):
         users = format_count(row["users_needed"])
-        sentences.append(f"To see one of the size found, some {users} users would be needed.")
+        sentences.append(f"To detect a difference of the size found, about {users} users would be needed.")
     return sentences
 
 
-def _difference(row: Mapping) -> str:
+def _difference(row: Mapping[str, Any]) -> str:
     """`+0.0120 [+0.0100, +0.0140] against item-to-item`."""
     figure = format_figure(row.get("difference"), signed=True).replace("–", "undefined")
     return " ".join(f"{figure} {format_interval(row, signed=True)} against {row['baseline']}".split())
 
 
 def _names(
-    rows: Sequence[Mapping],
+    rows: Sequence[Mapping[str, Any]],
     *,
-    all_of: Sequence[Mapping] = (),
+    all_of: Sequence[Mapping[str, Any]] = (),
     complete: bool = True,
     negated: bool = False,
     what: str = "baseline",
@@ -234,12 +234,12 @@ def _names(
     return every if complete else f"{every} it was compared with"
 
 
-def _ceiling_details(result: Mapping[str, Any], model: Mapping) -> list[str]:
+def _oracle_details(result: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
     metric = result["primary_metric"]
     sentences = []
     for system in result["systems"]:
         share = mean_of(model, metric) / (mean_of(system, metric) or math.nan)
         if system.get("kind") == "ceiling" and is_finite(share) and not lower_is_better(metric):
-            ceiling = f"{system['name']}, a ceiling that uses the known truth"
-            sentences.append(f"It reaches {format_percent(share)} of {ceiling}.")
+            oracle = f"{system['name']}, an oracle that uses the known truth"
+            sentences.append(f"It reaches {format_percent(share)} of {oracle}.")
     return sentences

@@ -50,7 +50,7 @@ _READINGS = {
 
 def representation_section(
     v_x: Float[np.ndarray, "U D"],
-    v_y: Float[np.ndarray, "V+1 E"],
+    v_y: Float[np.ndarray, "V1 E"],
     projected: Float[np.ndarray, "U E"],
     dataset: Dataset,
     cases: EvaluationCases,

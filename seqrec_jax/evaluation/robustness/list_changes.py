@@ -229,7 +229,7 @@ def spread_cases(cases: EvaluationCases, num_users: int) -> EvaluationCases:
     return cases if count <= num_users else select_cases(cases, np.arange(num_users) * count // num_users)
 
 
-def select_cases(cases: EvaluationCases, users: Int[np.ndarray, " U'"]) -> EvaluationCases:
+def select_cases(cases: EvaluationCases, users: Int[np.ndarray, " U2"]) -> EvaluationCases:
     """The cases at the given places `[U']` in 0…U-1, in that order."""
     counts = cases.num_targets[users]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

@@ -1,1 +1,1 @@
-"""Whom the evaluation is about: attributes, slices, the four questions of the shop, the segments served worst."""
+"""Figures by kind of user: attributes of users, slices, the four questions of a shop, the segments served worst."""

@@ -1,10 +1,12 @@
-"""What is known of the evaluated users and their targets apart from any system: the columns that slices cut by.
+"""Tables of the evaluated users and of their targets, apart from any system: the columns that slices are cut by.
 
-The time of a recommendation is that of the target's event: ages and gaps count up to it. A log that has an order but
-no times has neither, and its columns of time are nan.
+The time of a recommendation is that of the target's event: ages and gaps end there. In a log with an order but no
+times these columns are nan.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,24 +21,24 @@ from seqrec_jax.errors import DataError, ShapeError
 from seqrec_jax.settings import check_value
 
 TAIL_SHARE = 0.2
-"""The tail of a catalogue are its least popular items that have this share of the training events together."""
+"""The tail of a catalogue consists of its least popular items with at most this share of all training events."""
 _MOST_ATTRIBUTES = 3
 
 
-def training_counts(dataset: Dataset) -> Int[np.ndarray, " V+1"]:
-    """`[V+1]` int64 training events of each item, 0 for the padding."""
+def training_counts(dataset: Dataset) -> Int[np.ndarray, " V1"]:
+    """`[V+1]` int64 number of training events of each item, 0 for the padding."""
     counts = np.bincount(dataset.sequences.item_ids[dataset.split.parts == TRAIN], minlength=dataset.num_items + 1)
     counts[0] = 0
     return counts
 
 
-def popularity_deciles(counts: Int[np.ndarray, " V+1"]) -> Int[np.ndarray, " V+1"]:
-    """The tenth of the catalogue that each item is in, by its number of events: 1 is the head, 10 the tail.
+def popularity_deciles(counts: Int[np.ndarray, " V1"]) -> Int[np.ndarray, " V1"]:
+    """The tenth of the catalogue that each item is in by its number of events: 1 is the head, 10 the tail.
 
-    Items with equally many events share a decile, that of their middle place, so that no order of ids decides.
+    Items with equally many events share the decile of their middle place, so that the order of ids has no effect.
 
     Args:
-      counts: `[V+1]` events of each item; row 0 is not looked at.
+      counts: `[V+1]` integer number of events of each item; row 0 is ignored.
 
     Returns:
       `[V+1]` int64 in 1…10, 0 for the padding.
@@ -52,14 +54,14 @@ def popularity_deciles(counts: Int[np.ndarray, " V+1"]) -> Int[np.ndarray, " V+1
     return np.minimum(deciles, 10)
 
 
-def tail_items(counts: Int[np.ndarray, " V+1"], *, share: float = TAIL_SHARE) -> Bool[np.ndarray, " V+1"]:
+def tail_items(counts: Int[np.ndarray, " V1"], *, share: float = TAIL_SHARE) -> Bool[np.ndarray, " V1"]:
     """The least popular items that have at most a share of all events together.
 
     Items with equally many events are all in the tail or all outside.
 
     Args:
-      counts: `[V+1]` events of each item; row 0 is not looked at.
-      share: of the events, above 0 and below 1.
+      counts: `[V+1]` integer number of events of each item; row 0 is ignored.
+      share: largest share of the events, in (0, 1).
 
     Returns:
       `[V+1]` bool, row 0 False.
@@ -77,8 +79,8 @@ def tail_items(counts: Int[np.ndarray, " V+1"], *, share: float = TAIL_SHARE) ->
     return np.concatenate([[False], inside[level]])
 
 
-def categorical_codes(dataset: Dataset, *, most: int) -> dict[str, Int[np.ndarray, " V+1"]]:
-    """`[V+1]` code of each item in the dataset's first categorical attributes, 0 = none, by the attribute's name."""
+def categorical_codes(dataset: Dataset, *, most: int) -> dict[str, Int[np.ndarray, " V1"]]:
+    """`[V+1]` integer code of each item, 0 = none, in the first `most` categorical attributes, by attribute name."""
     chosen = dict(list(dataset.attributes.categorical.items())[:most])
     config = AttributeConfig(categorical=tuple(chosen))
     encoded, _ = encode_attributes(dataset.items, config, vocabulary=AttributeVocabulary(categorical=chosen))
@@ -86,13 +88,13 @@ def categorical_codes(dataset: Dataset, *, most: int) -> dict[str, Int[np.ndarra
 
 
 def user_table(dataset: Dataset, cases: EvaluationCases, *, attributes: pd.DataFrame | None = None) -> pd.DataFrame:
-    """A row an evaluated user, in the order of the cases.
+    """One row an evaluated user, in the order of the cases.
 
     Args:
       dataset: where the cases come from.
       cases: U users.
-      attributes: what else is known of users, by their raw ids in a column `user_id` or in the index; users that
-        it lacks get missing values.
+      attributes: further attributes of users by raw id, in a column `user_id` or in the index; users without a row get
+        missing values.
 
     Returns:
       U rows: `user_id`, `history_length`, `targets` (their number); of the first target `first_target` (raw id),
@@ -143,7 +145,11 @@ def user_table(dataset: Dataset, cases: EvaluationCases, *, attributes: pd.DataF
 
 
 def target_table(dataset: Dataset, cases: EvaluationCases) -> pd.DataFrame:
-    """A row a target, case by case in their order, as `Judged.ranks` has them.
+    """One row a target, in the order of `Judged.ranks`.
+
+    Args:
+      dataset: where the cases come from.
+      cases: U users with T targets.
 
     Returns:
       T rows: `case` (0…U-1), `item` (raw id), `popularity` (training events), `popularity_decile`, `age_days`,
@@ -155,15 +161,19 @@ def target_table(dataset: Dataset, cases: EvaluationCases) -> pd.DataFrame:
 
 
 def check_users(users: pd.DataFrame | pd.Series, count: int) -> None:
-    """ShapeError unless the table has a row for each of `count` users."""
+    """Raise a ShapeError unless the table has one row for each of `count` users.
+
+    Raises:
+      ShapeError: another number of rows.
+    """
     if len(users) != count:
         raise ShapeError(
             f"the table of users has {len(users)} rows, {count} users were judged; make it from their cases"
         )
 
 
-def _target_columns(dataset: Dataset, cases: EvaluationCases, targets: Int[np.ndarray, " T"]) -> dict:
-    """The columns of some targets, given by their place in `cases.target_items`."""
+def _target_columns(dataset: Dataset, cases: EvaluationCases, targets: Int[np.ndarray, " T"]) -> dict[str, Any]:
+    """Columns of some targets, given by their places in `cases.target_items`."""
     items, events = cases.target_items[targets], cases.target_events[targets]
     counts = training_counts(dataset)
     ages = np.full(len(targets), np.nan)
@@ -181,8 +191,8 @@ def _target_columns(dataset: Dataset, cases: EvaluationCases, targets: Int[np.nd
     }
 
 
-def _history_popularity(histories: Sequences, counts: Int[np.ndarray, " V+1"]) -> Float[np.ndarray, " U"]:
-    """Mean of log(1 + count) over the events with an item, nan without any."""
+def _history_popularity(histories: Sequences, counts: Int[np.ndarray, " V1"]) -> Float[np.ndarray, " U"]:
+    """`[U]` mean of log(1 + count) over the events with an item, nan without any."""
     real, users = histories.item_ids > 0, histories.users_of_events
     logs = np.log1p(counts)[histories.item_ids[real]]
     sums = np.bincount(users[real], weights=logs, minlength=histories.num_users)

@@ -1,4 +1,4 @@
-"""The four questions of a shop: cold start, long tail, freshness and personalisation, each a figure and a curve."""
+"""Four questions of a shop as sections of the report: cold start, long tail, freshness and personalisation."""
 
 from __future__ import annotations
 
@@ -28,11 +28,18 @@ _HOUR, _DAY = 3_600, 86_400
 _GAPS = (0, 60, _HOUR, _DAY, 7 * _DAY, 30 * _DAY, 90 * _DAY, 365 * _DAY)
 _SHARES = np.linspace(0, 1, 101)
 POPULAR = "most popular"
-"""Name of the baseline that gives everybody the same list."""
+"""Name of the baseline that gives all users the same list."""
 
 
 class Gain(NamedTuple):
-    """What each user gains over another system: `[U]` in the deciding metric, and the shares of users."""
+    """The gain of each user over another system.
+
+    Attributes:
+      per_user: `[U]` float64 difference of the metric, nan where it is undefined.
+      better: share of users with a gain above 0.
+      worse: share of users with a gain below 0.
+      same: share of users with a gain of 0.
+    """
 
     per_user: np.ndarray
     better: float
@@ -49,15 +56,15 @@ def shop_question_sections(
     config: EvaluationConfig,
     popular: str = POPULAR,
 ) -> list[Section]:
-    """The answers to all four questions.
+    """The sections on all four questions.
 
     Args:
       judged: the systems, the model first.
       dataset: where the cases come from.
-      cases: the U users who were judged.
+      cases: the U evaluated users.
       users: as `user_table` makes it.
       config: the protocol.
-      popular: name of the system that the gain of personalisation is measured against; without it, that part says so.
+      popular: name of the system that the gain of personalisation is measured against; without it there is no gain.
 
     Returns:
       Sections "cold_start", "long_tail", "freshness" and "personalisation".
@@ -83,7 +90,15 @@ def cold_start_section(
     *,
     config: EvaluationConfig,
 ) -> Section:
-    """Users by the length of their history; targets by how often and how long ago the item was first seen."""
+    """The section on cold start: users by length of history, targets by training events and by age of the item.
+
+    Args:
+      judged: the systems, the model first.
+      cases: the U evaluated users with T targets.
+      users: U rows, as `user_table` makes it.
+      targets: T rows, as `target_table` makes it.
+      config: the protocol.
+    """
     k, model = cutoff(config), judged[0].name
     rows, block = _user_curve(
         judged, users["history_length"], _LENGTHS, config, "by length of history", "1 + events of the history"
@@ -116,7 +131,15 @@ def long_tail_section(
     *,
     config: EvaluationConfig,
 ) -> Section:
-    """The metric by popularity of the target; what the tail gets in lists against what users take from it."""
+    """The section on the long tail: the metric by popularity of the target, and the tail's share of lists and targets.
+
+    Args:
+      judged: the systems, the model first.
+      dataset: where the cases come from.
+      cases: the U evaluated users with T targets.
+      users: U rows, as `user_table` makes it.
+      config: the protocol.
+    """
     k, model = cutoff(config), judged[0].name
     tail = tail_items(training_counts(dataset))
     in_tail = tail[cases.target_items]
@@ -135,8 +158,8 @@ def long_tail_section(
         f"which have at most {100 * TAIL_SHARE:g} % of the training events together"
     )
     summary = (
-        f"{definition}. They are {format_percent(demand)} of what users went on to take and {format_percent(shown[0])} "
-        f"of what {model} shows in {k} places: {word} than is asked for."
+        f"{definition}. They are {format_percent(demand)} of the targets of users and {format_percent(shown[0])} "
+        f"of the items that {model} lists in {k} places: {word} than the demand."
     )
     _, block = _user_curve(
         judged,
@@ -155,13 +178,20 @@ def long_tail_section(
 def freshness_section(
     judged: Sequence[Judged], dataset: Dataset, users: pd.DataFrame, *, config: EvaluationConfig
 ) -> Section:
-    """The metric against the time since the user's last event, and against the age of the target."""
+    """The section on freshness: the metric by the time since the user's last event and by the age of the target.
+
+    Args:
+      judged: the systems, the model first.
+      dataset: where the cases come from.
+      users: U rows, as `user_table` makes it.
+      config: the protocol.
+    """
     model, title = judged[0].name, "Freshness"
     if dataset.time_kind != "seconds":
-        return section("freshness", title, "The log has an order but no times, so that nothing can be said of age.", [])
+        return section("freshness", title, "The log has an order but no times, so ages are unknown.", [])
     gaps = users["seconds_since_last_event"]
     if not gaps.notna().any():
-        return section("freshness", title, "No user has a history, so that there is no time since the last event.", [])
+        return section("freshness", title, "No user has a history, so there is no time since the last event.", [])
     rows, block = _user_curve(
         judged,
         gaps,
@@ -191,7 +221,13 @@ def freshness_section(
 
 
 def personalisation_section(judged: Sequence[Judged], *, config: EvaluationConfig, popular: str = POPULAR) -> Section:
-    """How different users' lists are, and who is better off than with the same popular list for everybody."""
+    """The section on personalisation: distance between users' lists, and the gain of each user over the popular list.
+
+    Args:
+      judged: the systems, the model first.
+      config: the protocol.
+      popular: name of the system that gives all users the same list.
+    """
     k, model = cutoff(config), judged[0].name
     distances = {entry.name: list_distance(entry.lists[:, :k]) for entry in judged}
     rows = [{"name": name, "mean": distance} for name, distance in distances.items()]
@@ -201,7 +237,7 @@ def personalisation_section(judged: Sequence[Judged], *, config: EvaluationConfi
     summary = f"Two users' lists by {model} differ in {format_percent(distances[model])} of {k} places on average."
     base = next((entry for entry in judged if entry.name == popular), None)
     if base is None or base is judged[0]:
-        summary += f" No system is called “{popular}”, so that no gain over it can be told."
+        summary += f" No system is called “{popular}”, so no gain over it is given."
         return section("personalisation", "Personalisation", summary, blocks)
     others = [entry for entry in judged if entry is not base]
     gains = {entry.name: gain_over(entry, base, config.metric) for entry in others}
@@ -239,7 +275,7 @@ def personalisation_section(judged: Sequence[Judged], *, config: EvaluationConfi
 
 
 def cutoff(config: EvaluationConfig) -> int:
-    """The list length of the deciding metric, the largest cutoff where it has none."""
+    """The list length k of the deciding metric; the largest cutoff for a metric without one."""
     stem, _, k = config.metric.partition("@")
     return int(k) if k and stem != "accuracy" else max(config.cutoffs)
 
@@ -250,11 +286,11 @@ def found_by_bin(judged: Judged, cases: EvaluationCases, bins: Bins, *, k: int) 
     Args:
       judged: a system.
       cases: U users with T targets.
-      bins: of the T targets.
+      bins: B bins of the T targets.
       k: length of the list.
 
     Returns:
-      `[U, B]` float64, nan for users without a target in the bin.
+      `[U, B]` float64 in [0, 1], nan for users without a target in the bin.
     """
     width, users = len(bins.labels), len(cases.users)
     cells = np.repeat(np.arange(users), cases.num_targets) * width + bins.codes
@@ -265,24 +301,29 @@ def found_by_bin(judged: Judged, cases: EvaluationCases, bins: Bins, *, k: int) 
 
 
 def exposure_share(lists: np.ndarray, group: np.ndarray) -> float:
-    """Share of the filled places of lists `[U, K]` that hold an item of a group `[V+1]` bool, nan without places."""
+    """Share of the filled places of `[U, K]` lists that hold an item of a group `[V+1]` bool; nan without places."""
     items = known_items(lists, len(group) - 1)
     filled = int((items > 0).sum())
     return float(group[items].sum() / filled) if filled else float("nan")
 
 
 def known_items(lists: np.ndarray, num_items: int) -> np.ndarray:
-    """The lists with 0 for what is no item of the catalogue, as lists from elsewhere may have."""
+    """`[U, K]` lists with 0 in place of numbers that are no item of the catalogue, as lists from elsewhere may have."""
     return np.where((lists > 0) & (lists <= num_items), lists, 0)
 
 
 def list_distance(lists: np.ndarray) -> float:
-    """Mean over pairs of users of the share of K places that their lists `[U, K]` do not have in common."""
+    """Mean share of the K places that two users' lists do not have in common, over all pairs of `[U, K]` lists."""
     return float(metrics.mean_list_distance(jnp.asarray(lists, dtype=jnp.int32)))
 
 
 def gain_over(judged: Judged, base: Judged, metric: str) -> Gain:
-    """Each user's gain in a metric over another system, nan where one of them is undefined.
+    """Each user's gain in a metric over another system.
+
+    Args:
+      judged: the system in question.
+      base: the other system, judged on the same users.
+      metric: a column of the per-user tables.
 
     Raises:
       ConfigError: a metric that was not measured.
@@ -309,7 +350,7 @@ def _user_curve(
     unit: float = 1,
     text: Callable[[float], str] = "{:g}".format,
 ) -> tuple[list[dict[str, Any]], Block]:
-    """The metric over a number of the users: the rows of its bins, and the curve at each bin's mean / unit + shift."""
+    """The metric by a number of the users: rows of its bins, and a curve with points at bin mean / unit + shift."""
     bins = bins_of(values, edges=edges, end=end, text=text)
     rows = slice_figures(judged, bins, config=config)
     middles = _middles(values, bins)
@@ -340,7 +381,7 @@ def _target_curve(
     title: str,
     x_label: str,
 ) -> tuple[np.ndarray, Block]:
-    """The share of targets found over a number of the targets: the model's shares, and the curve."""
+    """The share of targets found by a number of the targets: the model's shares, and the curve."""
     k, middles = cutoff(config), _middles(values, bins)
     known = ~np.isnan(middles)
     series, means = [], []
@@ -361,7 +402,7 @@ def _target_curve(
 
 
 def _middles(values: pd.Series, bins: Bins) -> np.ndarray:
-    """Mean of the numbers in each bin, nan for bins without numbers, "unknown" among them."""
+    """`[B]` mean of the numbers in each bin, nan for bins without numbers such as "unknown"."""
     numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
     sums = np.bincount(bins.codes, weights=numbers, minlength=len(bins.labels))
     counts = np.bincount(bins.codes, minlength=len(bins.labels))
@@ -373,5 +414,5 @@ def _without_history(cases: EvaluationCases, users: pd.DataFrame) -> str:
     if empty:
         return f"{format_count(empty)} users have no history at all."
     if cases.users_without_history:
-        return f"{format_count(cases.users_without_history)} users with less history than asked for are left out."
+        return f"{format_count(cases.users_without_history)} users with a history that is too short are left out."
     return "No user was without history."

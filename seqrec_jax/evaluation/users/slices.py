@@ -1,4 +1,4 @@
-"""The deciding metric among the users of a kind: how they are cut, figures with intervals, and comparisons."""
+"""The deciding metric by kind of user: cuts into bins, figures with intervals, and paired comparisons."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from seqrec_jax.statistics import (
 )
 
 FEWEST_USERS = 30
-"""Percentile intervals of fewer users are too short, so that a bin of fewer joins a neighbour."""
+"""A bin of fewer users joins a neighbour, since percentile intervals of so few are too short."""
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _UNITS = (("day", _DAY), ("hour", _HOUR), ("minute", _MINUTE), ("second", 1))
 
 
 class Bins(NamedTuple):
-    """A cut of users into kinds.
+    """A cut of users into bins.
 
     Attributes:
       labels: names of the B bins, in order.
-      codes: `[U]` int64 bin of each user, 0…B-1.
+      codes: `[U]` int64 bin of each user in 0…B-1.
     """
 
     labels: list[str]
     codes: np.ndarray
 
     def members(self, place: int) -> np.ndarray:
-        """`[U]` bool, the users of one bin."""
-        return self.codes == place
+        """`[U]` bool, True for the users of one bin."""
+        return np.equal(self.codes, place)
 
 
 def duration(seconds: float) -> str:
-    """A span of time in its largest whole unit.
+    """A duration as text, in the largest unit that it is a multiple of.
 
     >>> duration(0), duration(60), duration(86_400 * 7)
     ('0 seconds', '1 minute', '7 days')
@@ -56,14 +56,14 @@ def duration(seconds: float) -> str:
 
 
 class Cut(NamedTuple):
-    """How a column of the user table is cut.
+    """The cut of one column of the user table.
 
     Attributes:
-      name: of the slices.
-      column: of the user table.
-      edges: lower ends of the bins of a number; empty for categories.
-      end: what no number reaches; None where there is no bound.
-      text: how an edge is written.
+      name: name of the slices.
+      column: column of the user table.
+      edges: rising lower ends of the bins of a number; empty for categories.
+      end: upper end of the last bin; None where there is no bound.
+      text: function that writes an edge.
     """
 
     name: str
@@ -88,7 +88,7 @@ USER_CUTS = (
     Cut("last_behavior", "last_behavior"),
     Cut("repeat", "target_in_history"),
 )
-"""The cuts of the user table that every report has, where the log knows more than one bin of them."""
+"""The cuts of the user table in every report; those with one bin only are left out."""
 _NAMED = 3  # kinds of users in a sentence
 _ALWAYS = ("history_length", "target_popularity")
 _BOOLEANS = {"target_in_history": ("new item", "item of the history")}
@@ -105,17 +105,17 @@ def bins_of(
 ) -> Bins:
     """Cut users by a number or a category.
 
-    A bin of a number goes from one edge to before the next, the last one has no end; a bin of few users joins the
-    next one, the last one the bin before. Categories of few users are put together as "other". Missing values are a
-    bin "unknown", however few.
+    A bin of a number includes its edge and ends before the next edge; the last bin has no end. A bin of few users joins
+    the next one, the last bin the one before. Categories of few users are merged into "other". Missing values form the
+    bin "unknown", of any size.
 
     Args:
-      values: U numbers, categories, texts or truths.
+      values: U numbers, categories, texts or truth values.
       edges: rising lower ends of the bins of a number; None for categories.
-      categories: their order; None takes that of a categorical column, else the most frequent first.
-      end: the end of the last bin of a number, for its name; None where there is no bound.
-      fewest: users of a bin that stands alone.
-      text: how an edge is written.
+      categories: order of the categories; None takes that of a categorical column, else the most frequent first.
+      end: upper end of the last bin of a number, for its name; None where there is no bound.
+      fewest: least number of users of a bin of its own.
+      text: function that writes an edge.
 
     Returns:
       Labels and codes. Bins of whole numbers are called such as "2–4", others "1 to 7".
@@ -153,23 +153,33 @@ def slice_by(
 
     Args:
       judged: the systems.
-      values: U values, a user each in the order of the cases.
-      config: the deciding metric, resamples and seed.
-      edges, categories, end, text: as in `bins_of`.
+      values: U values, one a user in the order of the cases.
+      config: deciding metric, resamples and seed.
+      edges: as in `bins_of`.
+      categories: as in `bins_of`.
+      end: as in `bins_of`.
+      text: as in `bins_of`.
 
     Returns:
-      A row a bin: `{"label", "users", "systems": {name: {"mean", "low", "high"}}}`, None where undefined.
+      One row a bin: `{"label", "users", "systems": {name: {"mean", "low", "high"}}}`, None where undefined.
 
     Raises:
       ShapeError: values of another number of users.
-      ConfigError, DataError: as `bins_of`.
+      ConfigError: edges that do not rise.
+      DataError: a number below the first edge, or a category that is not listed.
     """
     check_users(values, len(judged[0].per_user))
     return slice_figures(judged, bins_of(values, edges=edges, categories=categories, end=end, text=text), config=config)
 
 
 def slice_figures(judged: Sequence[Judged], bins: Bins, *, config: EvaluationConfig) -> list[dict[str, Any]]:
-    """The rows of `slice_by` for bins that are made already."""
+    """The rows of `slice_by` for given bins.
+
+    Args:
+      judged: the systems.
+      bins: of the U users.
+      config: deciding metric, resamples and seed.
+    """
     values = _metric_table(judged, config.metric)
     rows = []
     for place, label in enumerate(bins.labels):
@@ -186,12 +196,12 @@ def user_bins(users: pd.DataFrame, *, fewest: int = FEWEST_USERS) -> dict[str, B
     """The cuts of a user table by the name of the slices.
 
     Args:
-      users: as `user_table` makes it; the target's item attributes and further columns with few values are cut too.
-      fewest: users of a bin that stands alone.
+      users: as `user_table` makes it; item attributes of the target and further columns of categories are cut too.
+      fewest: least number of users of a bin of its own.
 
     Returns:
-      `USER_CUTS`, then the columns that they do not use and that are categories, truths or texts. Cuts with one
-      bin are left out, except those by the length of the history and the target's popularity.
+      `USER_CUTS`, then the other columns of categories, truth values or texts. Cuts with one bin are left out, except
+      those by the length of the history and the target's popularity.
     """
     found: dict[str, Bins] = {}
     for cut in USER_CUTS:
@@ -209,7 +219,12 @@ def user_bins(users: pd.DataFrame, *, fewest: int = FEWEST_USERS) -> dict[str, B
 def user_slices(
     judged: Sequence[Judged], users: pd.DataFrame, *, config: EvaluationConfig
 ) -> dict[str, list[dict[str, Any]]]:
-    """The slices of a report, `{name: rows of slice_by}`, of all cuts of `user_bins`.
+    """The slices of a report: the rows of `slice_by` for all cuts of `user_bins`, by name.
+
+    Args:
+      judged: the systems.
+      users: as `user_table` makes it.
+      config: deciding metric, resamples and seed.
 
     Raises:
       ShapeError: a user table of other users.
@@ -223,21 +238,21 @@ def paired_slices(
 ) -> pd.DataFrame:
     """The first system minus each other one within each slice, with p-values corrected over all of them.
 
-    Bins of fewer than `FEWEST_USERS` users are shown and not tested.
+    Bins of fewer than `FEWEST_USERS` users are listed and not tested.
 
     Args:
       judged: the systems; the first is compared with all others.
       users: as `user_table` makes it.
-      config: the deciding metric, resamples and seed.
-      names: of the slices; None takes all of `user_bins`.
+      config: deciding metric, resamples and seed.
+      names: names of the slices; None takes all of `user_bins`.
 
     Returns:
-      A row a slice, bin and other system: `slice`, `label`, `users`, `other`, `difference`, `low`, `high`,
-      `p_value`, `p_holm` (the chance of any false finding in the table stays below it) and `p_bh` (the share of
-      false ones among the findings does, where the tests lean the same way).
+      One row a slice, bin and other system: `slice`, `label`, `users`, `other`, `difference`, `low`, `high`,
+      `p_value`, `p_holm` (controls the probability of any false finding in the table) and `p_bh` (controls the share
+      of false findings, for positively dependent tests).
 
     Raises:
-      ConfigError: one system alone, or a name without slices.
+      ConfigError: one system only, or a name without slices.
       ShapeError: a user table of other users.
     """
     check_users(users, len(judged[0].per_user))
@@ -277,7 +292,14 @@ def paired_slices(
 
 
 def paired_slices_section(found: pd.DataFrame, *, model: str, metric: str, level: float = 0.05) -> Section:
-    """Where the model is better or worse than each other system, from the table of `paired_slices`."""
+    """The section of the report on where the model is better or worse than each other system.
+
+    Args:
+      found: from `paired_slices`.
+      model: name of the first system.
+      metric: name of the deciding metric.
+      level: error level after Holm's correction.
+    """
     significant = found["p_holm"] < level
     better, worse = (int((significant & (sign * found["difference"] > 0)).sum()) for sign in (1, -1))
     tested = int(found["p_value"].notna().sum())
@@ -317,12 +339,12 @@ def figure(interval: Interval, column: int) -> dict[str, float | None]:
 
 
 def slice_text(row: dict[str, Any], system: str) -> str:
-    """A bin and a system's figure in it, for a sentence, such as "0.0312 at 2–4 (1,204 users)"."""
+    """A system's figure in one row of `slice_by`, for a sentence, such as "0.0312 at 2–4 (1,204 users)"."""
     return f"{format_figure(row['systems'][system]['mean'])} at {row['label']} ({format_count(row['users'])} users)"
 
 
 def first_and_last(rows: Sequence[dict[str, Any]], system: str) -> str:
-    """The figures in the first and the last bin, once where there is only one."""
+    """A system's figures in the first and the last row of `slice_by`, for a sentence; one figure for one row."""
     return ", ".join(slice_text(row, system) for row in ([rows[0]] if len(rows) == 1 else [rows[0], rows[-1]]))
 
 
@@ -382,7 +404,7 @@ def _category_codes(
 
 
 def _named(values: pd.Series) -> pd.Series:
-    """Truths as words, other values as they are."""
+    """Truth values as words, other values unchanged."""
     if not pd.api.types.is_bool_dtype(values):
         return values
     words = _BOOLEANS.get(str(values.name), ("no", "yes"))
@@ -391,5 +413,5 @@ def _named(values: pd.Series) -> pd.Series:
 
 
 def _metric_table(judged: Sequence[Judged], metric: str) -> np.ndarray:
-    """`[U, S]` the metric of each system."""
+    """`[U, S]` float64 values of the metric of each system."""
     return np.stack([entry.per_user[metric].to_numpy(dtype=np.float64, na_value=np.nan) for entry in judged], axis=1)
