@@ -1,4 +1,4 @@
-"""The report's parts beside figures, comparisons and slices: each asked for by name, each a section of its own."""
+"""The parts of the report beside figures, comparisons and slices: sections that `EvaluationConfig.parts` names."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from seqrec_jax.evaluation.representation.similarity import sensitivity, similar
 from seqrec_jax.evaluation.robustness import perturbations
 from seqrec_jax.evaluation.robustness.curves import default_changes, robustness, robustness_section
 from seqrec_jax.evaluation.robustness.list_changes import promotion, spread_cases, stability, taste_change
+from seqrec_jax.evaluation.systems import RIVALS, System, judged_of
 from seqrec_jax.evaluation.users.segments import segments_section
 from seqrec_jax.evaluation.users.shop_questions import cutoff, shop_question_sections
 from seqrec_jax.items.table import without_modality
@@ -34,34 +35,29 @@ SAMPLED_NEGATIVES = 100
 _ROBUSTNESS_USERS, _ROBUSTNESS_RATES = 1000, (0.0, 0.1, 0.2, 0.4)
 _SIMILARITY_USERS = 5000
 _MODALITY_USERS = 10_000
-_SIMPLE = ("item to item", "last item again")  # beside the model under worse histories; they look at the history too
+_SIMPLE = ("item to item", "last item again")  # compared with the model under worse histories; they use the history
 
 
 def report_parts(
-    judged: Sequence[Judged],
-    rankers: Sequence[Ranker | None],
+    systems: Sequence[System],
     dataset: Dataset,
     cases: EvaluationCases,
     users: pd.DataFrame,
     *,
     config: EvaluationConfig,
-    rivals: Sequence[Judged],
 ) -> list[Section]:
     """The sections that `config.parts` names, in the report's order.
 
     Args:
-      judged: the systems, the model first.
-      rankers: what they were judged from, None for lists made elsewhere; a part that needs a ranker is then left out.
+      systems: the judged systems, the model first. A part that needs a ranker leaves out systems without one.
       dataset: where the cases come from.
       cases: the U users.
       users: as `user_table` makes it.
       config: the protocol.
-      rivals: the judged systems that the model is to beat; a ceiling is none.
     """
-    model, k = rankers[0], cutoff(config)
-    has_vectors = model is not None and all(
-        hasattr(model, name) for name in ("user_vectors", "item_vectors", "project")
-    )
+    judged, rivals = [system.judged for system in systems], judged_of(systems[1:], RIVALS)
+    model, k = systems[0].ranker, cutoff(config)
+    has_vectors = all(hasattr(model, name) for name in ("user_vectors", "item_vectors", "project"))
     sections: list[Section] = []
     if "questions" in config.parts:
         sections += shop_question_sections(judged, dataset, cases, users, config=config)
@@ -74,7 +70,7 @@ def report_parts(
     if "representation" in config.parts and has_vectors:
         sections.append(_representation(model, dataset, cases, seed=config.seed))
     if "robustness" in config.parts and model is not None:
-        by_name = {ranker.name: ranker for ranker in rankers[1:] if ranker is not None}
+        by_name = {system.name: system.ranker for system in systems[1:] if system.ranker is not None}
         simple = [by_name[name] for name in _SIMPLE if name in by_name][:1]
         sections.append(_robustness([model, *simple], dataset, cases, config=config, k=k))
     if "exposure" in config.parts:
@@ -85,12 +81,18 @@ def report_parts(
     if "modalities" in config.parts and len(getattr(model, "modalities", ())) > 1:
         sections.append(_modalities(model, dataset, cases, config=config))
     if "cost" in config.parts:
-        sections += _cost(judged, rankers, cases, config)
+        sections += _cost(systems, cases, config)
     return sections
 
 
 def similarity_section(models: Sequence[Any], cases: EvaluationCases, *, seed: int) -> Section:
-    """How alike the vectors of several models are for the same users, each against the first model's."""
+    """The section on the similarity of several models' vectors for the same users, each against the first model's.
+
+    Args:
+      models: two or more, each with a `name` and `user_vectors`, a function of histories to `[U, D]`.
+      cases: the evaluated users.
+      seed: of the permutations that give the figures of chance.
+    """
     some = spread_cases(cases, _SIMILARITY_USERS).histories
     first, *others = [model.user_vectors(some) for model in models]
     rows, words = [], []
@@ -107,7 +109,7 @@ def similarity_section(models: Sequence[Any], cases: EvaluationCases, *, seed: i
 
 
 def _can_be_sampled(cases: EvaluationCases, config: EvaluationConfig) -> bool:
-    """Whether the deciding metric is one of the first places, and everybody has enough candidates to draw from."""
+    """Whether the deciding metric is a ranking metric at k and every user has enough candidates to sample from."""
     stem, _, k = config.metric.partition("@")
     fewest = candidates_of_users(cases, config) - cases.num_targets
     return bool(k) and stem in RANKING_METRICS and bool((fewest >= SAMPLED_NEGATIVES).all())
@@ -141,7 +143,7 @@ def _representation(model: Any, dataset: Dataset, cases: EvaluationCases, *, see
 
 
 def _modalities(model: Any, dataset: Dataset, cases: EvaluationCases, *, config: EvaluationConfig) -> Section:
-    """The model beside itself over items that lack one modality."""
+    """The model against itself over items that lack one modality."""
     some = spread_cases(cases, _MODALITY_USERS)
     known = np.concatenate([[False], dataset.items["known"].to_numpy()])
     warm = known[some.target_items[some.target_offsets[:-1]]]
@@ -156,7 +158,7 @@ def _modalities(model: Any, dataset: Dataset, cases: EvaluationCases, *, config:
 def _robustness(
     rankers: Sequence[Ranker], dataset: Dataset, cases: EvaluationCases, *, config: EvaluationConfig, k: int
 ) -> Section:
-    """The model beside one simple system, under the same changes."""
+    """The model and one simple system under the same changes."""
     changes = default_changes(cases, behaviors=dataset.behaviors, time_kind=dataset.time_kind)
     few = spread_cases(cases, _ROBUSTNESS_USERS)
     options: dict[str, Any] = {"config": config, "num_users": _ROBUSTNESS_USERS}
@@ -173,15 +175,13 @@ def _robustness(
     )
 
 
-def _cost(
-    judged: Sequence[Judged], rankers: Sequence[Ranker | None], cases: EvaluationCases, config: EvaluationConfig
-) -> list[Section]:
+def _cost(systems: Sequence[System], cases: EvaluationCases, config: EvaluationConfig) -> list[Section]:
     rows = [
         {
-            **measure_cost(ranker, cases.histories, params=getattr(ranker, "params", None)),
-            "figure": {"mean": mean_of_users(entry.per_user[config.metric]), "low": None, "high": None},
+            **measure_cost(system.ranker, cases.histories, params=getattr(system.ranker, "params", None)),
+            "figure": {"mean": mean_of_users(system.judged.per_user[config.metric]), "low": None, "high": None},
         }
-        for entry, ranker in zip(judged, rankers, strict=True)
-        if ranker is not None
+        for system in systems
+        if system.ranker is not None
     ]
     return [cost_section(rows, metric=config.metric)] if rows else []

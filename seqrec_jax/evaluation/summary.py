@@ -1,18 +1,17 @@
-"""From judged rankers to what is reported: figures with intervals, paired comparisons, slices, example users."""
+"""Evaluate and compare systems: figures with intervals, paired comparisons, slices and the parts of the report."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
 from seqrec_jax.data.dataset import Dataset
-from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.evaluation.audit.audit import audit
@@ -22,6 +21,7 @@ from seqrec_jax.evaluation.parts import report_parts, similarity_section
 from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.protocol_card import protocol_card, protocol_fingerprint
 from seqrec_jax.evaluation.representation.section import LEAST_USERS
+from seqrec_jax.evaluation.systems import COMPARED, RIVALS, Contender, System, judged_of
 from seqrec_jax.evaluation.users.attributes import user_table
 from seqrec_jax.evaluation.users.slices import FEWEST_USERS, figure, paired_slices, paired_slices_section, user_slices
 from seqrec_jax.metrics import expected_calibration_error
@@ -29,12 +29,7 @@ from seqrec_jax.reporting.sections import plain
 from seqrec_jax.statistics import bootstrap_means
 
 SCHEMA_VERSION = 2
-"""Of `metrics.json`."""
-Kind = Literal["model", "baseline", "ceiling", "other"]
-RIVALS: tuple[Kind, ...] = ("model", "baseline", "other")
-"""Whom the first system is to beat: not a ceiling, which knows what no system can."""
-COMPARED: tuple[Kind, ...] = ("model", "other")
-"""Whom `compare` sets beside each other."""
+"""Version of the keys of `metrics.json`."""
 _TARGETS = {
     "all": "all that followed the history",
     "next": "the first after the history",
@@ -42,20 +37,13 @@ _TARGETS = {
 }
 
 
-class Contender(NamedTuple):
-    """A system and its part in the report; of one that was judged already, such as lists from elsewhere, its table."""
-
-    system: Ranker | Judged
-    kind: Kind
-
-
 class Evaluation(NamedTuple):
-    """An evaluation's outcome.
+    """The result of an evaluation.
 
     Attributes:
-      result: the content of `metrics.json`; a figure that is undefined for every user is None.
-      per_user: the per-user table, a row a system and user.
-      judged: one entry a contender, the model first.
+      result: the content of `metrics.json` in JSON's own types; a figure that is undefined for every user is None.
+      per_user: the per-user table, one row a system and user.
+      judged: the judged systems, one a contender, the model first.
     """
 
     result: dict[str, Any]
@@ -64,7 +52,7 @@ class Evaluation(NamedTuple):
 
     @property
     def figures(self) -> pd.DataFrame:
-        """A row a system and metric: `system`, `kind`, `metric`, `mean`, `low`, `high`, `reachable_mean`."""
+        """One row a system and metric: `system`, `kind`, `metric`, `mean`, `low`, `high`, `reachable_mean`."""
         return pd.DataFrame(
             [
                 {"system": system["name"], "kind": system["kind"], "metric": metric, **figure}
@@ -75,7 +63,7 @@ class Evaluation(NamedTuple):
 
     @property
     def comparisons(self) -> pd.DataFrame:
-        """A row a pair of systems and metric, see `compare_systems`."""
+        """One row a pair of systems and metric, see `compare_systems`."""
         return pd.DataFrame(self.result["comparisons"])
 
 
@@ -88,29 +76,30 @@ def evaluate(
     protocol: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
 ) -> Evaluation:
-    """Judge the first contender and its rivals on the same cases, and say how sure the figures are.
+    """Judge the first contender and its rivals on the same cases, with intervals and paired comparisons.
 
     Args:
       contenders: the model first; it is compared with every baseline and other system on the deciding metric.
       dataset: where the cases come from.
-      cases: whom to ask what.
+      cases: the evaluation cases.
       config: the protocol.
       protocol: further facts for the protocol's card that change figures.
-      mesh: devices that share the users.
+      mesh: devices that share the users; None for the default device.
 
     Returns:
       Figures, per-user table and lists.
 
     Raises:
-      ConfigError: two contenders of one name.
+      ConfigError: two contenders with one name, or cases of another configuration.
+      DataError: a contender that was judged on other cases.
     """
-    judged, users, result = _judge_all(contenders, dataset, cases, config=config, protocol=protocol, mesh=mesh)
-    rivals = of_kinds(judged, [contender.kind for contender in contenders], RIVALS)[1:]
-    if contenders[0].kind == "model" and rivals:
-        rows = compare_systems([(judged[0], rival) for rival in rivals], [config.metric], config=config)
-        # about the first system, as a reader expects
+    systems, users, result = _judge_all(contenders, dataset, cases, config=config, protocol=protocol, mesh=mesh)
+    rivals = judged_of(systems[1:], RIVALS)
+    if systems[0].kind == "model" and rivals:
+        rows = compare_systems([(systems[0].judged, rival) for rival in rivals], [config.metric], config=config)
+        # the system in question is always the first one
         result["comparisons"] = [{name: value for name, value in row.items() if name != "system"} for row in rows]
-    return _finished(judged, users, result, contenders, dataset, cases, config)
+    return _finished(systems, users, result, dataset, cases, config)
 
 
 def compare(
@@ -122,25 +111,29 @@ def compare(
     protocol: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
 ) -> Evaluation:
-    """Is any later contender better than the first one, which runs today: for whom, how surely, and would it show?
+    """Compare every later contender with the first one, which runs today, also by kind of user.
 
     Args:
-      contenders: what runs today first; every further model or other system is compared with it, on the deciding
-        metric and the other ones of the same list length. Baselines and ceilings are shown beside them.
+      contenders: the system that runs today first; every further model or other system is compared with it, on the
+        deciding metric and the others of the same list length. Baselines and oracles are listed beside them.
       dataset: where the cases come from.
-      cases: whom to ask what.
+      cases: the evaluation cases.
       config: the protocol.
       protocol: further facts for the protocol's card that change figures.
-      mesh: devices that share the users.
+      mesh: devices that share the users; None for the default device.
+
+    Returns:
+      Figures, per-user table and lists.
 
     Raises:
-      ConfigError: nothing to compare, or two contenders of one name.
+      ConfigError: nothing to compare, two contenders with one name, or cases of another configuration.
+      DataError: a contender that was judged on other cases.
     """
     compared = [contender for contender in contenders if contender.kind in COMPARED]
     if len(compared) < 2 or compared[0] is not contenders[0]:
         raise ConfigError("compare takes two systems or more, the one that runs today first")
-    judged, users, result = _judge_all(contenders, dataset, cases, config=config, protocol=protocol, mesh=mesh)
-    first, *others = of_kinds(judged, [one.kind for one in contenders], COMPARED)
+    systems, users, result = _judge_all(contenders, dataset, cases, config=config, protocol=protocol, mesh=mesh)
+    first, *others = judged_of(systems, COMPARED)
     k = config.metric.partition("@")[2] or str(max(config.cutoffs))
     family = [config.metric, *(f"{name}@{k}" for name in ("ndcg", "hit_rate", "recall", "mrr", "map"))]
     metrics = [name for name in dict.fromkeys(family) if name in first.per_user]
@@ -151,7 +144,7 @@ def compare(
             shop = (one["shop"] for one in rows if one["system"] == row["system"] and one["shop"])
             row["shop"] = next(shop, "")
     result |= {"kind": "comparison", "comparisons": rows}
-    evaluation = _finished(judged, users, result, contenders, dataset, cases, config)
+    evaluation = _finished(systems, users, result, dataset, cases, config)
     parts = []
     for number, other in enumerate(others, start=1):
         by_slice = paired_slices([other, first], users, config=config)
@@ -160,20 +153,15 @@ def compare(
         for row in rows:
             if row["system"] == other.name and row["metric"] == config.metric:
                 row["for_whom"] = f"By kind of user: {part['summary']}"
-    models = [one.system for one in contenders if one.kind == "model" and not isinstance(one.system, Judged)]
+    models = [system.ranker for system in systems if system.kind == "model" and system.ranker is not None]
     if "representation" in config.parts and len(models) > 1 and len(cases.users) >= LEAST_USERS:
         parts.append(similarity_section(models, cases, seed=config.seed))
     evaluation.result["sections"][:0] = parts
     return evaluation
 
 
-def of_kinds(judged: Sequence[Judged], kinds: Sequence[Kind], wanted: Sequence[Kind]) -> list[Judged]:
-    """The systems of some kinds, in their order."""
-    return [entry for entry, kind in zip(judged, kinds, strict=True) if kind in wanted]
-
-
 def _repeats(name: str, earlier: Sequence[str], systems: Sequence[Judged]) -> bool:
-    """Whether a metric is an earlier one for every user, as recall is hit rate with one target; it is no test more."""
+    """Whether a metric equals an earlier one for every user, as recall equals hit rate with one target."""
     return any(all(one.per_user[name].equals(one.per_user[other]) for one in systems) for other in earlier)
 
 
@@ -193,8 +181,8 @@ def _judge_all(
     config: EvaluationConfig,
     protocol: Mapping[str, Any] | None,
     mesh: Mesh | None,
-) -> tuple[list[Judged], pd.DataFrame, dict[str, Any]]:
-    """Every contender judged, the table of users, and the result but for comparisons and sections."""
+) -> tuple[list[System], pd.DataFrame, dict[str, Any]]:
+    """Every contender judged, the table of users, and the result without comparisons and sections."""
     names = [contender.system.name for contender in contenders]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"two systems are called {twice[0]!r}; give each a name of its own")
@@ -204,12 +192,13 @@ def _judge_all(
                 f"the cases were made with {name} {value!r}, the configuration says {getattr(config, name)!r}; make "
                 "them with the configuration's (pipeline.cases_of)"
             )
-    judged = [
-        contender.system
-        if isinstance(contender.system, Judged)
-        else judge(contender.system, cases, config=config, mesh=mesh)
-        for contender in contenders
+    systems = [
+        System(system, kind, None)
+        if isinstance(system, Judged)
+        else System(judge(system, cases, config=config, mesh=mesh), kind, system)
+        for system, kind in contenders
     ]
+    judged = [system.judged for system in systems]
     for entry in judged:
         if len(entry.per_user) != len(cases.users) or len(entry.ranks) != len(cases.target_items):
             raise DataError(
@@ -225,34 +214,29 @@ def _judge_all(
         "stage": config.stage,
         "primary_metric": config.metric,
         "protocol": _protocol(dataset, cases, judged[0], config, protocol),
-        "systems": [
-            _system(entry, contender.kind, cases, columns, config)
-            for entry, contender in zip(judged, contenders, strict=True)
-        ],
+        "systems": [_figures(system, cases, columns, config) for system in systems],
         "comparisons": [],
         "slices": user_slices(judged, users, config=config),
         "sections": [],
         "cleaning": dataset.cleaning,
         "warnings": _few_users(len(cases.users)),
     }
-    return judged, users, result
+    return systems, users, result
 
 
 def _finished(
-    judged: list[Judged],
+    systems: list[System],
     users: pd.DataFrame,
     result: dict[str, Any],
-    contenders: Sequence[Contender],
     dataset: Dataset,
     cases: EvaluationCases,
     config: EvaluationConfig,
 ) -> Evaluation:
-    """The evaluation, with what the audit found and the other parts of the report."""
+    """The evaluation, with the findings of the audit and the other parts of the report."""
+    judged = [system.judged for system in systems]
     if "audit" in config.parts:
         result["audit"] = plain([asdict(found) for found in audit(dataset, cases, judged, config=config)])
-    rankers = [None if isinstance(one.system, Judged) else one.system for one in contenders]
-    rivals = of_kinds(judged, [one.kind for one in contenders], RIVALS)[1:]
-    result["sections"] = report_parts(judged, rankers, dataset, cases, users, config=config, rivals=rivals)
+    result["sections"] = report_parts(systems, dataset, cases, users, config=config)
     tables = [pd.concat([users, entry.per_user], axis=1).assign(system=entry.name) for entry in judged]
     return Evaluation(result, pd.concat(tables, ignore_index=True), judged)
 
@@ -286,9 +270,9 @@ def _protocol(
     }
 
 
-def _system(
-    judged: Judged, kind: Kind, cases: EvaluationCases, names: list[str], config: EvaluationConfig
-) -> dict[str, Any]:
+def _figures(system: System, cases: EvaluationCases, names: list[str], config: EvaluationConfig) -> dict[str, Any]:
+    """One system's entry of the result: figures with intervals, ties and speed."""
+    judged = system.judged
     interval = bootstrap_means(judged.per_user[names], num_resamples=config.num_resamples, seed=config.seed)
     measured: dict[str, Any] = {
         name: {**figure(interval, column), "reachable_mean": reachable_mean(judged, cases, name)}
@@ -302,12 +286,13 @@ def _system(
         )[0]
         measured["calibration_error"] = {"mean": error, "low": None, "high": None, "reachable_mean": None}
     ties = {"tied_targets": judged.tied_targets, "best": judged.best, "worst": judged.worst}
-    return plain(
+    in_json: dict[str, Any] = plain(
         {
             "name": judged.name,
-            "kind": kind,
+            "kind": system.kind,
             "metrics": measured,
             "ties": ties,
             "users_per_second": len(cases.users) / judged.seconds,
         }
     )
+    return in_json

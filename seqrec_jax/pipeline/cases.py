@@ -15,7 +15,7 @@ from seqrec_jax.data.shop.world import ShopConfig
 from seqrec_jax.data.splits import TRAIN, VALIDATION, EvaluationCases, evaluation_cases
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.evaluation.protocol import EvaluationConfig
-from seqrec_jax.evaluation.summary import Contender
+from seqrec_jax.evaluation.systems import Contender
 from seqrec_jax.retrieval.policy import available_from
 from seqrec_jax.settings import parse_config
 

@@ -18,7 +18,8 @@ from seqrec_jax.evaluation.lists import match_lists, read_lists
 from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.report.examples import example_users
 from seqrec_jax.evaluation.report.model_card import model_card
-from seqrec_jax.evaluation.summary import Contender, Evaluation
+from seqrec_jax.evaluation.summary import Evaluation
+from seqrec_jax.evaluation.systems import Contender
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.pipeline.cases import cases_of, references
 from seqrec_jax.pipeline.decoders import RunDecoder, judged_decoder

@@ -19,6 +19,7 @@ from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.evaluation.judging import Judged, judge, judge_lists
 from seqrec_jax.evaluation.parts import SAMPLED_NEGATIVES, report_parts, similarity_section
 from seqrec_jax.evaluation.protocol import EvaluationConfig, Part
+from seqrec_jax.evaluation.systems import System
 from seqrec_jax.evaluation.users.attributes import user_table
 from seqrec_jax.retrieval import Recommender
 
@@ -75,8 +76,8 @@ def parts_of(shop: Shop, *names: str, judged=None, rankers=None, **changes) -> l
     judged = shop.judged if judged is None else judged
     rankers = [shop.model, shop.popular, None] if rankers is None else rankers
     config = replace(shop.config, parts=names, **changes)
-    rivals = judged[1:]
-    return report_parts(judged, rankers, shop.dataset, shop.cases, shop.users, config=config, rivals=rivals)
+    systems = [System(one, "model", ranker) for one, ranker in zip(judged, rankers, strict=True)]
+    return report_parts(systems, shop.dataset, shop.cases, shop.users, config=config)
 
 
 def test_every_part_of_the_configuration_is_tried_here():
@@ -157,7 +158,8 @@ def test_a_small_catalogue_is_not_sampled_from(shop):
     cases = replace(shop.cases, candidates=few)
     config = replace(shop.config, parts=("sampled",))
     judged = [judge(shop.popular, cases, config=config)._replace(name=name) for name in ("a", "b")]
-    assert report_parts(judged, [None, None], shop.dataset, cases, shop.users, config=config, rivals=judged[1:]) == []
+    systems = [System(one, "model", None) for one in judged]
+    assert report_parts(systems, shop.dataset, cases, shop.users, config=config) == []
 
 
 def test_the_other_system_of_the_segments_is_the_strongest(shop):

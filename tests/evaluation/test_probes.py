@@ -192,9 +192,9 @@ def test_bad_input_is_refused():
         fit_probe(vectors, labels, types=labels[1:])
     with pytest.raises(DataError, match="there are 9 examples, at least 10"):
         fit_probe(vectors[:9], labels[:9])
-    with pytest.raises(DataError, match="nothing to tell apart"):
+    with pytest.raises(DataError, match="nothing to distinguish"):
         fit_probe(vectors, np.zeros(40, dtype=np.int64))
-    with pytest.raises(DataError, match="nothing to tell apart"):
+    with pytest.raises(DataError, match="nothing to distinguish"):
         fit_probe(vectors, np.zeros(40))
     for wrong in (np.nan, np.inf):
         with pytest.raises(DataError, match="label 3 is"):

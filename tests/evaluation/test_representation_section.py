@@ -154,7 +154,7 @@ def test_the_section_says_what_was_planted(dataset, cases):
     json.dumps(found, allow_nan=False)
     assert found["key"] == "representation"
     assert "From 119 users and 29 items." in found["summary"]
-    assert "questions better than chance" in found["summary"] and "none is dead" in found["summary"]
+    assert "labels better than chance" in found["summary"] and "none is dead" in found["summary"]
     pairs = block_of(found, "Users and the items")["rows"]
     assert pairs[0][1] > 0.95 > 0.5 > pairs[0][2] and pairs[0][3] == 115  # 119 but four whose item has no vector
     probes = {row[0]: row for row in block_of(found, "What a linear probe")["rows"]}

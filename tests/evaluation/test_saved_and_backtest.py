@@ -16,7 +16,8 @@ from seqrec_jax.data.dataset import read_dataset
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError
 from seqrec_jax.evaluation.judging import judge_lists
-from seqrec_jax.evaluation.summary import Contender, evaluate
+from seqrec_jax.evaluation.summary import evaluate
+from seqrec_jax.evaluation.systems import Contender
 
 
 @pytest.fixture

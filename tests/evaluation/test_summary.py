@@ -20,7 +20,8 @@ from seqrec_jax.evaluation.judging import judge_lists
 from seqrec_jax.evaluation.protocol import EvaluationConfig, metric_names
 from seqrec_jax.evaluation.protocol_card import protocol_fingerprint
 from seqrec_jax.evaluation.report.examples import example_users
-from seqrec_jax.evaluation.summary import Contender, compare, evaluate
+from seqrec_jax.evaluation.summary import compare, evaluate
+from seqrec_jax.evaluation.systems import Contender
 from seqrec_jax.scoring import UNREACHABLE
 from seqrec_jax.statistics import bootstrap_means, holm_correction, paired_differences
 

@@ -23,7 +23,8 @@ from seqrec_jax.evaluation.lists import match_lists
 from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.evaluation.protocol_card import protocol_card, protocol_differences
 from seqrec_jax.evaluation.robustness.list_changes import promotion, select_cases
-from seqrec_jax.evaluation.summary import Contender, evaluate
+from seqrec_jax.evaluation.summary import evaluate
+from seqrec_jax.evaluation.systems import Contender
 from seqrec_jax.scoring import UNREACHABLE, catalogue_order
 
 USERS, ITEMS, K = 30, 40, 7

@@ -23,6 +23,7 @@ from seqrec_jax.data.shop.simulator import simulate
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError
 from seqrec_jax.evaluation.judging import judge
 from seqrec_jax.evaluation.parts import report_parts
+from seqrec_jax.evaluation.systems import System
 from seqrec_jax.evaluation.users.attributes import user_table
 from seqrec_jax.pipeline.content import make_content, text_feature
 from seqrec_jax.retrieval import Recommender
@@ -138,14 +139,13 @@ def test_the_report_shows_what_each_modality_contributes(trained):
     dataset = pipeline.training.read_dataset(trained.folder / "data" / "tiny")
     protocol = replace(trained.config.evaluation, parts=("modalities",), num_resamples=100)
     cases = pipeline.cases_of(dataset, protocol)
-    judged = judge(recommender, cases, config=protocol)
-    users = user_table(dataset, cases)
-    (found,) = report_parts([judged], [recommender], dataset, cases, users, config=protocol, rivals=[])
+    system = System(judge(recommender, cases, config=protocol), "model", recommender)
+    (found,) = report_parts([system], dataset, cases, user_table(dataset, cases), config=protocol)
     rows = found["blocks"][0]["rows"]
     assert [row[0] for row in rows if row[1] == "all"] == list(recommender.modalities)
     # all test targets are unseen items here, to which ids do nothing but through the histories
     assert {row[1] for row in rows} == {"all", "target not seen"}
-    assert rows[0][3] == pytest.approx(judged.per_user["ndcg@10"].mean(), abs=1e-6)
+    assert rows[0][3] == pytest.approx(system.judged.per_user["ndcg@10"].mean(), abs=1e-6)
 
 
 def test_a_step_of_few_rows_takes_dropped_ids_and_refuses_neighbours(trained):

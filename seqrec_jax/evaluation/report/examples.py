@@ -10,7 +10,8 @@ import pandas as pd
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.splits import EvaluationCases
 from seqrec_jax.evaluation.judging import Judged, mean_of_users
-from seqrec_jax.evaluation.summary import COMPARED, RIVALS, Evaluation, of_kinds
+from seqrec_jax.evaluation.summary import Evaluation
+from seqrec_jax.evaluation.systems import COMPARED, RIVALS
 from seqrec_jax.reporting.sections import plain
 from seqrec_jax.scoring import UNREACHABLE
 
@@ -41,9 +42,10 @@ def example_users(
       One dictionary a user, as `render_report` takes them.
     """
     judged = evaluation.judged[0]
-    metric, kinds = evaluation.result["primary_metric"], [row["kind"] for row in evaluation.result["systems"]]
-    comparing = evaluation.result.get("kind") == "comparison"
-    rivals = [one for one in of_kinds(evaluation.judged, kinds, COMPARED if comparing else RIVALS) if one is not judged]
+    metric, comparing = evaluation.result["primary_metric"], evaluation.result.get("kind") == "comparison"
+    kinds = [row["kind"] for row in evaluation.result["systems"]]
+    wanted = COMPARED if comparing else RIVALS
+    rivals = [one for one, kind in zip(evaluation.judged[1:], kinds[1:], strict=True) if kind in wanted]
     other = max(rivals, key=lambda one: mean_of_users(one.per_user[metric]), default=None)
     k = min(k, judged.lists.shape[1])
     best = np.minimum.reduceat(judged.ranks, cases.target_offsets[:-1])

@@ -1,4 +1,4 @@
-"""What each modality of an item contributes: the same model without ids, text, pictures, …, one at a time."""
+"""The contribution of each modality of an item: the same model without ids, text, pictures, …, one at a time."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from seqrec_jax.statistics import paired_differences
 def modality_ablation(
     whole: Judged, without: Mapping[str, Judged], *, warm: Bool[np.ndarray, " U"], config: EvaluationConfig
 ) -> pd.DataFrame:
-    """What the deciding metric loses without each modality, paired by user.
+    """The loss of the deciding metric without each modality, paired by user.
 
     Args:
-      whole: the model with all of them.
-      without: name of a modality to the same model, on the same users, over items that lack it.
-      warm: `[U]` True for users whose first target was seen in training.
-      config: the deciding metric, resamples and seed.
+      whole: the model with all modalities.
+      without: the same model on the same users over items that lack a modality, by the modality's name.
+      warm: `[U]` bool, True for users whose first target was seen in training.
+      config: deciding metric, resamples and seed.
 
     Returns:
-      A row a modality and group (all, warm, cold; of the last two those that have users): modality, group, users,
-      whole and without (means), and loss, low and high, the mean of whole - without and its interval.
+      One row a modality and group (all, warm, cold; the last two if they have users): `modality`, `group`, `users`,
+      `whole` and `without` (means), and `loss`, `low` and `high`, the mean of whole - without and its interval.
 
     Raises:
-      ShapeError: `warm`, or a system without a modality, that is of another number of users.
+      ShapeError: `warm`, or a system without a modality, with another number of users.
     """
     values = whole.per_user[config.metric].to_numpy(dtype=np.float64)
     groups = {"all": np.ones(len(values), dtype=bool), "warm": warm, "cold": ~warm}
@@ -70,13 +70,19 @@ def modality_ablation(
 
 
 def modality_section(found: pd.DataFrame, *, metric: str, model: str) -> Section:
-    """The table of `modality_ablation` as a part of the report."""
+    """The section of the report on modalities.
+
+    Args:
+      found: from `modality_ablation`.
+      metric: name of the deciding metric.
+      model: name of the model.
+    """
     of_all = found[found["group"] == "all"]
     largest = of_all.loc[of_all["loss"].idxmax()] if of_all["loss"].notna().any() else None
-    words = f"What {model} loses when one thing that it knows of items is taken away."
+    words = f"The loss of {model} over items that lack one modality."
     if largest is not None:
         words = (
-            f"Of what it knows of items {model} depends most on {largest['modality']}: without, {metric} is "
+            f"{model} depends most on the modality {largest['modality']}: without it, {metric} is "
             f"{format_figure(largest['without'])} instead of {format_figure(largest['whole'])}."
         )
         idle = of_all["modality"][of_all["low"].map(is_finite) & (of_all["low"] <= 0)].tolist()
@@ -95,10 +101,10 @@ def modality_section(found: pd.DataFrame, *, metric: str, model: str) -> Section
     ]
     block = table(
         "One modality less",
-        ["without", "asked of", "users", metric, "without it", "lost"],
+        ["without", "users with", "users", metric, "without it", "lost"],
         rows,
-        note="The trained model, asked again with items that lack the modality; nothing is trained anew, so that a "
-        "model trained without it may do better. Items of which nothing else is known can then not be ranked, and are "
-        "misses. Intervals are of the difference, paired by user.",
+        note="The trained model scores items that lack the modality; it is not trained again, so a model trained "
+        "without it may do better. Items without any other modality cannot be ranked and are misses. Intervals are of "
+        "the difference, paired by user.",
     )
     return section("modalities", "What each modality contributes", words, [block])

@@ -1,4 +1,4 @@
-"""The questions that probes ask of v_x, made from what a dataset has."""
+"""Labels for probes of v_x, made from what a dataset holds."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _PRICE_BANDS = ("lowest fifth", "second fifth", "middle fifth", "fourth fifth", 
 
 
 class ProbeTasks(NamedTuple):
-    """What can be asked, and what cannot.
+    """Labels of users for the tasks of probes.
 
     Attributes:
-      labels: U rows, a column a task: numbers, or categories; missing where a user has no label.
-      types: `[U]` the last item of each history, what the control task hangs its labels on.
-      left_out: task to the reason why it is not asked, in words.
+      labels: U rows, one column a task, of numbers or categories; missing where a user has no label.
+      types: `[U]` int32 last item of each history, by which the control task assigns its random labels.
+      left_out: the reason, in words, why a task has no labels, by the task's name.
     """
 
     labels: pd.DataFrame
@@ -36,11 +36,11 @@ class ProbeTasks(NamedTuple):
 
 
 def item_categories(dataset: Dataset) -> tuple[str, pd.Categorical] | None:
-    """The attribute that sorts items best for people, and its value for each item id.
+    """The first categorical attribute of the items, and its value for each item number.
 
     Returns:
-      The name and `[V+1]` values, missing where an item has none: the first categorical attribute, else the first
-      value of the first multi-categorical one. None where the dataset has neither.
+      The name and V+1 values, missing where an item has none: the first categorical attribute, else the first value of
+      the first multi-categorical one. None where the dataset has neither.
     """
     known = dataset.attributes
     if known.categorical:
@@ -65,26 +65,26 @@ def probe_tasks(
 ) -> ProbeTasks:
     """Labels of evaluated users: of their next target, of their history, and of themselves.
 
-    - next category, next price band (fifths of the users' targets), next behaviour (a purchase or not, where the log
-      has purchases), time until the next event: what v_x foretells
-    - last category, time between the last two events, history length: what it remembers
-    - each column of `attributes`: what it says of the user
+    - of the next target: its category, its price band (fifths of the users' targets), its behaviour (a purchase or not,
+      where the log has purchases), the time until it
+    - of the history: the last category, the time between the last two events, the length
+    - of the user: each column of `attributes`
 
-    Times and lengths are logarithms of 1 + the number. The 20 most frequent classes of at least 10 users count; users
-    with another one have no label.
+    Times and lengths are logarithms of 1 + the number. The 20 most frequent classes of at least 10 users are kept;
+    users of other classes have no label.
 
     Args:
       dataset: where the cases come from.
       cases: the evaluated users.
-      users: `[U]` places of the users asked about in the cases; None for all.
-      attributes: what else is known of users, such as a segment: a row a raw user id, which is its index.
+      users: `[U]` integer places of the users in the cases; None for all.
+      attributes: further attributes of users, such as a segment, with the raw user id as index.
 
     Returns:
-      The tasks with at least 50 examples and two classes; the others with the reason.
+      The tasks with at least 50 examples and two classes, and the reasons for the others.
 
     Raises:
       DataError: attributes with a user twice.
-      ConfigError: a column of attributes that is called like another task.
+      ConfigError: a column of attributes with the name of another task.
     """
     users = np.arange(len(cases.users)) if users is None else np.asarray(users)
     histories = cases.histories
@@ -128,7 +128,7 @@ def _categories(dataset: Dataset, items: np.ndarray) -> pd.Series | str:
 
 
 def _price_bands(dataset: Dataset, items: np.ndarray) -> pd.Series | str:
-    """Which fifth of the users' next items each one is in, by its price or else the first numeric attribute."""
+    """The fifth that each next item is in by price, or by the first numeric attribute where there is no price."""
     numeric = list(dataset.attributes.numeric)
     if not numeric:
         return "items have no numeric attribute such as a price"
@@ -164,7 +164,7 @@ def _user_attributes(
 
 
 def _usable(values: pd.Series) -> pd.Series | str:
-    """The labels with rare classes missing, or why they are of no use."""
+    """The labels with rare classes missing, or the reason why they cannot be used."""
     if not is_number(values):
         counts = values.value_counts().iloc[:MOST_CLASSES]
         values = values.where(values.isin(counts.index[counts >= _LEAST_OF_A_CLASS]))

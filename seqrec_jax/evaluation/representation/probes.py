@@ -1,9 +1,9 @@
-"""What v_x knows: how well a linear function of it tells something about the user, beyond what chance gives.
+"""Linear probes: how well a linear function of v_x predicts a property of the user, compared with chance.
 
 A probe is fitted in closed form on some users and judged on the others: linear discriminant analysis for classes,
 ridge regression for numbers. (Regression onto one-hot classes would hide classes that lie between others, such as a
-middle price band.) Beside each figure stand that of no knowledge, that of permuted labels, and that of a control task
-in which a random label hangs on each type, such as the user's last item: what the probe can learn by heart.
+middle price band.) Each figure comes with that of a constant guess, that of permuted labels, and that of a control task
+with a random label for each type, such as the user's last item, which measures what a probe can memorise.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Figure = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 class Probe(NamedTuple):
-    """How well a label is told from vectors, by cross-validation.
+    """Cross-validated figures of a probe.
 
     Attributes:
-      metric: accuracy (three classes and more), auc (two classes) or r2 (a number).
-      value: of all examples, each predicted by a probe that was fitted without its fold.
-      low: lower end of the interval by bootstrap over the examples, with the fitted probes as they are.
+      metric: "accuracy" (three classes and more), "auc" (two classes) or "r2" (a number).
+      value: the figure over all examples, each predicted by a probe that was fitted without its fold.
+      low: lower end of the bootstrap interval over the examples, with the fitted probes unchanged.
       high: upper end.
-      constant: what the best guess without vectors reaches: the share of the most frequent class, 0.5 or 0.
+      constant: figure of the best constant guess: the share of the most frequent class, 0.5 or 0.
       permuted: mean figure of the same procedure with labels permuted within the folds.
-      p_value: share of the permutations that reach the value, the data counted as one.
-      control: figure of the control task, nan where no types were given.
-      examples: N.
+      p_value: share of the permutations that reach the value, the data counted as one of them.
+      control: figure of the control task; nan without types.
+      examples: N, number of examples.
       classes: number of classes, 0 for a number.
     """
 
@@ -54,7 +54,7 @@ class Probe(NamedTuple):
 
     @property
     def selectivity(self) -> float:
-        """What the probe knows beyond what it could learn by heart: value - control."""
+        """Value minus control: the part of the figure that memorising types does not explain."""
         return self.value - self.control
 
 
@@ -72,19 +72,19 @@ def fit_probe(
 ) -> Probe:
     """Cross-validated figure of a linear probe.
 
-    Inputs are standardised by the examples that the probe is fitted on. Folds hold each class, or each range of a
-    number, in like shares. Time grows with `folds · (num_permutations + 2) · N · D · classes`, so draw some thousand
-    examples from a larger set.
+    Inputs are standardised by the examples that the probe is fitted on. Folds are stratified by class, or by the range
+    of a number. Time grows with `folds · (num_permutations + 2) · N · D · classes`, so draw a few thousand examples
+    from a larger set.
 
     Args:
-      vectors: `[N, D]`.
-      labels: `[N]` floats are numbers, all else are classes. Leave out examples without a label before.
-      types: `[N]` what the control task hangs its random labels on; None for no control task.
-      folds: parts that are predicted in turn, at least 2.
-      ridge: above 0; added to the variances (1 after standardising) of the inputs.
-      num_permutations: of the labels, at least 1.
-      num_resamples: of the examples for the interval, at least 100.
-      confidence: of the interval.
+      vectors: `[N, D]` floating point.
+      labels: `[N]` floats are numbers, all other dtypes are classes. None may be missing.
+      types: `[N]` values, each of which gets a random label in the control task; None for no control task.
+      folds: number of parts that are predicted in turn, at least 2.
+      ridge: above 0, added to the variances of the inputs, which are 1 after standardising.
+      num_permutations: number of permutations of the labels, at least 1.
+      num_resamples: number of resamples of the examples for the interval, at least 100.
+      confidence: level of the interval, in (0, 1).
       seed: of folds, permutations, control labels and resamples.
 
     Returns:
@@ -144,25 +144,26 @@ def fit_probe(
 def probe_table(
     vectors: Float[np.ndarray, "N D"], labels: pd.DataFrame, *, types: np.ndarray | None = None, **options: Any
 ) -> pd.DataFrame:
-    """A probe for each column of labels; examples without a label in a column are left out there.
+    """A probe for each column of labels; examples without a label in a column are left out for that column.
 
-    With the labels of another task or shop (the age of users, whether they came back) it tells how well the frozen
+    With labels of another task or shop (the age of users, whether they came back) it measures how well the frozen
     vectors transfer.
 
     Args:
-      vectors: `[N, D]`.
-      labels: N rows in the order of the vectors; columns of numbers are numbers, all others (categories, texts,
-        truth values) are classes.
+      vectors: `[N, D]` floating point.
+      labels: N rows in the order of the vectors; columns of numbers are numbers, all others (categories, texts, truth
+        values) are classes.
       types: `[N]` for the control task, see `fit_probe`.
       **options: of `fit_probe`.
 
     Returns:
-      A row a column (index `task`): the fields of `Probe`, `selectivity`, and `gain`, the share of what a guess
-      misses that the probe finds: (value - chance) / (1 - chance), chance the larger of `constant` and `permuted`.
+      One row a column (index `task`): the fields of `Probe`, `selectivity`, and `gain`, the share of the distance
+      between chance and perfection: (value - chance) / (1 - chance), with chance the larger of `constant` and
+      `permuted`.
 
     Raises:
-      ShapeError: not one row a vector.
-      DataError: a column whose labels `fit_probe` refuses, by its name.
+      ShapeError: labels that are not one row a vector.
+      DataError: a column whose labels `fit_probe` refuses; the message names it.
     """
     if len(labels) != len(vectors):
         raise ShapeError(f"there are labels for {len(labels)} examples and {len(vectors)} vectors; expected a row each")
@@ -186,7 +187,7 @@ def probe_table(
 
 
 def is_number(values: pd.Series) -> bool:
-    """Whether labels are numbers to a probe; truth values are classes."""
+    """Whether a probe treats labels as numbers; truth values are classes."""
     return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 
 
@@ -206,16 +207,16 @@ def _checked(vectors: np.ndarray, labels: np.ndarray, folds: int) -> tuple[np.nd
         raise DataError(f"label {row} is {labels[row]!r}, expected one for each example; leave the others out")
     if labels.dtype.kind == "f":
         if labels.min() == labels.max():
-            raise DataError(f"all labels are {labels[0]!r}; there is nothing to tell apart")
+            raise DataError(f"all labels are {labels[0]!r}; there is nothing to distinguish")
         return vectors, labels.astype(np.float64), 0
     codes, distinct = pd.factorize(labels, sort=True)
     if len(distinct) < 2:
-        raise DataError(f"all labels are {distinct[0]!r}; there is nothing to tell apart")
+        raise DataError(f"all labels are {distinct[0]!r}; there is nothing to distinguish")
     return vectors, codes.astype(np.int64), len(distinct)
 
 
 def _folds(truth: np.ndarray, folds: int, random: np.random.Generator) -> Int[np.ndarray, " N"]:
-    """The fold of each example: neighbours in the order of the labels go to different ones, at random."""
+    """The fold of each example; neighbours in the order of the labels get different folds, at random."""
     order = random.permutation(len(truth))
     order = order[np.argsort(truth[order], kind="stable")]
     rounds = random.permuted(np.tile(np.arange(folds), (-(-len(truth) // folds), 1)), axis=1).ravel()
@@ -225,9 +226,10 @@ def _folds(truth: np.ndarray, folds: int, random: np.random.Generator) -> Int[np
 
 
 def _permuted(truth: np.ndarray, in_fold: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The labels in random order within each fold, so that folds are as alike as those of the labels themselves.
+    """The labels in random order within each fold, which keeps the folds stratified.
 
-    Else a fold with more of a class would be predicted by a probe that saw less of it, and chance would be put too low.
+    Otherwise a fold with more examples of a class would be predicted by a probe that was fitted on fewer of them, and
+    the figure of chance would be too low.
     """
     permuted = np.empty_like(truth)
     permuted[np.argsort(in_fold, kind="stable")] = truth[np.lexsort((random.random(len(truth)), in_fold))]
@@ -237,30 +239,32 @@ def _permuted(truth: np.ndarray, in_fold: np.ndarray, random: np.random.Generato
 def _predictions(
     vectors: np.ndarray, labellings: np.ndarray, in_fold: np.ndarray, *, classes: int, ridge: float
 ) -> Float[np.ndarray, "M N"]:
-    """What probes without an example's fold predict for it under each of M labellings: a number, the score of
-    class 1 over class 0 where there are two, or a class."""
+    """Predictions for each example by probes fitted without its fold, under each of M labellings.
+
+    A prediction is a number, the score of class 1 minus that of class 0 for two classes, or a class.
+    """
     predicted = np.empty(labellings.shape)
     for fold in range(in_fold.max() + 1):
         held_out = in_fold == fold
         mean, deviation = vectors[~held_out].mean(axis=0), vectors[~held_out].std(axis=0)
         scale = np.where(deviation > 0, deviation, 1.0)
-        fitted, asked = (vectors[~held_out] - mean) / scale, (vectors[held_out] - mean) / scale
+        fitted, tested = (vectors[~held_out] - mean) / scale, (vectors[held_out] - mean) / scale
         variances = fitted.T @ fitted / len(fitted)
         penalty = ridge * np.eye(len(variances))
         if classes:
             for row, labels in enumerate(labellings[:, ~held_out]):
-                scores = _class_scores(fitted, labels, asked, variances, penalty, classes)
+                scores = _class_scores(fitted, labels, tested, variances, penalty, classes)
                 predicted[row, held_out] = scores[:, 1] - scores[:, 0] if classes == 2 else scores.argmax(axis=1)
         else:
             numbers = labellings[:, ~held_out]
             centers = numbers.mean(axis=1, keepdims=True)
             weights = np.linalg.solve(variances + penalty, fitted.T @ (numbers - centers).T / len(fitted))
-            predicted[:, held_out] = centers + (asked @ weights).T
+            predicted[:, held_out] = centers + (tested @ weights).T
     return predicted
 
 
 def _class_scores(
-    fitted: np.ndarray, labels: np.ndarray, asked: np.ndarray, variances: np.ndarray, penalty: np.ndarray, classes: int
+    fitted: np.ndarray, labels: np.ndarray, tested: np.ndarray, variances: np.ndarray, penalty: np.ndarray, classes: int
 ) -> Float[np.ndarray, "N C"]:
     """Linear discriminant analysis: log posterior of each class up to a constant, -inf for one without examples."""
     counts = np.bincount(labels.astype(np.int64), minlength=classes)
@@ -271,15 +275,15 @@ def _class_scores(
     within = variances - (means * shares[:, None]).T @ means
     weights = np.linalg.solve(within + penalty, means.T)
     log_shares = np.log(shares, out=np.full(classes, -np.inf), where=shares > 0)
-    return asked @ weights + (log_shares - 0.5 * np.sum(means * weights.T, axis=1))
+    return tested @ weights + (log_shares - 0.5 * np.sum(means * weights.T, axis=1))
 
 
 def _accuracy(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return weights @ (truth == predicted) / weights.sum(axis=1)
+    return np.asarray(weights @ (truth == predicted) / weights.sum(axis=1))
 
 
 def _r2(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return 1 - weights @ (truth - predicted) ** 2 / (weights @ (truth - truth.mean()) ** 2)
+    return np.asarray(1 - weights @ (truth - predicted) ** 2 / (weights @ (truth - truth.mean()) ** 2))
 
 
 def _auc(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -292,14 +296,15 @@ def _auc(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.nd
     zeros = np.add.reduceat(weights * ~is_one, starts, axis=1)
     won = np.sum(ones * (np.cumsum(zeros, axis=1) - zeros / 2), axis=1)
     pairs = ones.sum(axis=1) * zeros.sum(axis=1)
-    return np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0)
+    shares = np.full(len(won), np.nan)
+    return np.divide(won, pairs, out=shares, where=pairs > 0)
 
 
 _FIGURES: dict[str, Figure] = {"accuracy": _accuracy, "auc": _auc, "r2": _r2}
 
 
 def _resamples(count: int, resamples: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """Blocks `[R, N]` of how often each example is drawn, R in all = `resamples`."""
+    """Blocks `[R, N]` of the number of times that each example is drawn; their R add up to `resamples`."""
     rows = max(1, min(resamples, _BLOCK_ELEMENTS // count))
     for start in range(0, resamples, rows):
         block = min(rows, resamples - start)

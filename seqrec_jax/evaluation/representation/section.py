@@ -1,8 +1,8 @@
-"""The report's part on what the vectors know: spread, spectrum, neighbours, probes, sensitivity, and a map."""
+"""The section of the report on vectors: spread, spectrum, neighbours, probes, sensitivity and a map."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,33 +61,31 @@ def representation_section(
     num_permutations: int = 20,
     seed: int = 0,
 ) -> Section:
-    """What the vectors of users and items are like and what they know, each figure beside that of chance.
+    """The section on the vectors of users and items: geometry and probes, each figure beside that of chance.
 
     Args:
-      v_x: vectors of the evaluated users; users whose vector is zero, as without history, are left out.
-      v_y: vectors of the items; items whose vector is zero cannot be ranked and are left out.
-      projected: v_xᵀ W, in the space of the items.
+      v_x: `[U, D]` vectors of the evaluated users; zero vectors, as of users without history, are left out.
+      v_y: `[V+1, E]` vectors of the items; items with a zero vector cannot be ranked and are left out.
+      projected: `[U, E]` vectors v_xᵀ W, in the space of the items.
       dataset: where the cases come from.
       cases: the evaluated users.
-      attributes: what else is known of users, see `probe_tasks`.
-      sensitivities: what `sensitivity` gives for some of these users, or None.
-      most: users, and items, looked at, taken evenly.
-      num_permutations: of the labels of each probe.
+      attributes: further attributes of users, see `probe_tasks`.
+      sensitivities: from `sensitivity` for some of these users; None leaves them out.
+      most: largest number of users, and of items, that are measured; they are taken evenly.
+      num_permutations: number of permutations of the labels of each probe.
       seed: of permutations, folds, resamples and Gaussian vectors.
 
     Returns:
       The section; without blocks where fewer than 50 users have a vector.
 
     Raises:
-      ShapeError: vectors that are not one a user or item, or of fewer than two dimensions.
+      ShapeError: vectors that are not one a user or item, or have fewer than two dimensions.
     """
     v_x, v_y, projected = (np.asarray(v) for v in (v_x, v_y, projected))
     _check_shapes(v_x, v_y, projected, dataset, cases)
     real, rankable = np.flatnonzero(np.any(v_x != 0, axis=1)), np.flatnonzero(np.any(v_y != 0, axis=1))
     if len(real) < LEAST_USERS or len(rankable) < 2:
-        summary = (
-            f"Only {len(real)} users and {len(rankable)} items have a vector: too few to say what the vectors know."
-        )
+        summary = f"Only {len(real)} users and {len(rankable)} items have a vector: too few to measure."
         return section("representation", "What the vectors know", summary, [])
     users, items = real[evenly(len(real), most=most)], rankable[evenly(len(rankable), most=most)]
     key = jax.random.key(seed)
@@ -133,7 +131,8 @@ def _like(v: np.ndarray, key: Array) -> np.ndarray:
 
 
 def _spread(v: np.ndarray) -> _Spread:
-    return jax.tree.map(np.asarray, _device_spread(v))
+    spread: _Spread = jax.tree.map(np.asarray, _device_spread(v))
+    return spread
 
 
 @jax.jit
@@ -149,7 +148,7 @@ def _device_spread(v: Array) -> _Spread:
 
 
 def _spread_table(spreads: list[_Spread], user_width: int, item_width: int) -> Block:
-    rows: list[list] = [["dimensions", user_width, user_width, item_width, item_width, ""]]
+    rows: list[list[Any]] = [["dimensions", user_width, user_width, item_width, item_width, ""]]
     for field, (name, reading) in _READINGS.items():
         rows.append([name, *(getattr(spread, field).item() for spread in spreads), reading])
     columns = ["figure", "users", "users, no structure", "items", "items, no structure", "reading"]
@@ -158,7 +157,7 @@ def _spread_table(spreads: list[_Spread], user_width: int, item_width: int) -> B
 
 
 class _Pairs(NamedTuple):
-    """Users and their next items: mean cosine and alignment, and with items dealt out anew."""
+    """Alignment of users with their next items, and with randomly reassigned items."""
 
     number: int
     alignment: float
@@ -234,13 +233,14 @@ def _probe_blocks(probes: pd.DataFrame, tasks: ProbeTasks) -> list[Block]:
         "classes",
     ]  # fmt: skip
     note = (
-        "Linear probes, cross-validated. Control task: a random label for each last item, which only learning by heart "
-        "can tell; selectivity is what is beyond it. Gain: the share found of what a guess without vectors misses."
+        "Linear probes, cross-validated. Control task: a random label for each last item, which a probe can only "
+        "memorise; selectivity is the figure minus that of the control task. Gain: the share of the distance between "
+        "chance and perfection."
     )
     if tasks.left_out:
         reasons = "; ".join(f"{name} ({reason})" for name, reason in tasks.left_out.items())
-        note += f" Not asked: {reasons}."
-    blocks = [table("What a linear probe tells from v_x", columns, rows, note=note)]
+        note += f" Left out: {reasons}."
+    blocks = [table("What a linear probe predicts from v_x", columns, rows, note=note)]
     if gains:
         label = "gain: 0 = chance, 1 = everything"
         blocks.append(bars("What v_x knows", label, sorted(gains, key=lambda row: -row["mean"])))
@@ -302,11 +302,11 @@ def _pair_words(pairs: _Pairs) -> str:
 
 def _probe_words(probes: pd.DataFrame) -> str:
     if not len(probes):
-        return "Nothing could be asked of v_x by a linear probe."
+        return "No linear probe of v_x had enough labels."
     chance = probes[["constant", "permuted"]].max(axis=1)
-    told = int((probes["low"] > chance).sum())
-    words = f"A linear probe of v_x answers {told} of {len(probes)} questions better than chance"
-    if not told:
+    above = int((probes["low"] > chance).sum())
+    words = f"A linear probe of v_x predicts {above} of {len(probes)} labels better than chance"
+    if not above:
         return words + "."
     best = probes.loc[probes["gain"].idxmax()]
     return (

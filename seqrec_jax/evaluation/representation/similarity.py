@@ -1,7 +1,7 @@
-"""How alike two sets of vectors of the same users or items are: two checkpoints, two moments, before and after.
+"""Similarity of two sets of vectors of the same users or items: of two checkpoints, two moments, before and after.
 
-Row i of both belongs to the same user or item. Widths may differ, and nothing here depends on how the space of either
-is turned, since training decides that by chance. The same figure over permuted rows tells what chance gives.
+Row i of both belongs to the same user or item. Widths may differ, and no figure depends on a rotation of either space,
+since training fixes that at random. The same figure over permuted rows is the figure of chance.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ class _Comparison(NamedTuple):
 
 
 FIGURES = {
-    "cka": "linear CKA (1 = the same up to a turn)",
+    "cka": "linear CKA (1 = the same up to a rotation)",
     "cka_debiased": "linear CKA, debiased",
     "common_neighbours": "share of common nearest neighbours",
-    "aligned_cosine": "mean cosine after the best turn",
-    "procrustes": "Procrustes distance (0 = the same up to a turn, at most 2)",
+    "aligned_cosine": "mean cosine after the best rotation",
+    "procrustes": "Procrustes distance (0 = the same up to a rotation, at most 2)",
 }
 """The columns of `similarity_table` and what they mean."""
 
 
 @partial(jax.jit, static_argnames="debiased")
 def linear_cka(a: Float[Array, "N D"], b: Float[Array, "N E"], *, debiased: bool = False) -> Float[Array, ""]:
-    """Centered kernel alignment with linear kernels: how alike the similarities are that a and b give to their rows.
+    """Centered kernel alignment with linear kernels: similarity of the row-by-row similarities of a and b.
 
     `‖bᵀa‖² / (‖aᵀa‖ ‖bᵀb‖)` over centered columns, Frobenius norms.
 
     Args:
       a: `[N, D]`.
       b: `[N, E]` of the same users or items.
-      debiased: with the unbiased estimates of all three terms, which do not grow as N falls to the width or below
-        (and may be slightly negative); needs N > 3.
+      debiased: whether to use the unbiased estimates of all three terms, which do not grow as N falls to the width or
+        below (and may be slightly negative); needs N > 3.
 
     Returns:
-      A number in [0, 1], 1 for vectors that are the same up to a turn and a scale; nan where either does not vary.
+      A scalar in [0, 1], 1 for vectors that are the same up to a rotation and a scale; nan where either does not vary.
 
     Raises:
       ShapeError: shapes that are not `[N, D]` and `[N, E]`, or too few rows (at trace time).
@@ -106,10 +106,10 @@ def neighbour_overlap(a: Float[Array, "N D"], b: Float[Array, "N E"], *, k: int)
 
 @jax.jit
 def aligned_cosines(a: Float[Array, "N D"], b: Float[Array, "N E"]) -> Float[Array, " N"]:
-    """Cosine of each row's two vectors after a as a whole was turned (or mirrored) so that they agree best.
+    """Cosine of each row's two vectors after the rotation or reflection of a that maximises the mean cosine.
 
-    The turn maximises the mean cosine, so that rows without any relation seem to have one where N is not much larger
-    than the width; compare with permuted rows. A narrower side gets zeros.
+    Unrelated rows also seem related where N is not much larger than the width; compare with permuted rows. The
+    narrower side is padded with zeros.
 
     Args:
       a: `[N, D]`.
@@ -133,7 +133,7 @@ def aligned_cosines(a: Float[Array, "N D"], b: Float[Array, "N E"]) -> Float[Arr
 
 @jax.jit
 def procrustes_distance(a: Float[Array, "N D"], b: Float[Array, "N E"]) -> Float[Array, ""]:
-    """Squared distance of a and b as wholes, centered, at size 1 and turned so that they agree best.
+    """Squared distance of a and b after centering, scaling to norm 1 and the best rotation.
 
     Args:
       a: `[N, D]`.
@@ -156,18 +156,18 @@ def procrustes_distance(a: Float[Array, "N D"], b: Float[Array, "N E"]) -> Float
 def similarity_table(
     a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N E"], *, k: int = 10, most_rows: int = 5000, seed: int = 0
 ) -> pd.DataFrame:
-    """Every figure of likeness of two sets of vectors, and over permuted rows.
+    """All figures of similarity of two sets of vectors, and the same over permuted rows.
 
     Args:
       a: `[N, D]` such as v_x of one checkpoint.
       b: `[N, E]` of the same users or items by the other one.
-      k: neighbours that are compared.
-      most_rows: rows looked at, taken evenly.
+      k: number of neighbours that are compared.
+      most_rows: largest number of rows used; they are taken evenly.
       seed: of the permutation.
 
     Returns:
-      A row a figure (index, see `FIGURES`) with `value`, `permuted` and `rows`, the number of rows looked at: those
-      that are zero in a or in b, such as users without history, are left out.
+      One row a figure (index, see `FIGURES`) with `value`, `permuted` and `rows`, the number of rows used. Rows that
+      are zero in a or in b, such as users without history, are left out.
 
     Raises:
       ShapeError: shapes that are not `[N, D]` and `[N, E]`.
@@ -193,11 +193,11 @@ def similarity_table(
 def drift_table(
     checkpoints: Mapping[str, Float[np.ndarray, "N D"]], *, k: int = 10, most_rows: int = 5000, seed: int = 0
 ) -> pd.DataFrame:
-    """How vectors change from one checkpoint to the next, and how far they are from the first.
+    """The change of vectors from one checkpoint to the next, and from the first one.
 
     Args:
       checkpoints: name to `[N, D]` vectors of the same users or items, in order of time; at least two.
-      k: neighbours that are compared.
+      k: number of neighbours that are compared.
       most_rows: as `similarity_table`.
       seed: as `similarity_table`.
 
@@ -229,16 +229,17 @@ def sensitivity(
     histories: Sequences,
     changes: Mapping[str, Callable[[Sequences], Sequences]],
 ) -> pd.DataFrame:
-    """How far v_x moves when the history is changed.
+    """The distance of v_x before and after changes of the history.
 
     Args:
       user_vectors: histories to `[U, D]`, such as a recommender's method of that name.
       histories: of U users.
-      changes: name to a function that gives the same users with changed events: some dropped, swapped, injected, …
+      changes: functions of histories to changed histories of the same users (events dropped, swapped, injected, …), by
+        name.
 
     Returns:
-      U rows, a column a change: the cosine distance 1 - cos of v_x before and after, in [0, 2]; nan where either is
-      zero, as without history. Two users who have nothing in common are about 1 - `mean_cosine(v_x)` apart.
+      U rows, one column a change: the cosine distance 1 - cos of v_x before and after, in [0, 2]; nan where either is
+      zero, as without history. Two random users have a distance of about 1 - `mean_cosine(v_x)`.
 
     Raises:
       DataError: a change that gives other users.
@@ -301,4 +302,4 @@ def _vectors_of(
 def _cosine_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines = np.divide((a * b).sum(axis=1), lengths, out=np.full(len(a), np.nan), where=lengths > 0)
-    return np.clip(1 - cosines, 0.0, 2.0)  # rounding may leave a hair below 0
+    return np.asarray(np.clip(1 - cosines, 0.0, 2.0))  # rounding may give values slightly below 0

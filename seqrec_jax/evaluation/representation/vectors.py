@@ -1,8 +1,8 @@
-"""What vectors are like, whatever they are used for: how they spread, how many directions they use, who is near whom.
+"""Geometry of vectors: their spread, the number of directions that they use, their neighbours.
 
-All functions take N vectors as the rows of `[N, D]`, of any floating dtype, and compute in float32 at least. Who
-compares all pairs does so in tiles of rows, so that memory grows with N and time with N². A figure says little
-alone: the same one of `gaussian_like(v)`, of shuffled pairs or of shuffled labels tells what chance gives.
+All functions take N vectors as the rows of `[N, D]`, of any floating dtype, and compute in float32 at least. Functions
+that compare all pairs do so in tiles of rows, so that memory grows with N and time with N². Compare each figure with
+that of chance: the same figure of `gaussian_like(v)`, of shuffled pairs or of shuffled labels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from seqrec_jax.errors import ShapeError
 from seqrec_jax.settings import check_value
 
 _TILE = 256
-"""Rows that are compared with all others at once."""
+"""Number of rows that are compared with all others at once."""
 
 
 class Spectrum(NamedTuple):
@@ -35,10 +35,10 @@ class Spectrum(NamedTuple):
 
 
 class PlaneMap(NamedTuple):
-    """N vectors seen from where they vary most.
+    """N vectors on the plane of their two largest principal components.
 
     Attributes:
-      points: `[N, 2]` places around the mean.
+      points: `[N, 2]` coordinates around the mean.
       explained: `[2]` share of the variance along each of the two axes.
     """
 
@@ -47,7 +47,10 @@ class PlaneMap(NamedTuple):
 
 
 def as_vectors(v: Float[Array, "N D"]) -> Float[Array, "N D"]:
-    """The vectors in the precision that figures are computed in: float64 stays, all else becomes float32.
+    """The vectors in the precision of the computation: float64 stays, all other dtypes become float32.
+
+    Args:
+      v: `[N, D]` of any dtype.
 
     Raises:
       ShapeError: not `[N, D]`, or nothing in it (at trace time).
@@ -60,7 +63,10 @@ def as_vectors(v: Float[Array, "N D"]) -> Float[Array, "N D"]:
 
 @jax.jit
 def unit_vectors(v: Float[Array, "N D"]) -> Float[Array, "N D"]:
-    """The vectors at length 1; zeros stay zeros, with finite gradients.
+    """The vectors scaled to length 1; zero vectors stay zero, with finite gradients.
+
+    Args:
+      v: `[N, D]` floating point.
 
     Raises:
       ShapeError: not `[N, D]` (at trace time).
@@ -76,20 +82,28 @@ def unit_vectors(v: Float[Array, "N D"]) -> Float[Array, "N D"]:
 
 
 def gaussian_like(v: Float[Array, "N D"], *, key: Array) -> Float[Array, "N D"]:
-    """As many vectors of the same width, all directions equally likely: what any figure here is without structure."""
+    """`[N, D]` Gaussian vectors of the shape of `v`, in which all directions are equally likely: the figures of chance.
+
+    Args:
+      v: `[N, D]` floating point.
+      key: consumed.
+
+    Raises:
+      ShapeError: not `[N, D]` (at trace time).
+    """
     v = as_vectors(v)
     return jax.random.normal(key, v.shape, dtype=v.dtype)
 
 
 @jax.jit
 def alignment(v_x: Float[Array, "N D"], v_y: Float[Array, "N D"]) -> Float[Array, ""]:
-    """Mean squared distance of the pairs (row i of v_x, row i of v_y) at length 1; less is closer.
+    """Mean squared distance of the pairs (row i of v_x, row i of v_y) at length 1; smaller is closer.
 
     `mean ‖x/‖x‖ - y/‖y‖‖²`, which is 2 - 2 · the mean cosine where no vector is zero.
 
     Args:
-      v_x: `[N, D]` such as projected users.
-      v_y: `[N, D]` such as the items that they took next.
+      v_x: `[N, D]` floating point, such as projected users.
+      v_y: `[N, D]` floating point, such as their next items.
 
     Returns:
       A number in [0, 4].
@@ -110,9 +124,9 @@ def alignment(v_x: Float[Array, "N D"], v_y: Float[Array, "N D"]) -> Float[Array
 
 @jax.jit
 def shuffled_alignment(v_x: Float[Array, "N D"], v_y: Float[Array, "N D"]) -> Float[Array, ""]:
-    """What `alignment` is in expectation when the rows of v_y are put in random order.
+    """Expectation of `alignment` when the rows of v_y are in random order.
 
-    It is exact, the mean over all N² pairs, since that needs the two mean vectors only.
+    It is exact, the mean over all N² pairs, which needs only the two mean vectors.
 
     Args:
       v_x: `[N, D]` as for `alignment`.
@@ -131,15 +145,15 @@ def shuffled_alignment(v_x: Float[Array, "N D"], v_y: Float[Array, "N D"]) -> Fl
 
 @partial(jax.jit, static_argnames="temperature")
 def uniformity(v: Float[Array, "N D"], *, temperature: float = 2.0) -> Float[Array, ""]:
-    """How evenly the vectors cover the sphere: `log mean exp(-t ‖x/‖x‖ - y/‖y‖‖²)` over all pairs of two rows.
+    """Evenness of the vectors on the sphere: `log mean exp(-t ‖x/‖x‖ - y/‖y‖‖²)` over all pairs of two rows.
 
     Args:
       v: `[N, D]`, at least two rows.
       temperature: t > 0.
 
     Returns:
-      A number in [-4 t, 0]: 0 where all point the same way, about -2 t where any two are at right angles, as in
-      many dimensions without structure. Less is more even.
+      A scalar in [-4 t, 0]: 0 where all vectors have one direction, about -2 t where any two are orthogonal, as in many
+      dimensions without structure. Smaller is more even.
 
     Raises:
       ShapeError: not `[N, D]` with N > 1 (at trace time).
@@ -165,11 +179,11 @@ def uniformity(v: Float[Array, "N D"], *, temperature: float = 2.0) -> Float[Arr
 
 @partial(jax.jit, static_argnames="centered")
 def spectrum(v: Float[Array, "N D"], *, centered: bool = True) -> Spectrum:
-    """How much the vectors extend in each of the directions that serve them best.
+    """Singular values of the vectors and the share of the variance in each direction.
 
     Args:
-      v: `[N, D]`.
-      centered: around their mean; False looks at the vectors as they are, a common offset included.
+      v: `[N, D]` floating point.
+      centered: whether the mean is subtracted first; False includes a common offset.
 
     Returns:
       Singular values and shares of the variance (of the squared length, where not centered).
@@ -188,12 +202,12 @@ def spectrum(v: Float[Array, "N D"], *, centered: bool = True) -> Spectrum:
 
 @partial(jax.jit, static_argnames="centered")
 def effective_rank(v: Float[Array, "N D"], *, centered: bool = True) -> Float[Array, ""]:
-    """How many equally used directions would be as diverse: exp of the entropy of the normalised singular values.
+    """Effective number of directions in use: exp of the entropy of the normalised singular values.
 
     Args:
-      v: `[N, D]`.
-      centered: around their mean. False is the figure of the source, in which a common offset, however useless,
-        makes one direction stand out.
+      v: `[N, D]` floating point.
+      centered: whether the mean is subtracted first. False is the figure of the source, in which a common offset
+        dominates one direction.
 
     Returns:
       A number in 1…min(N, D), or 0 where all vectors are equal (are zero, if not centered).
@@ -218,7 +232,10 @@ def effective_rank(v: Float[Array, "N D"], *, centered: bool = True) -> Float[Ar
 def mean_cosine(v: Float[Array, "N D"]) -> Float[Array, ""]:
     """Mean cosine of any two of the vectors, exact over all pairs; 0 without structure, near 1 in a narrow cone.
 
-    Zeros have no direction and are left out; nan with fewer than two others.
+    Zero vectors are left out; nan with fewer than two others.
+
+    Args:
+      v: `[N, D]` floating point.
 
     Raises:
       ShapeError: not `[N, D]` (at trace time).
@@ -237,13 +254,13 @@ def mean_cosine(v: Float[Array, "N D"]) -> Float[Array, ""]:
 
 @jax.jit
 def isoscore(v: Float[Array, "N D"]) -> Float[Array, ""]:
-    """Share of the directions that the variance uses evenly: 1 where it is the same in all, 0 where it is in one.
+    """IsoScore: 1 where the variance is the same in all directions, 0 where it is in one direction.
 
     Args:
       v: `[N, D]`, D at least 2.
 
     Returns:
-      A number in [0, 1]; nan where the vectors do not vary. It does not change when they are turned or moved.
+      A scalar in [0, 1]; nan where the vectors do not vary. Rotations and translations do not change it.
 
     Raises:
       ShapeError: not `[N, D]` with D > 1 (at trace time).
@@ -268,7 +285,7 @@ def isoscore(v: Float[Array, "N D"]) -> Float[Array, ""]:
 
 @partial(jax.jit, static_argnames="tolerance")
 def dead_dimensions(v: Float[Array, "N D"], *, tolerance: float = 1e-3) -> Int[Array, ""]:
-    """How many of the D coordinates are the same for all vectors, or nearly.
+    """Number of the D coordinates that are (nearly) the same for all vectors.
 
     A coordinate is dead where its standard deviation is at most `tolerance` times the root mean square of those of
     all coordinates.
@@ -295,7 +312,7 @@ def dead_dimensions(v: Float[Array, "N D"], *, tolerance: float = 1e-3) -> Int[A
 
 @partial(jax.jit, static_argnames="k")
 def neighbours(v: Float[Array, "N D"], *, k: int) -> Int[Array, "N k"]:
-    """The k other vectors of the highest cosine, the nearest first; equal cosines in the order of the rows.
+    """The k nearest other vectors by cosine, the nearest first; equal cosines in the order of the rows.
 
     Args:
       v: `[N, D]`.
@@ -327,7 +344,7 @@ def neighbourhood_consistency(v: Float[Array, "N D"], labels: Int[Array, " N"], 
 
     Args:
       v: `[N, D]`.
-      labels: `[N]` integer classes; leave out the vectors without one before.
+      labels: `[N]` integer classes; every vector has one.
       k: 1 to N-1.
 
     Returns:
@@ -350,7 +367,10 @@ def neighbourhood_consistency(v: Float[Array, "N D"], labels: Int[Array, " N"], 
 
 @jax.jit
 def shuffled_consistency(labels: Int[Array, " N"]) -> Float[Array, ""]:
-    """What the mean of `neighbourhood_consistency` is in expectation when the labels are put in random order; exact.
+    """Expectation of the mean of `neighbourhood_consistency` when the labels are in random order; exact.
+
+    Args:
+      labels: `[N]` integer classes.
 
     >>> shuffled_consistency(jnp.array([7, 7, 8])).round(4)
     Array(0.3333, dtype=float32)
@@ -362,14 +382,14 @@ def shuffled_consistency(labels: Int[Array, " N"]) -> Float[Array, ""]:
 
 @jax.jit
 def two_dimensional_map(v: Float[Array, "N D"]) -> PlaneMap:
-    """The vectors' first two principal components, to be looked at.
+    """The vectors' first two principal components, for a drawing.
 
     Args:
       v: `[N, D]`, both at least 2.
 
     Returns:
-      Places, of which the axis is turned so that the coordinate that weighs most counts positively, and how much
-      of the variance they show.
+      Coordinates, with the sign of each axis chosen so that its largest weight is positive, and the shares of the
+      variance.
 
     Raises:
       ShapeError: less than two vectors or dimensions (at trace time).
@@ -406,4 +426,5 @@ def _centered(v: Array) -> Array:
 
 def _for_all_rows(function: Callable[[Array], Array], count: int) -> Array:
     """`function(row)` of every row, some rows at a time."""
-    return jax.lax.map(function, jnp.arange(count), batch_size=min(_TILE, count))
+    values: Array = jax.lax.map(function, jnp.arange(count), batch_size=min(_TILE, count))
+    return values

@@ -1,1 +1,1 @@
-"""What becomes of figures and lists when histories are worse, tastes change or the model ages."""
+"""Figures and lists under worse histories, changes of taste and ageing models."""

@@ -1,8 +1,8 @@
-"""Rolling-origin backtest: several moments at which lists are made, and models that are fresh or old at that time.
+"""Rolling-origin backtest: lists at several moments, by models that were trained then or earlier.
 
 At each origin all events before it are history, and the window up to the next one holds the targets, so that each event
-is a target at most once. A model may have been trained at that origin or at an earlier one: the same targets under
-models of different age say what age costs, apart from what makes one window harder than another.
+is a target at most once. A model may have been trained at that origin or at an earlier one. The same targets under
+models of different age give the cost of age, separate from the difficulty of a window.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def rolling_origins(
 
     Args:
       sequences: a whole log.
-      num_origins: how many windows, one after the other and as long as each other, up to the last event.
-      window_seconds: length of a window; None goes by `first_share`.
-      first_share: share of the events that lie before the first origin, where no length is given.
+      num_origins: number of consecutive windows of equal length up to the last event, at least 1.
+      window_seconds: length of a window, at least 1; None derives it from `first_share`.
+      first_share: share of the events before the first origin, in (0, 1), if no length is given.
 
     Returns:
       num_origins + 1 rising times in seconds; window i is from cut i up to, and without, cut i+1.
@@ -93,24 +93,24 @@ def backtest(
     Args:
       dataset: the log; of its split only which events may be targets counts.
       cuts: from `rolling_origins`.
-      fit: trains on the events before a cut, of all users (some then have none), and gives rankers, each time under
-        the same names. It is not shown anything else of the log, but must not look it up either.
-      config: the protocol; `stage` does not matter.
-      retrain: call `fit` at every origin, or once for the first.
-      max_age: with `retrain`, for how many more windows a model is judged beside the newer ones; None for all that
-        follow. Each adds the time of judging, not of training.
+      fit: function of the events before a cut, of all users (some have none), to trained rankers, with the same names
+        at each call. It must not read later events from elsewhere.
+      config: the protocol; `stage` is ignored.
+      retrain: whether to call `fit` at every origin, or once at the first.
+      max_age: with `retrain`, number of further windows in which a model is judged beside the newer ones; None for all
+        that follow. Each adds time for judging, not for training.
       case_options: further options of `evaluation_cases`, such as `available_from`.
-      num_users: at each origin of these users at most, evenly spread over the cases; None for all.
+      num_users: largest number of users at each origin, taken evenly over the cases; None for all.
 
     Returns:
-      A row an origin, model and system: origin (its number), cut and trained_at (seconds), age (in windows), age_days,
-      system, metric, users, targets; mean of the deciding metric, with mean_low and mean_high over users; loss_share,
-      with loss_share_low and loss_share_high: how much of the metric the age costs, against the model that was
-      trained at this very origin, on the same users (nan for that model, and where there is none).
+      One row an origin, model and system: `origin` (its number), `cut` and `trained_at` (seconds), `age` (in windows),
+      `age_days`, `system`, `metric`, `users`, `targets`; `mean` of the deciding metric, with `mean_low` and `mean_high`
+      over users; `loss_share`, with `loss_share_low` and `loss_share_high`: the share of the metric that age costs,
+      against the model trained at this origin on the same users (nan for that model, and where there is none).
 
     Raises:
       ConfigError: cuts that do not rise, or a negative max_age.
-      DataError: no times, nothing to train on, or nobody to evaluate in a window.
+      DataError: no times, nothing to train on, or no user to evaluate in a window.
     """
     if len(cuts) < 2 or any(late <= early for early, late in pairwise(cuts)):
         raise ConfigError(f"cuts must rise and be at least two, an origin and an end, got {list(cuts)}")
@@ -159,17 +159,17 @@ def backtest(
 def mean_over_origins(frame: pd.DataFrame, *, figure: str = "mean", confidence: float = 0.95) -> pd.DataFrame:
     """A figure of each system by the age of the model, as the plain mean over origins.
 
-    Origins are the unit of chance: their means differ both by their users and by what is particular to the window, so
-    that Student's interval of the means holds both. A single origin has the interval over its users.
+    Origins are the sampling unit: their means vary with their users and with the window, so that Student's interval of
+    the means covers both. A single origin has the interval over its users.
 
     Args:
       frame: from `backtest`.
       figure: "mean" or "loss_share".
-      confidence: share of such intervals that should hold the mean over all such windows.
+      confidence: level of the intervals, in (0, 1).
 
     Returns:
-      A row a system and age, in the order of `frame` and from fresh to old: system, age, age_days, origins, mean, low,
-      high; origins where the figure is undefined do not count.
+      One row a system and age, in the order of `frame` and from fresh to old: `system`, `age`, `age_days`, `origins`,
+      `mean`, `low`, `high`; origins where the figure is undefined do not count.
 
     Source:
       Student (1908), The probable error of a mean; Tashman (2000), Out-of-sample tests of forecasting accuracy
@@ -193,7 +193,7 @@ def mean_over_origins(frame: pd.DataFrame, *, figure: str = "mean", confidence: 
 
 
 def freshness_section(frame: pd.DataFrame) -> Section:
-    """The report's part on freshness: figures over time and by the age of the model.
+    """The section of the report on freshness: figures over time and by the age of the model.
 
     Args:
       frame: from `backtest`, the model's rows first; frames with and without retraining may be put together.
@@ -258,16 +258,14 @@ def _summary(frame: pd.DataFrame, losses: pd.DataFrame, days: Mapping[int, str])
         text += f"against trained at that time (lost: {format_percent(row['low'])} to {format_percent(row['high'])}, "
         text += f"from {row['origins']} origin{'s' if row['origins'] > 1 else ''})."
     if not len(losses) and ours["age"].max() > 0:
-        text += (
-            " No model was trained anew, so that what age costs cannot be told from what makes later windows harder."
-        )
+        text += " No model was retrained, so the cost of age cannot be separated from the difficulty of later windows."
     return text
 
 
 def _cases_of_window(
     dataset: Dataset, window: tuple[int, int], config: EvaluationConfig, options: Mapping[str, Any], most: int | None
 ) -> EvaluationCases:
-    """The cases of a timeline whose test is the window; what comes later is in no part that is looked at."""
+    """The cases of a timeline whose test part is the window; later events are in no part that is used."""
     times = dataset.sequences.timestamps
     parts = np.full(len(times), TRAIN, dtype=np.int8)
     parts[times >= window[0]] = TEST
@@ -323,11 +321,11 @@ def _band(part: pd.DataFrame, name: str) -> dict[str, pd.Series]:
 
 
 def _days(times: np.ndarray) -> dict[int, str]:
-    """The days of some moments as text, with hours where several are on one day."""
+    """The days of some times in seconds as text, with hours where several are on one day."""
     moments = [int(time) for time in np.unique(times)]
     days = [_day(time)[:10] for time in moments]
     return dict(zip(moments, days if len(set(days)) == len(days) else map(_day, moments), strict=True))
 
 
 def _day(seconds: float) -> str:
-    return pd.Timestamp(int(seconds), unit="s").strftime("%Y-%m-%d %H:%M")
+    return str(pd.Timestamp(int(seconds), unit="s").strftime("%Y-%m-%d %H:%M"))

@@ -1,6 +1,6 @@
-"""What a worse log does to a ranker's figures: the deciding metric against the share of the history that is noise, a
-bot's, missing or out of order. The same users are judged with other histories and the same targets; intervals are over
-users. How lists answer to single events is in `list_changes.py`; the report's section shows both.
+"""Robustness curves: the deciding metric against the share of the history that is noise, from a bot, missing or out of
+order. The same users are judged with changed histories and the same targets; intervals are over users. Changes of lists
+after single events are in `list_changes.py`; the section of the report holds both.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from seqrec_jax.reporting.sections import Section, bars, curve, section, table
 from seqrec_jax.reporting.wording import format_percent
 
 RATES = (0.0, 0.05, 0.1, 0.2, 0.4)
-_WORDS_AT = 0.1  # the rate that the summary talks about
+_WORDS_AT = 0.1  # the rate that the summary is about
 _MOST_SERIES = 5  # curves of one chart
 
 
 class Change(NamedTuple):
-    """A way in which a log may be worse.
+    """A way in which histories may be worse.
 
     Attributes:
-      name: of the row.
-      words: what happens, with a place for the share: "{} of the events are random items".
+      name: label of the row.
+      words: the change in words, with a place for the share: "{} of the events are random items".
       apply: a function of `perturbations`: `(histories, *, rate, num_items, rng) -> histories`.
     """
 
@@ -45,14 +45,14 @@ class Change(NamedTuple):
 
 
 class Robustness(NamedTuple):
-    """One ranker's answer to worse logs.
+    """Figures of one ranker under worse histories.
 
     Attributes:
-      curves: a row a change and rate: system, metric, change, words, rate, users; `mean` of the metric; `loss`, how
-        much lower it is than without the change on the same users; `loss_share`, the same as a share of the metric
-        without the change; each of these three with `_low` and `_high`; overlap, the mean share (Jaccard) of the list
-        that is the same.
-      areas: a row a change: system, change; `area` under the curve relative to that of a metric which never moves,
+      curves: one row a change and rate: `system`, `metric`, `change`, `words`, `rate`, `users`; `mean` of the metric;
+        `loss`, the metric without the change minus the mean, on the same users; `loss_share`, the loss as a share of
+        the metric without the change; each of these three with `_low` and `_high`; `overlap`, the mean Jaccard index
+        of the lists before and after.
+      areas: one row a change: `system`, `change`; `area` under the curve relative to that of a constant metric,
         1 = unaffected, with `area_low` and `area_high`.
     """
 
@@ -63,14 +63,14 @@ class Robustness(NamedTuple):
 def default_changes(
     cases: EvaluationCases, *, behaviors: Sequence[str] = (), time_kind: str = "seconds"
 ) -> tuple[Change, ...]:
-    """The changes that make sense for a log.
+    """The changes that apply to a log.
 
-    Noise is drawn from the candidates, so that no item comes before its time. Where there are several behaviours, the
-    commonest goes missing; where there are times, clocks are wrong.
+    Noise is drawn from the candidates, so that no item appears before it is available. A log with several behaviours
+    adds missing events of the most frequent one; a log with times adds longer gaps.
 
     Args:
-      cases: whose histories will be changed.
-      behaviors: names behind the codes; without them a behaviour is called by its code.
+      cases: the cases whose histories are to be changed.
+      behaviors: names of the behaviour codes; without them a behaviour is named by its code.
       time_kind: "seconds" or "order".
     """
     histories, candidates = cases.histories, cases.candidates.astype(np.float64)
@@ -122,18 +122,17 @@ def robustness(
     num_users: int = 2000,
     seed: int = 0,
 ) -> Robustness:
-    """The deciding metric, judged on histories that are changed at growing rates.
+    """The deciding metric on histories that are changed at rising rates.
 
-    The same draws serve every rate of a change. Where seen items are excluded, they are those of the changed history,
-    as the shop would not know better.
+    All rates of a change use the same random draws. If seen items are excluded, they are those of the changed history.
 
     Args:
-      ranker: whom to judge; once for each change and rate.
-      cases: whom to ask what.
+      ranker: the system, judged once for each change and rate.
+      cases: the evaluation cases.
       config: the protocol.
       changes: None for `default_changes`.
-      rates: rising, from 0 on.
-      num_users: of these users at most, evenly spread over the cases.
+      rates: rising shares, the first 0.
+      num_users: largest number of users, taken evenly over the cases.
       seed: of the changes.
 
     Returns:
@@ -185,13 +184,13 @@ def robustness_section(
     taste: pd.DataFrame | None = None,
     promoted: pd.DataFrame | None = None,
 ) -> Section:
-    """The report's part on robustness.
+    """The section of the report on robustness.
 
     Args:
       results: of the model first, then of other systems under the same changes.
-      stability: rows of `stability` of any systems.
-      taste: rows of `taste_change` of any systems.
-      promoted: rows of `promotion` of any systems.
+      stability: rows of `stability`; None leaves them out.
+      taste: rows of `taste_change`; None leaves them out.
+      promoted: rows of `promotion`; None leaves them out.
     """
     curves, areas = (pd.concat([getattr(entry, name) for entry in results]) for name in ("curves", "areas"))
     system, metric = curves["system"].iloc[0], curves["metric"].iloc[0]
@@ -280,7 +279,7 @@ def _summary(at_rate: pd.DataFrame, curves: pd.DataFrame, rate: float, taste: pd
     ours = at_rate[at_rate["system"] == system]
     losses = ours["loss_share"].to_numpy()
     if np.isnan(losses).all():
-        text = f"{system} has a {metric} of 0 on these users, so that nothing can be lost."
+        text = f"{system} has a {metric} of 0 on these users, so it has nothing to lose."
     else:
         row = ours.iloc[int(np.nanargmax(losses))]
         where = f"when {row['words'].format(format_percent(rate))}"
@@ -307,7 +306,7 @@ def _summary(at_rate: pd.DataFrame, curves: pd.DataFrame, rate: float, taste: pd
 
 
 def _metric_of(judged: Judged, config: EvaluationConfig) -> np.ndarray:
-    return judged.per_user[config.metric].to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.asarray(judged.per_user[config.metric].to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def _band(part: pd.DataFrame, name: str) -> dict[str, pd.Series]:

@@ -1,10 +1,10 @@
-"""How a ranker's lists answer to single events.
+"""Changes of a ranker's lists after single events.
 
-- `stability`: how much of the list stays when one event comes or goes
-- `taste_change`: how soon the list follows a user who turns to another user's taste
-- `promotion`: what one injected event does for an item, as an adversary would want it
+- `stability`: the share of the list that stays when one event is added or removed
+- `taste_change`: the number of events after which the list follows a change of taste
+- `promotion`: the effect of one injected event on the rank of its item, as in an attack
 
-All judge the same users with other histories. Intervals are over users.
+All judge the same users with changed histories. Intervals are over users.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from seqrec_jax.evaluation.robustness import perturbations
 from seqrec_jax.settings import check_value
 from seqrec_jax.statistics import bootstrap_means
 
-_DRAWS = 16  # tries to find each user a donor, or an item that they have not seen
+_DRAWS = 16  # attempts to find a donor, or an unseen item, for each user
 
 
 def stability(
@@ -41,20 +41,20 @@ def stability(
     num_users: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How much of the list stays when one event comes behind the history, or its last one goes.
+    """The share of the list that stays when one event is added after the history, or its last one is removed.
 
     Args:
-      ranker: whose lists.
-      cases: of whom.
+      ranker: the system.
+      cases: the evaluation cases.
       config: the protocol.
       k: length of the lists, at most the largest cutoff.
-      num_users: of these users at most, evenly spread over the cases.
+      num_users: largest number of users, taken evenly over the cases.
       seed: of the random event.
 
     Returns:
-      A row an event ("a random item", "the true next item", "the last event less"): system, event, k, users; overlap,
-      overlap_low, overlap_high, the share (Jaccard) of the list that stays; unchanged, the share of users whose list
-      has the same items in the same order.
+      One row an event ("a random item", "the true next item", "the last event less"): `system`, `event`, `k`, `users`;
+      `overlap`, `overlap_low`, `overlap_high`, the Jaccard index of the lists before and after; `unchanged`, the share
+      of users whose list has the same items in the same order.
     """
     cases = spread_cases(cases, num_users)
     num_items = len(cases.candidates) - 1
@@ -96,29 +96,29 @@ def taste_change(
     num_users: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How soon a user's list becomes that of a donor, whose last events come behind the user's own.
+    """The user's list after the last events of another user, the donor, are appended to the user's history.
 
-    Donors are drawn from the users who have the most events asked for, where two have. `adopted` is where the list
-    stands between that of a stranger (0) and the donor's own (1).
+    Donors are drawn from the users with at least `max(counts)` events, if there are two. `adopted` is the position of
+    the list between that of a stranger (0) and the donor's own (1).
 
     Args:
-      ranker: whose lists.
-      cases: of whom.
+      ranker: the system.
+      cases: the evaluation cases.
       config: the protocol.
-      counts: how many of the donor's last events, rising.
+      counts: rising numbers of the donor's last events, from 1 on.
       k: length of the lists, at most the largest cutoff.
-      item_groups: `[V+1]` category of each item; a donor's commonest category is then another than the user's. None
-        takes any other user.
-      num_users: of these users at most, evenly spread over the cases.
+      item_groups: `[V+1]` integer category of each item; a donor's most frequent category then differs from the user's.
+        None takes any other user.
+      num_users: largest number of users, taken evenly over the cases.
       seed: of the choice of donors.
 
     Returns:
-      A row a count, from 0 on: system, events, k, users; donor_overlap and own_overlap, the share (Jaccard) of the
-      list that is in the donor's and in the user's own of before; adopted; each with `_low` and `_high`.
+      One row a count, from 0 on: `system`, `events`, `k`, `users`; `donor_overlap` and `own_overlap`, the Jaccard index
+      of the list with the donor's list and with the user's list before; `adopted`; each with `_low` and `_high`.
 
     Raises:
       ConfigError: counts that do not rise from 1.
-      DataError: nobody has a donor.
+      DataError: no user has a donor.
     """
     counts = (0, *counts)
     if any(late <= early for early, late in pairwise(counts)):
@@ -127,14 +127,14 @@ def taste_change(
     users, donors = _donors(cases.histories, max(counts), item_groups, np.random.default_rng([seed, 1]))
     k = min(k, max(config.cutoffs))
     lists = judge(ranker, cases, config=config).lists[:, :k]
-    asked, given = select_cases(cases, users), cases.histories.select_users(donors)
+    own, given = select_cases(cases, users), cases.histories.select_users(donors)
     from_end = np.repeat(given.offsets[1:], given.lengths) - np.arange(len(given.item_ids))
     donor_overlaps, own_overlaps = np.empty((2, len(users), len(counts)))
     for column, count in enumerate(counts):
         now = lists[users]
         if count:
-            histories = perturbations.append_events(asked.histories, given.select_events(from_end <= count))
-            now = judge(ranker, replace(asked, histories=histories), config=config).lists[:, :k]
+            histories = perturbations.append_events(own.histories, given.select_events(from_end <= count))
+            now = judge(ranker, replace(own, histories=histories), config=config).lists[:, :k]
         donor_overlaps[:, column] = list_overlaps(now, lists[donors])
         own_overlaps[:, column] = list_overlaps(now, lists[users])
     gained, possible = donor_overlaps - donor_overlaps[:, :1], 1 - donor_overlaps[:, 0]
@@ -162,26 +162,27 @@ def promotion(
     num_users: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How far one injected event lifts its item, and the item's neighbour, in the user's list.
+    """The rise of an item, and of its neighbour, in the user's list after one injected event of the item.
 
-    Every user gets another item, drawn from the candidates that they have not seen; seen items are kept here, whatever
-    the protocol says, since the injected one is asked for.
+    Each user gets a random item of the unseen candidates. Seen items are kept here under any protocol, since the
+    injected item itself is ranked.
 
     Args:
-      ranker: whose lists.
-      cases: of whom.
+      ranker: the system.
+      cases: the evaluation cases.
       config: the protocol.
       k: length of the lists.
-      neighbors: `[V+1]` an item near to each, 0 = none, such as the nearest by vectors; None takes the item that came
-        next most often in the histories.
-      place: where the event is put in.
-      num_users: of these users at most, evenly spread over the cases.
+      neighbors: `[V+1]` integer neighbour of each item, 0 = none, such as the nearest by vectors; None takes the most
+        frequent next item in the histories.
+      place: "last" puts the event after the history, "random" anywhere in it.
+      num_users: largest number of users, taken evenly over the cases.
       seed: of the items.
 
     Returns:
-      A row for "the item itself" and "its neighbour": system, promoted, k, users; median ranks rank_before and
-      rank_after; gain, how many places the item rose; listed_before and listed_after, the share of lists of k with it;
-      the last three with `_low` and `_high`. An item that cannot be ranked stands behind all candidates.
+      One row for "the item itself" and one for "its neighbour": `system`, `promoted`, `k`, `users`; median ranks
+      `rank_before` and `rank_after`; `gain`, the number of places that the item rose; `listed_before` and
+      `listed_after`, the share of lists of k with it; the last three with `_low` and `_high`. An item that cannot be
+      ranked counts as behind all candidates.
 
     Raises:
       DataError: all users have seen all candidates.
@@ -204,11 +205,10 @@ def promotion(
         near, wanted = _first_unseen(cases, promoted[:, None])
         row = {"system": ranker.name, "promoted": name, "k": k, "users": len(near)}
         if len(near):
-            ask = _asking(select_cases(cases, near), wanted)
-            lasts = ask.num_candidates
+            single = _with_targets(select_cases(cases, near), wanted)
             before, after = (
-                np.minimum(judge(ranker, replace(ask, histories=asked), config=config).ranks, lasts).astype(np.float64)
-                for asked in (ask.histories, changed.select_users(near))
+                _last_where_unranked(judge(ranker, replace(single, histories=histories), config=config).ranks, single)
+                for histories in (single.histories, changed.select_users(near))
             )
             figures = np.stack([before - after, before <= k, after <= k], axis=1).astype(np.float64)
             row |= {"rank_before": np.median(before), "rank_after": np.median(after)}
@@ -219,7 +219,7 @@ def promotion(
 
 
 def spread_cases(cases: EvaluationCases, num_users: int) -> EvaluationCases:
-    """At most so many of the cases, evenly spread; all of them are given back as they are.
+    """At most `num_users` of the cases, taken evenly; the very cases where there are no more.
 
     Raises:
       ConfigError: num_users < 1.
@@ -247,7 +247,7 @@ def select_cases(cases: EvaluationCases, users: Int[np.ndarray, " U2"]) -> Evalu
 
 
 def list_overlaps(lists: Int[np.ndarray, "U K"], others: Int[np.ndarray, "U K"]) -> Float[np.ndarray, " U"]:
-    """Jaccard's share of two lists of each user, items in both over items in any; 0 = an empty place.
+    """`[U]` float64 Jaccard index of two lists of each user: items in both over items in any; 0 = an empty place.
 
     >>> list_overlaps(np.array([[1, 2, 3]]), np.array([[3, 4, 1]]))
     array([0.5])
@@ -258,7 +258,7 @@ def list_overlaps(lists: Int[np.ndarray, "U K"], others: Int[np.ndarray, "U K"])
 
 
 def followers(histories: Sequences, *, num_items: int) -> Int[np.ndarray, " V1"]:
-    """`[V+1]` int64 the other item that came next most often after each, the smaller id of equals; 0 = none did."""
+    """`[V+1]` int64 most frequent next item after each item, the smaller number of equals; 0 = none."""
     follows = np.diff(histories.users_of_events) == 0
     before, after = histories.item_ids[:-1][follows], histories.item_ids[1:][follows]
     real = (before > 0) & (after > 0) & (before != after)
@@ -271,7 +271,7 @@ def followers(histories: Sequences, *, num_items: int) -> Int[np.ndarray, " V1"]
 
 
 def interval_columns(values: Float[np.ndarray, "U M"], config: EvaluationConfig, name: str) -> dict[str, np.ndarray]:
-    """Columns of means over users with the ends of their intervals."""
+    """Columns of the means of `[U, M]` values over users, with the ends of their intervals."""
     interval = bootstrap_means(values, num_resamples=config.num_resamples, seed=config.seed)
     return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
@@ -279,8 +279,7 @@ def interval_columns(values: Float[np.ndarray, "U M"], config: EvaluationConfig,
 def ratio_values(numerators: Float[np.ndarray, "U M"], denominators: Float[np.ndarray, " U"]) -> np.ndarray:
     """`[U, M]` values whose mean is mean(numerators) / mean(denominators), and whose spread is that of the ratio.
 
-    The ratio is made linear in each user around its value (delta method), so that what resamples means gives its
-    interval.
+    The ratio is linearised in each user around its value (delta method), so that resampling means gives its interval.
     """
     both = ~np.isnan(numerators) & ~np.isnan(denominators)[:, None]
     counts = np.maximum(both.sum(axis=0), 1)
@@ -294,7 +293,7 @@ def ratio_values(numerators: Float[np.ndarray, "U M"], denominators: Float[np.nd
 def _donors(
     histories: Sequences, length: int, item_groups: np.ndarray | None, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Users, and for each another one of another group, with at least so many events where two have them."""
+    """Users and a donor for each, of another group, with at least `length` events if two users have so many."""
     users = np.arange(histories.num_users)
     able = np.flatnonzero(histories.lengths >= length)
     if len(able) < 2:
@@ -329,8 +328,13 @@ def _first_unseen(cases: EvaluationCases, items: np.ndarray) -> tuple[np.ndarray
     return users, items[users, new[users].argmax(axis=1)]
 
 
-def _asking(cases: EvaluationCases, items: np.ndarray) -> EvaluationCases:
-    """The cases with one given target each, which comes from no event."""
+def _last_where_unranked(ranks: np.ndarray, cases: EvaluationCases) -> np.ndarray:
+    """`[U]` float64 ranks of one target a user, behind all candidates where it cannot be ranked."""
+    return np.minimum(ranks, cases.num_candidates).astype(np.float64)
+
+
+def _with_targets(cases: EvaluationCases, items: np.ndarray) -> EvaluationCases:
+    """The cases with one given target each, which belongs to no event."""
     return replace(
         cases,
         target_offsets=np.arange(len(items) + 1, dtype=np.int64),

@@ -1,11 +1,11 @@
-"""Histories as they come from a worse log: bots and noise in them, events missing, out of order or at the wrong time.
+"""Perturbed histories: with bots or noise, or with events missing, out of order or at the wrong time.
 
-Each function takes histories and gives changed ones of the same users; targets are never touched. `rate` says how much
-is changed, 0 gives back the very histories. Amounts are rounded at random for each user, so that a tenth of the events
-is a tenth on average in histories of three events too. Users without events stay without, and nobody loses the last
-event that is left: a user without history is another question (see the slices by history length).
+Each function takes histories and returns changed ones of the same users; targets do not change. `rate` is the amount of
+change; at 0 the histories are returned as they are. Amounts are rounded at random for each user, so that a rate of 0.1
+is a tenth on average in histories of three events too. Users without events stay without, and no user loses the last
+remaining event: users without history are a different case (see the slices by history length).
 
-An event that is put in has no value of its own (nan), and its time lies between those of its neighbours.
+An inserted event has no value (nan), and its time lies between those of its neighbours.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ def inject_noise(
     rng: np.random.Generator,
     item_weights: np.ndarray | None = None,
 ) -> Sequences:
-    """Random items at random places, until they are a share `rate` of the history.
+    """Insert random items at random places, as a share `rate` of the resulting history.
 
     Args:
       histories: of U users.
-      rate: share of the resulting events that is noise, in [0, 1).
+      rate: share of the resulting events that are noise, in [0, 1).
       num_items: V.
       rng: consumed.
-      item_weights: `[V+1]` how likely each item is, such as its popularity, entry 0 ignored; None for all alike.
+      item_weights: `[V+1]` float weights by which items are drawn, such as popularity; entry 0 is ignored; None draws
+        all items with equal probability.
 
     Returns:
       The histories; the behaviours of new events are drawn from those that come with an item.
@@ -67,20 +68,20 @@ def inject_bot(
     item_weights: np.ndarray | None = None,
     gap_seconds: int = 1,
 ) -> Sequences:
-    """A burst of a bot's events after the last one, until they are a share `rate` of the history.
+    """Append a burst of a bot's events after the last one, as a share `rate` of the resulting history.
 
     Args:
       histories: of U users.
-      rate: share of the resulting events that is the bot's, in [0, 1).
+      rate: share of the resulting events that are the bot's, in [0, 1).
       num_items: V.
       rng: consumed.
-      kind: "repeat" comes to one random item over and over, "crawl" to the items in order of their weight.
-      item_weights: `[V+1]` as for `inject_noise`; None for all alike, or for "crawl" the events of each item in the
-        histories.
-      gap_seconds: between two events of the burst, at least 0.
+      kind: "repeat" repeats one random item, "crawl" visits the items in order of their weight.
+      item_weights: `[V+1]` as for `inject_noise`; None means equal weights, or for "crawl" the number of events of each
+        item in the histories.
+      gap_seconds: seconds between two events of the burst, at least 0.
 
     Returns:
-      The histories; new events have the commonest behaviour that comes with an item.
+      The histories; new events have the most frequent behaviour that comes with an item.
 
     Raises:
       ConfigError: an option out of range, or weights that are not one an item.
@@ -112,18 +113,18 @@ def inject_item(
     items: int | Int[np.ndarray, " U"],
     place: Literal["last", "random"] = "last",
 ) -> Sequences:
-    """One chosen item once more in the histories of a share `rate` of the users.
+    """Insert one event of a given item into the histories of a share `rate` of the users.
 
     Args:
       histories: of U users.
-      rate: share of the users, in [0, 1], exact but for rounding.
+      rate: share of the users, in [0, 1], exact up to rounding.
       num_items: V.
       rng: consumed.
-      items: the item for all, or `[U]` one for each user.
-      place: "last" puts it behind the last event, "random" anywhere.
+      items: one item number for all users, or `[U]` integers, one for each.
+      place: "last" inserts after the last event, "random" anywhere.
 
     Returns:
-      The histories; the new event has the commonest behaviour that comes with an item.
+      The histories; the new event has the most frequent behaviour that comes with an item.
 
     Raises:
       ConfigError: a rate out of range or an unknown place.
@@ -153,7 +154,13 @@ def inject_item(
 
 
 def drop_events(histories: Sequences, *, rate: float, num_items: int, rng: np.random.Generator) -> Sequences:
-    """Each event is missing with probability `rate`, in [0, 1].
+    """Drop each event with probability `rate`.
+
+    Args:
+      histories: of U users.
+      rate: in [0, 1].
+      num_items: V, not used.
+      rng: consumed.
 
     Raises:
       ConfigError: a rate out of range.
@@ -166,7 +173,14 @@ def drop_events(histories: Sequences, *, rate: float, num_items: int, rng: np.ra
 def drop_behavior(
     histories: Sequences, *, rate: float, num_items: int, rng: np.random.Generator, behavior: int
 ) -> Sequences:
-    """Each event of one behaviour (a code) is missing with probability `rate`, in [0, 1]; 1 is a broken tracker.
+    """Drop each event of one behaviour with probability `rate`; a rate of 1 is a broken tracker.
+
+    Args:
+      histories: of U users.
+      rate: in [0, 1].
+      num_items: V, not used.
+      rng: consumed.
+      behavior: code of the behaviour.
 
     Raises:
       ConfigError: a rate out of range.
@@ -185,14 +199,14 @@ def truncate(
     rng: np.random.Generator,
     keep_last: int | None = None,
 ) -> Sequences:
-    """The oldest events are missing: a share `rate` of each history, or all but the last `keep_last`.
+    """Drop the oldest events: a share `rate` of each history, or all but the last `keep_last`.
 
     Args:
       histories: of U users.
-      rate: share of the events that is lost, in [0, 1]; not looked at with `keep_last`.
-      num_items: V.
+      rate: share of the events that are dropped, in [0, 1]; ignored with `keep_last`.
+      num_items: V, not used.
       rng: consumed.
-      keep_last: events that stay, at least 1; None goes by the rate.
+      keep_last: number of events that stay, at least 1; None uses the rate.
 
     Returns:
       The histories.
@@ -209,9 +223,15 @@ def truncate(
 
 
 def swap_adjacent(histories: Sequences, *, rate: float, num_items: int, rng: np.random.Generator) -> Sequences:
-    """Each event trades places with a neighbour with probability `rate`, in [0, 1]; the times stay where they are.
+    """Swap each event with a neighbour with probability `rate`; the times stay in place.
 
     The first and the last event of a history have no neighbour half of the time.
+
+    Args:
+      histories: of U users.
+      rate: in [0, 1].
+      num_items: V, not used.
+      rng: consumed.
 
     Raises:
       ConfigError: a rate out of range.
@@ -229,9 +249,13 @@ def swap_adjacent(histories: Sequences, *, rate: float, num_items: int, rng: np.
 
 
 def shuffle_order(histories: Sequences, *, rate: float, num_items: int, rng: np.random.Generator) -> Sequences:
-    """A random share `rate` of each user's events, in [0, 1], in random order among the places that they had.
+    """Shuffle a random share `rate` of each user's events among their places; the times stay in place.
 
-    The times stay where they are.
+    Args:
+      histories: of U users.
+      rate: in [0, 1].
+      num_items: V, not used.
+      rng: consumed.
 
     Raises:
       ConfigError: a rate out of range.
@@ -253,18 +277,18 @@ def shift_time(
     kind: Literal["shift", "stretch"] = "stretch",
     span_seconds: int = 30 * SECONDS_PER_DAY,
 ) -> Sequences:
-    """Clocks that are wrong: all events later by `rate · span_seconds`, or all gaps longer by a share `rate`.
+    """Change the times: all events later by `rate · span_seconds`, or all gaps longer by a share `rate`.
 
     Args:
       histories: of U users, each user's times not falling.
-      rate: how much, at least 0.
-      num_items: V.
-      rng: not used, as nothing is random.
-      kind: "shift", or "stretch" from the user's first event on.
-      span_seconds: what a shift of rate 1 is.
+      rate: amount of the change, at least 0.
+      num_items: V, not used.
+      rng: not used, since nothing is random.
+      kind: "shift" moves all events, "stretch" lengthens the gaps from the user's first event on.
+      span_seconds: seconds of a shift at rate 1.
 
     Returns:
-      The histories with other times, still not falling.
+      The histories with changed times, still not falling.
 
     Raises:
       ConfigError: a negative rate or an unknown kind.
@@ -280,12 +304,11 @@ def shift_time(
 
 
 def append_events(histories: Sequences, events: Sequences) -> Sequences:
-    """Each user's history followed by other events, which keep the gaps between them.
+    """Append events of other users to each user's history; the appended events keep the gaps between them.
 
     Args:
       histories: of U users.
-      events: `[U]` users in the same order, whose events come behind; the first of them at the time of the last
-        event of the history.
+      events: of U users in the same order; the first appended event gets the time of the last event of the history.
 
     Returns:
       The longer histories, under the user ids of `histories`.
@@ -318,7 +341,7 @@ def _is_unchanged(rate: float, interval: str = "[0, 1]") -> bool:
 
 
 def _rounded(amounts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Whole numbers next to the amounts, whose expectation are the amounts."""
+    """Amounts rounded at random to a neighbouring integer, without bias."""
     return np.floor(amounts + rng.random(len(amounts))).astype(np.int64)
 
 
@@ -345,7 +368,7 @@ def _places(histories: Sequences) -> np.ndarray:
 
 
 def _times_between(histories: Sequences, users: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random time between the events around each place; at the ends of a history, that of its first or last event."""
+    """A random time between the events around each place; the time of the first or last event at the ends."""
     after = histories.offsets[users] + places
     before = np.maximum(after - 1, histories.offsets[users])
     after = np.minimum(after, histories.offsets[1:][users] - 1)
@@ -354,7 +377,7 @@ def _times_between(histories: Sequences, users: np.ndarray, places: np.ndarray, 
 
 
 def _keep(histories: Sequences, keep: Bool[np.ndarray, " N"]) -> Sequences:
-    """The events to keep, and the last one of users who would have none."""
+    """The events to keep, and the last event of each user who would have none."""
     left = np.bincount(histories.users_of_events[keep], minlength=histories.num_users)
     keep[histories.offsets[1:][(left == 0) & (histories.lengths > 0)] - 1] = True
     return histories.select_events(keep)

@@ -1,9 +1,9 @@
 """Which users are served worst: a search over kinds of users and pairs of kinds, corrected for having searched.
 
-A segment's deficit is the mean of all other users minus its own. It is divided by its standard error under the
-hypothesis that the values have nothing to do with the kinds; the largest of these over all segments, in data in which
-the users were shuffled, says how large a deficit the search finds by chance. Segments overlap, and the shuffling keeps
-that, so that the correction is no harsher than need be.
+A segment's deficit is the mean of all other users minus its own mean. It is divided by its standard error under the
+hypothesis that the values do not depend on the kinds of users. The largest of these statistics over all segments, when
+the users are shuffled, is the distribution of what the search finds by chance. Shuffling keeps the overlap of the
+segments, so that the correction is not conservative.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from seqrec_jax.settings import check_value
 from seqrec_jax.statistics import bootstrap_means
 
 FEWEST_USERS = 50
-"""Of a segment, and of the others that it is compared with."""
+"""Least number of users of a segment, and of the others that it is compared with."""
 _BLOCK_ELEMENTS = 2**23
-_ROUNDING = 1e-4  # of a statistic; sums in another order and in single precision must not decide ties
+_ROUNDING = 1e-4  # of a statistic; rounding of sums in single precision must not decide ties
 _COLUMNS = ("segment", "users", "mean", "rest", "deficit", "at_least", "effect_size", "p_value")
 
 
 class Segments(NamedTuple):
-    """What a search looks through.
+    """The segments of a search.
 
     Attributes:
-      names: of the S segments, such as "history length 1 and repeat new item".
-      members: `[S, C]` sparse float64, 1 where a cell of users belongs to a segment. The users of a cell are alike in
-        all attributes.
-      cells: `[U]` int64 cell of each user.
+      names: names of the S segments, such as "history length 1 and repeat new item".
+      members: `[S, C]` sparse float64, 1 where a cell of users belongs to a segment. The users of a cell have the same
+        bins in all attributes.
+      cells: `[U]` int64 cell of each user in 0…C-1.
     """
 
     names: list[str]
@@ -49,23 +49,23 @@ class Segments(NamedTuple):
     cells: np.ndarray
 
     def users(self, segment: int) -> np.ndarray:
-        """`[U]` bool, the users of one segment."""
+        """`[U]` bool, True for the users of one segment, given by its place in `names`."""
         inside = np.zeros(self.members.shape[1], dtype=bool)
         inside[self.members.indices[self.members.indptr[segment] : self.members.indptr[segment + 1]]] = True
-        return inside[self.cells]
+        return np.take(inside, self.cells)
 
 
 class WorstSegments(NamedTuple):
-    """A search's outcome.
+    """The result of a search.
 
     Attributes:
-      table: S rows, the largest standardised deficit first: `segment`, `users`, `mean`, `rest` (the mean of the
-        others), `deficit` (rest minus mean), `at_least` (lower bound of the deficit that holds for all segments at
-        once), `effect_size` (deficit over the standard deviation of all users) and `p_value`, corrected for the
-        search. The index is the place in `segments`.
-      segments: what was looked through.
-      kept: `[U]` bool, the users with a defined value, whom `segments` is about.
-      smallest_found: the deficit of the smallest segment that would have been found, nan without segments.
+      table: S rows, the largest standardised deficit first: `segment`, `users`, `mean`, `rest` (mean of the others),
+        `deficit` (rest minus mean), `at_least` (lower bound of the deficit, simultaneous over all segments),
+        `effect_size` (deficit over the standard deviation of all users) and `p_value`, corrected for the search. The
+        index is the place in `segments`.
+      segments: all segments that were searched.
+      kept: `[U]` bool, users with a defined value; `segments` holds only these.
+      smallest_found: deficit that would have been significant in the smallest segment; nan without segments.
     """
 
     table: pd.DataFrame
@@ -75,13 +75,13 @@ class WorstSegments(NamedTuple):
 
 
 def make_segments(attributes: Mapping[str, Bins], *, fewest: int = FEWEST_USERS) -> Segments:
-    """All bins of single attributes and all pairs of bins of two, with enough users inside and outside.
+    """All bins of single attributes and all pairs of bins of two attributes, with enough users inside and outside.
 
     A pair whose users are those of one of its bins is left out.
 
     Args:
       attributes: cuts of the same U users by name, as `user_bins` makes them.
-      fewest: users that a segment, and the others, must have.
+      fewest: least number of users inside and outside a segment, at least 2.
 
     Returns:
       S segments, single attributes first.
@@ -147,16 +147,16 @@ def worst_segments(
 
     With N users of mean m and variance s², a segment of n users with mean m_n has the deficit m_rest - m_n and the
     statistic `(m - m_n) · sqrt(n (N - 1) / (N - n)) / s`. Its p-value is `(1 + shuffles whose largest statistic is at
-    least as large) / (1 + num_permutations)`. If values have nothing to do with the attributes, any segment at all
-    has a p-value of at most `level` with that probability.
+    least as large) / (1 + num_permutations)`. If the values do not depend on the attributes, any segment has a
+    p-value of at most `level` with that probability.
 
     Args:
-      values: `[U]` a metric, or the model's minus another system's; users with nan are left out.
+      values: `[U]` float metric of each user, or its difference between two systems; users with nan are left out.
       attributes: cuts of the same users by name.
-      fewest: users that a segment, and the others, must have.
-      num_permutations: of the users, at least 99.
-      seed: of the permutations.
-      level: of the bound `at_least` and of `smallest_found`.
+      fewest: least number of users inside and outside a segment, at least 2.
+      num_permutations: number of shuffles of the users, at least 99.
+      seed: of the shuffles.
+      level: error level of the bound `at_least` and of `smallest_found`, in (0, 1).
 
     Returns:
       All segments with their deficits.
@@ -213,13 +213,13 @@ def worst_segments(
 def distinct_segments(
     found: WorstSegments, *, most: int = 5, level: float = 0.05, overlap: float = 0.5
 ) -> pd.DataFrame:
-    """The worst segments that say something new: the rows of the table, from the worst on.
+    """The worst segments with a significant deficit whose users are not mostly those of worse segments.
 
     Args:
       found: a search.
-      most: rows at most.
+      most: largest number of rows.
       level: largest corrected p-value.
-      overlap: largest share of a segment's users that earlier rows may have had already.
+      overlap: largest share of a segment's users that earlier rows may hold.
 
     Returns:
       At most `most` rows of `found.table`.
@@ -245,17 +245,17 @@ def segments_section(
     num_permutations: int = 500,
     level: float = 0.05,
 ) -> Section:
-    """Whom the model serves worst, and with whom it gains least over another system.
+    """The section on the users that the model serves worst, and those with the least gain over another system.
 
-    The second search leaves the popularity of the target out.
+    The second search leaves out the popularity of the target.
 
     Args:
-      judged: the model first.
+      judged: the systems, the model first.
       users: as `user_table` makes it.
-      config: the deciding metric, resamples and seed.
-      other: the system whose lead is looked at; None takes the second one, if there is one.
-      num_permutations: of the search.
-      level: of the search; each of the two searches has its own.
+      config: deciding metric, resamples and seed.
+      other: the system that the gain is over; None takes the second one, if there is one.
+      num_permutations: number of shuffles of each search.
+      level: error level of each of the two searches.
 
     Raises:
       ShapeError: a user table of other users.
@@ -264,12 +264,12 @@ def segments_section(
     model, metric = judged[0], config.metric
     other = other or (judged[1] if len(judged) > 1 else None)
     values = model.per_user[metric].to_numpy(dtype=np.float64, na_value=np.nan)
-    # the decile says the same as the count of training events
+    # the decile holds the same information as the number of training events
     attributes = {name: bins for name, bins in user_bins(users).items() if name != "target_popularity"}
     searches = [(f"Where {metric} of {model.name} is low", values, attributes)]
     if other is not None:
         gains = values - other.per_user[metric].to_numpy(dtype=np.float64, na_value=np.nan)
-        # a popular list finds popular targets, which says nothing of those who want them
+        # a popular list finds popular targets, whichever users want them
         kinds = {name: bins for name, bins in attributes.items() if name != "popularity_decile"}
         searches.append((f"Where {model.name} gains least over {other.name}, or loses", gains, kinds))
     sentences, blocks = [], []
@@ -291,14 +291,14 @@ def _largest_statistics(
     """`[R]` the largest statistic over all segments in each of R shuffles of the users."""
     sizes = np.bincount(segments.cells, minlength=segments.members.shape[1])
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    # about a mean of 0 single precision is enough, and twice as fast
+    # around a mean of 0 single precision is enough, and twice as fast
     deviations = (values - values.mean()).astype(np.float32)
     members = segments.members.astype(np.float32)
     largest = np.empty(num_permutations)
     rows = max(1, min(num_permutations, _BLOCK_ELEMENTS // max(len(values), len(segments.names))))
     for start in range(0, num_permutations, rows):
         block = np.tile(deviations, (min(rows, num_permutations - start), 1))
-        # of shuffled users any first ones are as good as those of a cell
+        # after a shuffle, any consecutive users are a random draw for a cell
         sums = np.add.reduceat(generator.permuted(block, axis=1, out=block), starts, axis=1)
         of_segments = members @ np.ascontiguousarray(sums.T)
         largest[start : start + len(block)] = (-of_segments / errors[:, None]).max(axis=0)
@@ -341,7 +341,7 @@ def _block(
     note = (
         f"{len(found.table):,} single kinds and pairs of kinds with at least {FEWEST_USERS} users were tried; p and "
         "“at least” hold for all of them together. What a search finds tends to look worse than it is, which the "
-        "interval of the mean does not know. Kinds of which half the users are in a row above are left out."
+        "interval of the mean does not include. Kinds of users that are mostly in a row above are left out."
     )
     columns = ["users of", "users", "mean", "all others", "deficit", "at least", "in standard deviations", "p"]
     return table(title, columns, rows, note=note)

@@ -41,7 +41,7 @@ class Bins(NamedTuple):
 
     def members(self, place: int) -> np.ndarray:
         """`[U]` bool, True for the users of one bin."""
-        return np.equal(self.codes, place)
+        return np.asarray(self.codes == place)
 
 
 def duration(seconds: float) -> str:
