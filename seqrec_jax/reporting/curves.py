@@ -6,7 +6,6 @@ How a drawing gets the page's colours and stays the same every time is in `svg.p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -22,7 +21,7 @@ from seqrec_jax.reporting.svg import (
     printable,
     to_svg,
 )
-from seqrec_jax.reporting.wording import format_figure, is_finite
+from seqrec_jax.reporting.wording import format_figure, is_finite, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -211,7 +210,7 @@ def line_chart(curve: Curve, *, name: str) -> str:
 
 
 def training_curve(
-    points: Mapping[int, float], *, name: str, best: Literal["highest", "lowest"] | None = None
+    points: Mapping[int, float | None], *, name: str, best: Literal["highest", "lowest"] | None = None
 ) -> Curve | None:
     """Order the points of a training log and thin them to a few hundred by averaging neighbours.
 
@@ -227,7 +226,7 @@ def training_curve(
     '2 points; first 0.1000, last 0.3000, best 0.3000 at step 20 (ring).'
     """
     steps: list[float] = sorted(points)
-    values = [float(points[step]) if is_finite(points[step]) else math.nan for step in sorted(points)]
+    values = [number(points[step]) for step in sorted(points)]
     finite = [place for place, value in enumerate(values) if is_finite(value)]
     if not finite:
         return None

@@ -168,7 +168,7 @@ def _environment(jinja2: ModuleType, package: str) -> Any:
     environment.filters.update(
         figure=format_figure,
         gain=lambda value: format_figure(value, signed=True),
-        interval=format_interval,
+        interval=lambda row, signed=False: format_interval(row or None, signed=signed),
         p_value=format_p,
         score=lambda value: f"{value:.4g}".replace("-", "−") if is_finite(value) else "–",
         count=format_count,

@@ -100,7 +100,7 @@ def test_a_timeline_over_known_items_has_fewer_limits():
 def test_a_log_without_times_has_no_period_and_says_so():
     made = card(make_dataset(time_kind="order"))
     assert "12 events, behaviours view, purchase" in made["data"]
-    assert any(text.startswith("The log has no times: nothing is known of seasons") for text in made["limits"])
+    assert any(text.startswith("The log has no times: seasons, gaps") for text in made["limits"])
 
 
 def test_what_is_predicted_is_named():

@@ -147,7 +147,7 @@ def test_a_metric_of_zero_has_no_share_to_lose(shop):
     assert result.curves["loss_share"].isna().all()
     assert result.areas["area"].isna().all()
     section = robustness_section([result])
-    assert "nothing can be lost" in section["summary"]
+    assert "nothing to lose" in section["summary"]
     json.dumps(section, allow_nan=False)
 
 

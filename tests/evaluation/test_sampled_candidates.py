@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,6 +24,7 @@ from seqrec_jax.evaluation.audit.sampled import (
     sampled_ranks,
     sampled_section,
 )
+from seqrec_jax.evaluation.judging import Judged
 from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.scoring import UNREACHABLE
 
@@ -149,11 +149,12 @@ def make_cases(histories, targets, num_items, *, missing=()) -> EvaluationCases:
     )
 
 
-def system(name: str, ranks, metric_values, *, metric="ndcg@10", whole_ranking=True):
-    """As much of a judged system as is looked at."""
+def system(name: str, ranks, metric_values, *, metric="ndcg@10", whole_ranking=True) -> Judged:
+    """A judged system without lists."""
     per_user = pd.DataFrame({metric: np.asarray(metric_values, dtype=np.float32)})
     ranks = np.asarray(ranks, dtype=np.int32)
-    return SimpleNamespace(name=name, per_user=per_user, ranks=ranks, whole_ranking=whole_ranking)
+    none = np.zeros((len(per_user), 0))
+    return Judged(name, per_user, none, none, ranks, ranks, ranks, 0, 0.0, 0.0, 1.0, whole_ranking)
 
 
 def ndcg(ranks):

@@ -302,7 +302,7 @@ def _slices(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _curves(log: Sequence[Mapping[str, Any]], primary: str) -> dict[str, Curve]:
     """Training loss and validation metric; of steps that a resumed run logs twice, the later row counts."""
 
-    def points(kind: str, key: str) -> dict[int, float]:
+    def points(kind: str, key: str) -> dict[int, float | None]:
         return {row["step"]: row[key] for row in log if row.get("kind") == kind and key in row}
 
     best: Literal["highest", "lowest"] = "lowest" if lower_is_better(primary) else "highest"

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.evaluation.representation.vectors import as_vectors, neighbours, unit_vectors
+from seqrec_jax.types import ArrayLike
 
 
 class _Comparison(NamedTuple):
@@ -43,7 +44,7 @@ FIGURES = {
 
 
 @partial(jax.jit, static_argnames="debiased")
-def linear_cka(a: Float[Array, "N D"], b: Float[Array, "N E"], *, debiased: bool = False) -> Float[Array, ""]:
+def linear_cka(a: Float[ArrayLike, "N D"], b: Float[ArrayLike, "N E"], *, debiased: bool = False) -> Float[Array, ""]:
     """Centered kernel alignment with linear kernels: similarity of the row-by-row similarities of a and b.
 
     `‖bᵀa‖² / (‖aᵀa‖ ‖bᵀb‖)` over centered columns, Frobenius norms.
@@ -80,7 +81,7 @@ def linear_cka(a: Float[Array, "N D"], b: Float[Array, "N E"], *, debiased: bool
 
 
 @partial(jax.jit, static_argnames="k")
-def neighbour_overlap(a: Float[Array, "N D"], b: Float[Array, "N E"], *, k: int) -> Float[Array, " N"]:
+def neighbour_overlap(a: Float[ArrayLike, "N D"], b: Float[ArrayLike, "N E"], *, k: int) -> Float[Array, " N"]:
     """Share of each row's k nearest neighbours that are the same in a and b.
 
     With a share s the Jaccard index of the two sets is s / (2 - s). Chance gives k / (N - 1).
@@ -105,7 +106,7 @@ def neighbour_overlap(a: Float[Array, "N D"], b: Float[Array, "N E"], *, k: int)
 
 
 @jax.jit
-def aligned_cosines(a: Float[Array, "N D"], b: Float[Array, "N E"]) -> Float[Array, " N"]:
+def aligned_cosines(a: Float[ArrayLike, "N D"], b: Float[ArrayLike, "N E"]) -> Float[Array, " N"]:
     """Cosine of each row's two vectors after the rotation or reflection of a that maximises the mean cosine.
 
     Unrelated rows also seem related where N is not much larger than the width; compare with permuted rows. The
@@ -132,7 +133,7 @@ def aligned_cosines(a: Float[Array, "N D"], b: Float[Array, "N E"]) -> Float[Arr
 
 
 @jax.jit
-def procrustes_distance(a: Float[Array, "N D"], b: Float[Array, "N E"]) -> Float[Array, ""]:
+def procrustes_distance(a: Float[ArrayLike, "N D"], b: Float[ArrayLike, "N E"]) -> Float[Array, ""]:
     """Squared distance of a and b after centering, scaling to norm 1 and the best rotation.
 
     Args:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from seqrec_jax.errors import ShapeError
 from seqrec_jax.settings import check_value
+from seqrec_jax.types import ArrayLike
 
 _TILE = 256
 """Number of rows that are compared with all others at once."""
@@ -46,7 +47,7 @@ class PlaneMap(NamedTuple):
     explained: Float[Array, " 2"]
 
 
-def as_vectors(v: Float[Array, "N D"]) -> Float[Array, "N D"]:
+def as_vectors(v: Float[ArrayLike, "N D"]) -> Float[Array, "N D"]:
     """The vectors in the precision of the computation: float64 stays, all other dtypes become float32.
 
     Args:
@@ -62,7 +63,7 @@ def as_vectors(v: Float[Array, "N D"]) -> Float[Array, "N D"]:
 
 
 @jax.jit
-def unit_vectors(v: Float[Array, "N D"]) -> Float[Array, "N D"]:
+def unit_vectors(v: Float[ArrayLike, "N D"]) -> Float[Array, "N D"]:
     """The vectors scaled to length 1; zero vectors stay zero, with finite gradients.
 
     Args:
@@ -81,7 +82,7 @@ def unit_vectors(v: Float[Array, "N D"]) -> Float[Array, "N D"]:
     return jnp.where(real, v / jnp.sqrt(jnp.where(real, squares, 1.0)), 0.0)
 
 
-def gaussian_like(v: Float[Array, "N D"], *, key: Array) -> Float[Array, "N D"]:
+def gaussian_like(v: Float[ArrayLike, "N D"], *, key: Array) -> Float[Array, "N D"]:
     """`[N, D]` Gaussian vectors of the shape of `v`, in which all directions are equally likely: the figures of chance.
 
     Args:
@@ -96,7 +97,7 @@ def gaussian_like(v: Float[Array, "N D"], *, key: Array) -> Float[Array, "N D"]:
 
 
 @jax.jit
-def alignment(v_x: Float[Array, "N D"], v_y: Float[Array, "N D"]) -> Float[Array, ""]:
+def alignment(v_x: Float[ArrayLike, "N D"], v_y: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """Mean squared distance of the pairs (row i of v_x, row i of v_y) at length 1; smaller is closer.
 
     `mean ‖x/‖x‖ - y/‖y‖‖²`, which is 2 - 2 · the mean cosine where no vector is zero.
@@ -123,7 +124,7 @@ def alignment(v_x: Float[Array, "N D"], v_y: Float[Array, "N D"]) -> Float[Array
 
 
 @jax.jit
-def shuffled_alignment(v_x: Float[Array, "N D"], v_y: Float[Array, "N D"]) -> Float[Array, ""]:
+def shuffled_alignment(v_x: Float[ArrayLike, "N D"], v_y: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """Expectation of `alignment` when the rows of v_y are in random order.
 
     It is exact, the mean over all N² pairs, which needs only the two mean vectors.
@@ -144,7 +145,7 @@ def shuffled_alignment(v_x: Float[Array, "N D"], v_y: Float[Array, "N D"]) -> Fl
 
 
 @partial(jax.jit, static_argnames="temperature")
-def uniformity(v: Float[Array, "N D"], *, temperature: float = 2.0) -> Float[Array, ""]:
+def uniformity(v: Float[ArrayLike, "N D"], *, temperature: float = 2.0) -> Float[Array, ""]:
     """Evenness of the vectors on the sphere: `log mean exp(-t ‖x/‖x‖ - y/‖y‖‖²)` over all pairs of two rows.
 
     Args:
@@ -178,7 +179,7 @@ def uniformity(v: Float[Array, "N D"], *, temperature: float = 2.0) -> Float[Arr
 
 
 @partial(jax.jit, static_argnames="centered")
-def spectrum(v: Float[Array, "N D"], *, centered: bool = True) -> Spectrum:
+def spectrum(v: Float[ArrayLike, "N D"], *, centered: bool = True) -> Spectrum:
     """Singular values of the vectors and the share of the variance in each direction.
 
     Args:
@@ -201,7 +202,7 @@ def spectrum(v: Float[Array, "N D"], *, centered: bool = True) -> Spectrum:
 
 
 @partial(jax.jit, static_argnames="centered")
-def effective_rank(v: Float[Array, "N D"], *, centered: bool = True) -> Float[Array, ""]:
+def effective_rank(v: Float[ArrayLike, "N D"], *, centered: bool = True) -> Float[Array, ""]:
     """Effective number of directions in use: exp of the entropy of the normalised singular values.
 
     Args:
@@ -229,7 +230,7 @@ def effective_rank(v: Float[Array, "N D"], *, centered: bool = True) -> Float[Ar
 
 
 @jax.jit
-def mean_cosine(v: Float[Array, "N D"]) -> Float[Array, ""]:
+def mean_cosine(v: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """Mean cosine of any two of the vectors, exact over all pairs; 0 without structure, near 1 in a narrow cone.
 
     Zero vectors are left out; nan with fewer than two others.
@@ -253,7 +254,7 @@ def mean_cosine(v: Float[Array, "N D"]) -> Float[Array, ""]:
 
 
 @jax.jit
-def isoscore(v: Float[Array, "N D"]) -> Float[Array, ""]:
+def isoscore(v: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """IsoScore: 1 where the variance is the same in all directions, 0 where it is in one direction.
 
     Args:
@@ -284,7 +285,7 @@ def isoscore(v: Float[Array, "N D"]) -> Float[Array, ""]:
 
 
 @partial(jax.jit, static_argnames="tolerance")
-def dead_dimensions(v: Float[Array, "N D"], *, tolerance: float = 1e-3) -> Int[Array, ""]:
+def dead_dimensions(v: Float[ArrayLike, "N D"], *, tolerance: float = 1e-3) -> Int[Array, ""]:
     """Number of the D coordinates that are (nearly) the same for all vectors.
 
     A coordinate is dead where its standard deviation is at most `tolerance` times the root mean square of those of
@@ -311,7 +312,7 @@ def dead_dimensions(v: Float[Array, "N D"], *, tolerance: float = 1e-3) -> Int[A
 
 
 @partial(jax.jit, static_argnames="k")
-def neighbours(v: Float[Array, "N D"], *, k: int) -> Int[Array, "N k"]:
+def neighbours(v: Float[ArrayLike, "N D"], *, k: int) -> Int[Array, "N k"]:
     """The k nearest other vectors by cosine, the nearest first; equal cosines in the order of the rows.
 
     Args:
@@ -339,7 +340,9 @@ def neighbours(v: Float[Array, "N D"], *, k: int) -> Int[Array, "N k"]:
 
 
 @partial(jax.jit, static_argnames="k")
-def neighbourhood_consistency(v: Float[Array, "N D"], labels: Int[Array, " N"], *, k: int) -> Float[Array, " N"]:
+def neighbourhood_consistency(
+    v: Float[ArrayLike, "N D"], labels: Int[ArrayLike, " N"], *, k: int
+) -> Float[Array, " N"]:
     """Share of each vector's k nearest neighbours that have its label.
 
     Args:
@@ -366,7 +369,7 @@ def neighbourhood_consistency(v: Float[Array, "N D"], labels: Int[Array, " N"], 
 
 
 @jax.jit
-def shuffled_consistency(labels: Int[Array, " N"]) -> Float[Array, ""]:
+def shuffled_consistency(labels: Int[ArrayLike, " N"]) -> Float[Array, ""]:
     """Expectation of the mean of `neighbourhood_consistency` when the labels are in random order; exact.
 
     Args:
@@ -381,7 +384,7 @@ def shuffled_consistency(labels: Int[Array, " N"]) -> Float[Array, ""]:
 
 
 @jax.jit
-def two_dimensional_map(v: Float[Array, "N D"]) -> PlaneMap:
+def two_dimensional_map(v: Float[ArrayLike, "N D"]) -> PlaneMap:
     """The vectors' first two principal components, for a drawing.
 
     Args:
