@@ -13,12 +13,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from seqrec_jax.cli import doctor, extending, judging, preparing, recommending, training
+from seqrec_jax.cli import doctor, extending, judging, preparing, quickstart, recommending, training
 from seqrec_jax.cli.table import INTERRUPTED, Verb
 from seqrec_jax.errors import SeqrecError
 
 VERBS: dict[str, Verb] = {
-    verb.name: verb for room in (preparing, training, judging, recommending, extending, doctor) for verb in room.VERBS
+    verb.name: verb
+    for room in (preparing, training, judging, recommending, extending, quickstart, doctor)
+    for verb in room.VERBS
 }
 """Every verb by name, in the order in which help lists them."""
 

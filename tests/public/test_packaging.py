@@ -72,6 +72,11 @@ def test_forms_and_workflows_are_valid_yaml():
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict), path.name
 
 
+def test_the_packaged_quickstart_is_the_committed_configuration():
+    packaged = ROOT / "seqrec_jax/cli/quickstart.yaml"
+    assert packaged.read_bytes() == (ROOT / "configs/quickstart.yaml").read_bytes()
+
+
 @pytest.mark.slow
 def test_the_quickstart_of_the_wheel_runs_in_an_empty_environment(tmp_path):
     pytest.importorskip("build")
