@@ -7,7 +7,9 @@ validation metric and the last one are kept.
 
 from __future__ import annotations
 
-from contextlib import closing
+import logging
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +63,14 @@ class CheckpointStore:
             best_fn=lambda metrics: metrics[_SCORE],
             best_mode="max",
         )
+        handlers = {
+            "params": ocp.StandardCheckpointHandler(),
+            "training": ocp.StandardCheckpointHandler(),
+            "progress": ocp.JsonCheckpointHandler(),
+        }
         try:
-            self._manager = ocp.CheckpointManager(
-                self.directory,
-                options=options,
-                item_handlers={
-                    "params": ocp.StandardCheckpointHandler(),
-                    "training": ocp.StandardCheckpointHandler(),
-                    "progress": ocp.JsonCheckpointHandler(),
-                },
-            )
+            with _errors_only():
+                self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         except OSError as error:
             raise CheckpointError(f"cannot use {directory} for checkpoints: {error.strerror or error}") from error
 
@@ -282,6 +282,18 @@ def load_params(model: SequenceModel, run: str | Path, *, step: int | None = Non
     with closing(CheckpointStore(Path(run) / "checkpoints", read_only=True)) as store:
         like = jax.eval_shape(model.init, jax.random.key(0))
         return store.restore_params(like, step=step, mesh=make_mesh(1))
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """Without the warnings that Orbax logs for each directory that is opened for reading only."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _training_tree(state: TrainState) -> dict[str, Any]:

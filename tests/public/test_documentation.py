@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -11,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import seqrec_jax as sj
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "docs/tutorials").glob("*.ipynb"))
@@ -45,6 +48,21 @@ def test_a_committed_notebook_has_the_outputs_of_one_run_and_no_paths_of_a_machi
     assert outputs
     assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
     assert not re.findall(r"/tmp/|/home/|/root/|/Users/|[A-Z]:\\\\", json.dumps(outputs))
+
+
+def test_every_import_and_attribute_that_a_page_shows_exists():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for module, names in re.findall(r"^[> ]*from (seqrec_jax[\w.]*) import ([\w, ]+)", text, re.M):
+            for name in names.split(","):
+                found = importlib.import_module(module)
+                if not hasattr(found, name.strip()):
+                    importlib.import_module(f"{module}.{name.strip()}")
+        for room, name in re.findall(r"`sj\.(metrics|losses|scoring|negatives|statistics|baselines)\.(\w+)", text):
+            assert hasattr(getattr(sj, room), name), f"{page.name}: {room}.{name}"
+        for name in re.findall(r"\bpipeline\.([a-z]\w+|[A-Z]\w+)\(", text):
+            assert hasattr(importlib.import_module("seqrec_jax.pipeline"), name), f"{page.name}: pipeline.{name}"
 
 
 @pytest.mark.slow
