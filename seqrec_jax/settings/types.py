@@ -50,7 +50,7 @@ def _readings(value: Any, options: tuple[Any, ...]) -> list[Any]:
 
 
 def value_of_text(text: str) -> Any:
-    """What a text says as YAML, or the text itself; a number may be written without a point, as 1e-3."""
+    """The value of a text as YAML, or the text itself; a number may be written without a point, as 1e-3."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -24,7 +24,7 @@ _VIEW_STREAM = 0x71E3  # keeps the keys of views, and of dropout in them, apart 
 
 
 class StepInputs(NamedTuple):
-    """What the loss of a step reads besides the parameters.
+    """The inputs of the loss of a step, besides the parameters.
 
     Attributes:
       item_table: attributes of the items, dropped ids already marked as unknown.

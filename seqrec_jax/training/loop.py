@@ -75,7 +75,7 @@ class TrainingData(NamedTuple):
 
 @dataclass
 class Progress:
-    """Where a run stands, saved with each checkpoint.
+    """Progress of a run, saved with each checkpoint.
 
     Attributes:
       epoch: finished passes over the training windows.
@@ -131,11 +131,11 @@ def train(
       show_progress: draw a progress bar on the terminal.
 
     Returns:
-      Where the run stands: finished, or stopped by Ctrl-C (`finished` False) with everything saved.
+      Progress of the run: finished, or stopped by Ctrl-C (`finished` False) with everything saved.
 
     Raises:
-      ConfigError: a batch size that the devices cannot share, a warm-up longer than the run, or a metric that
-        the validation does not give.
+      ConfigError: a batch size that the devices cannot share, a warm-up as long as the run, a metric that the
+        validation does not give, or an objective that is no `Objective`.
       DataError: no user with two training events.
       DivergenceError: the loss or a parameter is not finite, or the loss has grown a hundredfold; the last good
         checkpoint is kept.

@@ -83,8 +83,13 @@ def make_run_steps(
       mesh: where the state and the rows of a batch lie.
 
     Raises:
-      ConfigError: `optimizer.rows: read` with an objective that draws no negatives.
+      ConfigError: something else than an `Objective`, or `optimizer.rows: read` with one that draws no negatives.
     """
+    if not isinstance(objective, Objective):
+        raise ConfigError(
+            f"objective must be an Objective, got {type(objective).__name__}; make one of a function that gives the "
+            "loss of each target: Objective(target_losses)"
+        )
     if config.optimizer.rows == "read" and objective.draw is None:
         raise ConfigError(
             "training.optimizer.rows is read, but the objective draws no negatives, so that it reads every row; give "

@@ -47,7 +47,7 @@ class ApplyUpdate(Protocol):
 
 
 class Update(NamedTuple):
-    """How a training step changes the parameters.
+    """A rule by which a training step changes the parameters.
 
     Attributes:
       init: `init(params) -> state`, arrays only, saved with every checkpoint.

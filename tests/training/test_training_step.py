@@ -7,6 +7,7 @@ from typing import get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from tiny_training import (
     BEHAVIOR_WEIGHTS,
@@ -25,12 +26,16 @@ from tiny_training import (
 )
 
 from seqrec_jax.data.batches import gather_batch, history_batch
+from seqrec_jax.errors import ConfigError
 from seqrec_jax.items import id_table
 from seqrec_jax.model import last_states
-from seqrec_jax.parallel import is_item_rows, over_items, replicate
+from seqrec_jax.parallel import is_item_rows, make_mesh, over_items, replicate
 from seqrec_jax.training.checkpoints import CheckpointStore
 from seqrec_jax.training.config import LossConfig, LossKind, OptimizerConfig
+from seqrec_jax.training.objective import Objective
 from seqrec_jax.training.state import init_state
+from seqrec_jax.training.step import make_run_steps
+from seqrec_jax.training.update import gradient_update
 
 LOSSES = get_args(LossKind)
 PLAIN_GRADIENT = replace(CONFIG, optimizer=OptimizerConfig(name="sgd", learning_rate=1.0, b1=0.0))
@@ -183,6 +188,17 @@ def test_reading_some_rows_agrees_where_devices_share_the_items():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), state.params, shared)
 
 
+def test_an_objective_that_cannot_be_trained_with_is_refused():
+    options = {"length": LENGTH, "behavior_weights": jnp.asarray(BEHAVIOR_WEIGHTS), "mesh": make_mesh(1)}
+    update = gradient_update(optax.sgd(1.0))
+    with pytest.raises(ConfigError, match=r"objective must be an Objective, got function; make one of a function"):
+        make_run_steps(tiny_model(), lambda *_: jnp.zeros(()), update, config=CONFIG, **options)
+    read = replace(CONFIG, loss=LossConfig(kind="bpr"), optimizer=OptimizerConfig(rows="read"))
+    own = Objective(lambda queries, v_y, targets, negatives: jnp.zeros(targets.shape))
+    with pytest.raises(ConfigError, match=r"rows is read, but the objective draws no negatives"):
+        make_run_steps(tiny_model(), own, update, config=read, **options)
+
+
 def test_no_device_gathers_the_table_or_the_scores_of_all_items():
     """Of the table and the scores of all items each device has its share only: what is exchanged is small."""
     steps = Steps(replace(PLAIN_GRADIENT, loss=LossConfig()), devices=8, model_devices=4, kind="sasrec")
@@ -204,7 +220,7 @@ def test_masks_are_the_same_on_one_and_on_eight_devices():
 
 @pytest.mark.parametrize("kind", ["linear_recurrence", "sasrec", "bert4rec", "ligr", "hstu"])
 def test_an_encoder_learns_which_item_follows(kind):
-    """Nine in ten events are followed by the next item of the catalogue; the model is asked as when it recommends."""
+    """Nine in ten events are followed by the next item of the catalogue; the model predicts as for a recommendation."""
     config = replace(CONFIG, optimizer=OptimizerConfig(learning_rate=2e-2), max_epochs=80, mask_last_share=0.9)
     model, steps = tiny_model(kind, 0.0), shared_steps(config, devices=1, kind=kind, dropout=0.0)
     params = jax.jit(model.init)(jax.random.key(0))
