@@ -8,12 +8,13 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from seqrec_jax import losses
 from seqrec_jax.negatives import Negatives, in_batch_negatives, mixed_negatives, popularity_sampler, sample_negatives
 from seqrec_jax.scoring import pair_scores
 from seqrec_jax.training.config import LossConfig
+from seqrec_jax.types import ArrayLike
 
 _LARGEST_PROPENSITY_WEIGHT = 10.0  # a target that counts for more than ten others makes steps too noisy
 
@@ -108,14 +109,15 @@ class Objective(NamedTuple):
 
     def __call__(
         self,
-        queries: Float[Array, "B L E"],
-        v_y: Float[Array, "V1 E"],
-        targets: Int[Array, "B L"],
-        weights: Float[Array, "B L"],
+        queries: Float[ArrayLike, "B L E"],
+        v_y: Float[ArrayLike, "V1 E"],
+        targets: Int[ArrayLike, "B L"],
+        weights: Float[ArrayLike, "B L"],
         step_key: Key[Array, ""],
         row_keys: Key[Array, " B"],
     ) -> Float[Array, ""]:
         """The mean with freshly drawn negatives, float32; arguments as for `mean` and `draw`."""
+        queries, v_y, targets, weights = map(jnp.asarray, (queries, v_y, targets, weights))
         negatives = None if self.draw is None else self.draw(targets, step_key, row_keys)
         return self.mean(queries, v_y, targets, self.weigh(targets, weights), negatives)
 
@@ -123,8 +125,8 @@ class Objective(NamedTuple):
 def make_objective(
     config: LossConfig,
     *,
-    item_counts: Int[np.ndarray, " V1"],
-    target_counts: Int[np.ndarray, " V1"] | None = None,
+    item_counts: Shaped[np.ndarray, " V1"],
+    target_counts: Shaped[np.ndarray, " V1"] | None = None,
     data_devices: int = 1,
     model_devices: int = 1,
 ) -> Objective:
