@@ -133,7 +133,8 @@ def on_this_process(tree: Tree) -> Tree:
     """A tree of global arrays as arrays that this process holds whole; the tree itself for a single process."""
     if jax.process_count() == 1:
         return tree
-    return multihost_utils.process_allgather(tree, tiled=True)
+    gathered: Tree = multihost_utils.process_allgather(tree, tiled=True)
+    return gathered
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -203,7 +204,8 @@ def rows_on_mesh(num_items: int, *, model_devices: int) -> int:
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """Put every array of a tree whole on every device of the mesh."""
-    return jax.device_put(tree, replicated(mesh))
+    placed: Tree = jax.device_put(tree, replicated(mesh))
+    return placed
 
 
 def init_on_mesh(init: Callable[[PRNGKeyArray], Tree], key: PRNGKeyArray, mesh: Mesh) -> Tree:
@@ -215,12 +217,13 @@ def init_on_mesh(init: Callable[[PRNGKeyArray], Tree], key: PRNGKeyArray, mesh: 
       mesh: the devices; shardings are those of `state_sharding`.
     """
     sharding = state_sharding(jax.eval_shape(init, key), mesh)
-    return jax.jit(init, out_shardings=sharding)(key)
+    tree: Tree = jax.jit(init, out_shardings=sharding)(key)
+    return tree
 
 
 def data_size(mesh: Mesh) -> int:
     """Size of the data axis, over which a batch is split."""
-    return mesh.shape[DATA_AXIS]
+    return int(mesh.shape[DATA_AXIS])
 
 
 def is_simulated(mesh: Mesh) -> bool:

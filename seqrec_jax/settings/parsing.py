@@ -52,7 +52,8 @@ def parse_config(
 
 def config_dict(config: Any) -> dict[str, Any]:
     """A configuration as nested dictionaries and lists, for YAML or JSON."""
-    return yaml.safe_load(config_yaml(config))
+    values: dict[str, Any] = yaml.safe_load(config_yaml(config))
+    return values
 
 
 def config_yaml(config: Any) -> str:
@@ -63,7 +64,8 @@ def config_yaml(config: Any) -> str:
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
-    return yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def field_names(cls: type, prefix: str = "") -> list[str]:
@@ -134,37 +136,42 @@ def _hints(cls: type) -> dict[str, Any]:
     return {entry.name: hints[entry.name] for entry in fields(cls)}
 
 
-def _with_values(section: Any, given: dict[str, Any]) -> Any:
+def _with_values(section: Config, given: dict[str, Any]) -> Config:
     """A section with some fields replaced, at any depth; their own checks run here."""
     changes = {}
     for key, value in given.items():
         default = getattr(section, key)
         changes[key] = _with_values(default, value) if is_dataclass(default) else value
-    return replace(section, **changes)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without doubled keys, of which all but the last would be lost."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if doubled := {key for key in keys if keys.count(key) > 1}:
-            raise yaml.constructor.ConstructorError(
-                problem=f"the key {min(doubled)} occurs twice", problem_mark=node.start_mark
-            )
-        return super().construct_mapping(node, deep)
+    changed: Config = replace(section, **changes)  # type: ignore[type-var]  # a dataclass, see `parse_config`
+    return changed
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"there is no configuration file {path}")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        text = path.read_text(encoding="utf-8")
+        _check_doubled(yaml.compose(text, Loader=yaml.SafeLoader))
+        values = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold sections and fields, found {type(values).__name__}")
     return values
+
+
+def _check_doubled(node: yaml.Node | None) -> None:
+    """Raise for a key that occurs twice in a mapping, of which YAML would keep the last."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        if doubled := {str(key) for key in keys if keys.count(key) > 1}:
+            mark = node.start_mark
+            raise yaml.MarkedYAMLError(problem=f"the key {min(doubled)} occurs twice", problem_mark=mark)
+        for _, value in node.value:
+            _check_doubled(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _check_doubled(value)
 
 
 def _unknown_key(key: str, cls: type) -> str:

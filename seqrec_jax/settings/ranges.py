@@ -39,7 +39,7 @@ class Interval:
 
     def __contains__(self, value: Any) -> bool:
         above = self.low <= value if self._includes_low else self.low < value
-        return above and (value <= self.high if self._includes_high else value < self.high)
+        return bool(above and (value <= self.high if self._includes_high else value < self.high))
 
     def __str__(self) -> str:
         low = "at least" if self._includes_low else "greater than"

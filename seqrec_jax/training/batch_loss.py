@@ -80,7 +80,12 @@ def make_step_loss(
 def _in_precision(params: Params, config: TrainingConfig) -> Params:
     """Floating-point parameters in the dtype of the encoder's arithmetic; others as they are."""
     dtype = jnp.bfloat16 if config.precision == "bfloat16" else jnp.float32
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, params)
+
+    def cast(leaf: Array) -> Array:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    cast_params: Params = jax.tree.map(cast, params)
+    return cast_params
 
 
 def _vectors(

@@ -77,7 +77,8 @@ class CheckpointStore:
     @property
     def last_step(self) -> int | None:
         """Step of the last complete checkpoint; None if there is none."""
-        return self._manager.latest_step()
+        step: int | None = self._manager.latest_step()
+        return step
 
     @property
     def best_step(self) -> int | None:

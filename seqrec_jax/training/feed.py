@@ -137,7 +137,8 @@ def _make_epoch_rows(plan: EpochPlan, starts: np.ndarray) -> Callable[[int], Row
     def epoch_rows(windows: Windows, packing: Packing, epoch: jax.Array) -> Rows:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(plan.seed), _ORDER_STREAM), epoch)
         rows = shuffled_rows(windows, packing, key)
-        return jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, padding), (0, 0))), rows)
+        padded: Rows = jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, padding), (0, 0))), rows)
+        return padded
 
     # passed as arguments, since constants would be compiled into the function
     tree = (Windows(starts, plan.windows.lengths), plan.packing)

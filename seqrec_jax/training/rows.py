@@ -62,9 +62,10 @@ def take_rows(column: Shaped[Array, "V1 ..."], items: Int[Array, " R"]) -> Shape
 
 def take_item_rows(tree: Tree, items: Int[Array, " R"]) -> Tree:
     """A tree in which every table with a row for each item is reduced to the rows `[R]` of `items`."""
-    return jax.tree_util.tree_map_with_path(
+    taken: Tree = jax.tree_util.tree_map_with_path(
         lambda path, leaf: take_rows(leaf, items) if is_item_rows(path) else leaf, tree
     )
+    return taken
 
 
 def put_item_rows(tree: Tree, part: Tree, items: Int[Array, " R"]) -> Tree:
@@ -75,4 +76,5 @@ def put_item_rows(tree: Tree, part: Tree, items: Int[Array, " R"]) -> Tree:
             return new
         return whole.at[items].set(new, mode="drop", unique_indices=True, indices_are_sorted=True)
 
-    return jax.tree_util.tree_map_with_path(put, tree, part)
+    whole: Tree = jax.tree_util.tree_map_with_path(put, tree, part)
+    return whole

@@ -87,7 +87,8 @@ def make_optimizer(config: OptimizerConfig, *, total_steps: int) -> optax.Gradie
 
     def update_in_standard_promotion(*arguments: Any, **options: Any) -> tuple[Params, optax.OptState]:
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes dtypes, also where the caller's rule is strict
-            return update.update(*arguments, **options)
+            updated: tuple[Params, optax.OptState] = update.update(*arguments, **options)
+        return updated
 
     return optax.GradientTransformation(update.init, update_in_standard_promotion)
 

@@ -223,4 +223,5 @@ def _split(row_keys: Key[Array, " B"], count: int) -> Key[Array, "count B"]:
 
 
 def _columns(leaf: Array, order: Int[Array, "B L"]) -> Array:
-    return jax.vmap(lambda row, order: row[order])(leaf, order)
+    columns: Array = jax.vmap(lambda row, order: row[order])(leaf, order)
+    return columns

@@ -144,6 +144,7 @@ def merge_where_unread(params: Params) -> Params:
 def _with_orthogonality(optimizer: optax.GradientTransformation, weight: float) -> optax.GradientTransformation:
     def update(grads: Params, state: optax.OptState, trained: Any = None) -> tuple[Any, optax.OptState]:
         penalty = jax.grad(lambda factors: weight * orthogonality_loss(factors))(trained)
-        return optimizer.update(jax.tree.map(jnp.add, grads, penalty), state, trained)
+        updates, state = optimizer.update(jax.tree.map(jnp.add, grads, penalty), state, trained)
+        return updates, state
 
     return optax.GradientTransformation(optimizer.init, update)
