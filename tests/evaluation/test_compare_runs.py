@@ -158,10 +158,9 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(fast, tiny_run, tmp_pa
 
 def test_two_systems_of_one_name_are_refused(tiny_run, lists_file, tmp_path):
     for runs, lists, name in (
-        ([tiny_run.run, tiny_run.run], [], str(tiny_run.run)),
-        ([tiny_run.run], [f"tiny={lists_file}"], "tiny"),
-        ([tiny_run.run], [f"a={lists_file}", f"a={lists_file}"], "a"),
-        ([tiny_run.run], [f"most popular={lists_file}"], "most popular"),
+        ([tiny_run.run, tiny_run.run], {}, str(tiny_run.run)),
+        ([tiny_run.run], {"tiny": lists_file}, "tiny"),
+        ([tiny_run.run], {"most popular": lists_file}, "most popular"),
     ):
         with pytest.raises(ConfigError) as raised:
             pipeline.compare(runs, quick(tiny_run), output=tmp_path / "out", lists=lists)
@@ -231,12 +230,14 @@ def test_lists_that_cannot_be_used_are_refused(call, tiny_run, lists_file, tmp_p
     pd.read_csv(lists_file).assign(user_id="somebody else").drop_duplicates("item_id").to_csv(wrong, index=False)
     for given, message in (
         (f"theirs={tmp_path / 'none.csv'}", f"{tmp_path / 'none.csv'} "),
-        (str(lists_file), "lists are given as name=path, such as today=lists.parquet, got "),
+        (str(lists_file), "lists are given as name=path, such as first=folder/file, got "),
         (f"={lists_file}", "lists are given as name=path, "),
         ("theirs=", "lists are given as name=path, "),
+        (("a=x", "a=y"), "lists name 'a' twice; give each a name of its own"),
         (f"theirs={wrong}", "wrong.csv names none of the "),
     ):
-        code, lines, errors = call("compare", tiny_run.run, "--lists", given, "--output", tmp_path / "out")
+        words = [word for one in ([given] if isinstance(given, str) else given) for word in ("--lists", one)]
+        code, lines, errors = call("compare", tiny_run.run, *words, "--output", tmp_path / "out")
         assert (code, lines) == (2, [])
         assert errors.startswith("seqrec compare: ") and message in errors and errors.count("\n") == 1
     with pytest.raises(DataError):
