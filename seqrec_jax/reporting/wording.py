@@ -96,8 +96,8 @@ def sentence(text: Any) -> str:
     >>> sentence("the margin is not reached"), sentence("Is it?")
     ('The margin is not reached.', 'Is it?')
     """
-    text = str(text).strip()
-    return text[:1].upper() + text[1:] + ("" if not text or text.endswith((".", "!", "?", "…")) else ".")
+    words = str(text).strip()
+    return words[:1].upper() + words[1:] + ("" if not words or words.endswith((".", "!", "?", "…")) else ".")
 
 
 def join_names(names: Sequence[str]) -> str:

@@ -115,7 +115,7 @@ def sampled_rank_probabilities(
         )
     above, below, found = above[:, None], (others - above)[:, None], np.arange(most)[None, :]
     ways = _log_choose(above, found) + _log_choose(below, num_negatives - found)
-    return np.exp(ways - _log_choose(others[:, None], num_negatives))
+    return np.asarray(np.exp(ways - _log_choose(others[:, None], num_negatives)))
 
 
 def expected_gains(gains: ArrayLike, ranks: ArrayLike, *, num_candidates: ArrayLike, num_negatives: int) -> np.ndarray:

@@ -172,7 +172,7 @@ def _exposures(
 
 def _user_weights(chances: Float[np.ndarray, " T"], cases: EvaluationCases) -> Float[np.ndarray, " U"]:
     inverse = np.asarray(metrics.inverse_propensity_weights(jnp.asarray(chances, dtype=jnp.float32)), dtype=np.float64)
-    return np.add.reduceat(inverse, cases.target_offsets[:-1]) / cases.num_targets
+    return np.asarray(np.add.reduceat(inverse, cases.target_offsets[:-1]) / cases.num_targets)
 
 
 def _estimate(values: np.ndarray, weights: np.ndarray, config: EvaluationConfig) -> dict[str, float]:

@@ -283,13 +283,13 @@ def _serendipity(
     case = np.repeat(np.arange(len(lists)), cases.num_targets)
     surprises = np.bincount(case, weights=(judged.ranks <= k) & (base.ranks > k), minlength=len(lists))
     filled = (lists > 0).sum(axis=1)
-    return np.divide(surprises, filled, out=np.full(len(lists), np.nan), where=filled > 0)
+    return np.asarray(np.divide(surprises, filled, out=np.full(len(lists), np.nan), where=filled > 0))
 
 
 def _lorenz(shown: np.ndarray) -> Float[np.ndarray, " 101"]:
     sums = np.concatenate([[0.0], np.cumsum(np.sort(shown))])
     shares = sums / max(sums[-1], 1.0)
-    return np.interp(np.linspace(0, 1, 101), np.linspace(0, 1, len(shares)), shares)
+    return np.asarray(np.interp(np.linspace(0, 1, 101), np.linspace(0, 1, len(shares)), shares))
 
 
 def _groups(

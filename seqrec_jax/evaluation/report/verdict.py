@@ -93,7 +93,7 @@ def lower_is_better(metric: str) -> bool:
     return metric.partition("@")[0] in ("mean_rank", "rank", "log_loss", "calibration_error")
 
 
-def mean_of(system: Mapping, metric: str) -> float:
+def mean_of(system: Mapping[str, Any], metric: str) -> float:
     """A system's mean of a metric, nan where it has none."""
     return number((system["metrics"].get(metric) or {}).get("mean"))
 

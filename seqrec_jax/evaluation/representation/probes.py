@@ -296,8 +296,7 @@ def _auc(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.nd
     zeros = np.add.reduceat(weights * ~is_one, starts, axis=1)
     won = np.sum(ones * (np.cumsum(zeros, axis=1) - zeros / 2), axis=1)
     pairs = ones.sum(axis=1) * zeros.sum(axis=1)
-    shares = np.full(len(won), np.nan)
-    return np.divide(won, pairs, out=shares, where=pairs > 0)
+    return np.asarray(np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0))
 
 
 _FIGURES: dict[str, Figure] = {"accuracy": _accuracy, "auc": _auc, "r2": _r2}

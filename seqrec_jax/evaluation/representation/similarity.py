@@ -276,7 +276,7 @@ def _compare(a: Array, b: Array, *, k: int) -> _Comparison:
     )
 
 
-def _same_rows(a: Array, b: Array, *, least: int) -> tuple[Array, Array]:
+def _same_rows(a: ArrayLike, b: ArrayLike, *, least: int) -> tuple[Array, Array]:
     if np.ndim(a) != 2 or np.ndim(b) != 2 or len(a) != len(b) or len(a) < least:
         raise ShapeError(
             f"a has shape {np.shape(a)} and b {np.shape(b)}, expected [N, D] and [N, E] with the same N of at least "

@@ -406,14 +406,14 @@ def two_dimensional_map(v: Float[ArrayLike, "N D"]) -> PlaneMap:
     return PlaneMap(points, values[:2] ** 2 / jnp.sum(values**2))
 
 
-def _several(v: Array) -> Array:
-    v = as_vectors(v)
-    if len(v) < 2:
-        raise ShapeError(f"expected at least two vectors, got shape {v.shape}")
-    return v
+def _several(v: ArrayLike) -> Array:
+    vectors = as_vectors(v)
+    if len(vectors) < 2:
+        raise ShapeError(f"expected at least two vectors, got shape {vectors.shape}")
+    return vectors
 
 
-def _pairs(v_x: Array, v_y: Array) -> tuple[Array, Array]:
+def _pairs(v_x: ArrayLike, v_y: ArrayLike) -> tuple[Array, Array]:
     first, second = unit_vectors(v_x), unit_vectors(v_y)
     if first.shape != second.shape:
         raise ShapeError(

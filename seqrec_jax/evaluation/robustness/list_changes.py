@@ -330,7 +330,7 @@ def _first_unseen(cases: EvaluationCases, items: np.ndarray) -> tuple[np.ndarray
 
 def _last_where_unranked(ranks: np.ndarray, cases: EvaluationCases) -> np.ndarray:
     """`[U]` float64 ranks of one target a user, behind all candidates where it cannot be ranked."""
-    return np.minimum(ranks, cases.num_candidates).astype(np.float64)
+    return np.asarray(np.minimum(ranks, cases.num_candidates), dtype=np.float64)
 
 
 def _with_targets(cases: EvaluationCases, items: np.ndarray) -> EvaluationCases:

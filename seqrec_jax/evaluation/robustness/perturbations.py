@@ -364,7 +364,7 @@ def _draw_items(count: int, weights: np.ndarray | None, num_items: int, rng: np.
 
 def _places(histories: Sequences) -> np.ndarray:
     """`[N]` place of each event in its user's history, from 0."""
-    return np.arange(len(histories.item_ids)) - np.repeat(histories.offsets[:-1], histories.lengths)
+    return np.asarray(np.arange(len(histories.item_ids)) - np.repeat(histories.offsets[:-1], histories.lengths))
 
 
 def _times_between(histories: Sequences, users: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -373,7 +373,7 @@ def _times_between(histories: Sequences, users: np.ndarray, places: np.ndarray, 
     before = np.maximum(after - 1, histories.offsets[users])
     after = np.minimum(after, histories.offsets[1:][users] - 1)
     start = histories.timestamps[before]
-    return start + rng.integers(0, histories.timestamps[after] - start, endpoint=True)
+    return np.asarray(start + rng.integers(0, histories.timestamps[after] - start, endpoint=True))
 
 
 def _keep(histories: Sequences, keep: Bool[np.ndarray, " N"]) -> Sequences:

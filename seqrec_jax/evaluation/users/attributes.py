@@ -197,8 +197,7 @@ def _history_popularity(histories: Sequences, counts: Int[np.ndarray, " V1"]) ->
     logs = np.log1p(counts)[histories.item_ids[real]]
     sums = np.bincount(users[real], weights=logs, minlength=histories.num_users)
     sizes = np.bincount(users[real], minlength=histories.num_users)
-    means = np.full(len(sizes), np.nan)
-    return np.divide(sums, sizes, out=means, where=sizes > 0)
+    return np.asarray(np.divide(sums, sizes, out=np.full(len(sizes), np.nan), where=sizes > 0))
 
 
 def _categories(dataset: Dataset) -> dict[str, pd.Categorical]:

@@ -297,7 +297,7 @@ def found_by_bin(judged: Judged, cases: EvaluationCases, bins: Bins, *, k: int) 
     count = np.bincount(cells, minlength=users * width)
     found = np.bincount(cells, weights=judged.ranks <= k, minlength=users * width)
     shares = np.divide(found, count, out=np.full(len(count), np.nan), where=count > 0)
-    return shares.reshape(users, width)
+    return np.reshape(shares, (users, width))
 
 
 def exposure_share(lists: np.ndarray, group: np.ndarray) -> float:
@@ -406,7 +406,7 @@ def _middles(values: pd.Series, bins: Bins) -> np.ndarray:
     numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
     sums = np.bincount(bins.codes, weights=numbers, minlength=len(bins.labels))
     counts = np.bincount(bins.codes, minlength=len(bins.labels))
-    return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+    return np.asarray(np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0))
 
 
 def _without_history(cases: EvaluationCases, users: pd.DataFrame) -> str:
