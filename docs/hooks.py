@@ -49,7 +49,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, f"tutorials/{name}", content=content))
     for source, target in PAGES_OF_THE_REPOSITORY.items():
         if files.get_file_from_path(target) is None:
-            text = re.sub(r"\]\(docs/", "](", (ROOT / source).read_text(encoding="utf-8"))
+            text = (ROOT / source).read_text(encoding="utf-8").replace("](docs/", "](")
+            for name, page in PAGES_OF_THE_REPOSITORY.items():
+                text = text.replace(f"]({name}", f"]({page}")
             files.append(File.generated(config, target, content=text))
     for pattern in FILES_OF_THE_REPOSITORY:
         for path in sorted(ROOT.glob(pattern)):

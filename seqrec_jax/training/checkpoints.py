@@ -49,6 +49,7 @@ class CheckpointStore:
         options = ocp.CheckpointManagerOptions(
             create=not read_only,
             read_only=read_only,
+            save_interval_steps=0 if read_only else 1,
             cleanup_tmp_directories=not read_only,
             preservation_policy=policies.AnyPreservationPolicy(
                 [
@@ -100,16 +101,14 @@ class CheckpointStore:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(evaluated_params(state)),
+            training=ocp.args.StandardSave(_training_tree(state)),
+            progress=ocp.args.JsonSave({"schema_version": SCHEMA_VERSION, **progress}),
+        )
         try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(evaluated_params(state)),
-                    training=ocp.args.StandardSave(_training_tree(state)),
-                    progress=ocp.args.JsonSave({"schema_version": SCHEMA_VERSION, **progress}),
-                ),
-                metrics=None if score is None else {_SCORE: score},
-            )
+            with _errors_only():
+                self._manager.save(step, args=items, metrics=None if score is None else {_SCORE: score})
         except (OSError, ValueError) as error:
             raise self._cannot_write(error) from error
 
@@ -287,7 +286,7 @@ def load_params(model: SequenceModel, run: str | Path, *, step: int | None = Non
 
 @contextmanager
 def _errors_only() -> Iterator[None]:
-    """Without the warnings that Orbax logs for each directory that is opened for reading only."""
+    """Without the warnings that Orbax logs for a directory opened for reading, and for a checkpoint without a score."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,0 +1,33 @@
+"""Shows the doctests of docstrings as code: mkdocstrings would take their `>>>` for quotations (`mkdocs.yml`)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+_EXAMPLE = re.compile(r"(?:^>>> .*\n?(?:^(?!>>> )\S.*\n?|^ +\S.*\n?)*)+", re.M)
+
+
+class Examples(griffe.Extension):
+    """Puts each run of examples into a fenced block."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Change the docstring of a loaded object in place."""
+        if obj.docstring is not None:
+            obj.docstring.value = fenced(obj.docstring.value)
+
+
+def fenced(text: str) -> str:
+    """A docstring with its examples as Markdown code.
+
+    >>> print(fenced("One.\\n\\n>>> 1 + 1\\n2").replace("`", "'"))
+    One.
+    <BLANKLINE>
+    '''pycon
+    >>> 1 + 1
+    2
+    '''
+    """
+    return _EXAMPLE.sub(lambda example: f"```pycon\n{example[0].rstrip()}\n```\n", text)
