@@ -147,7 +147,7 @@ def non_inferiority(fused: np.ndarray, ids: np.ndarray) -> Row:
     if not ids.any():
         return {"verdict": "not asked", "reason": "ids alone find none of these items"}
     for margin in MARGINS:
-        found = equivalence(fused, ids, relative_margin=margin, question="non-inferiority")
+        found = equivalence(fused, ids, relative_margin=margin, question="non-inferiority", unit_name="users")
         if found.verdict[0] != "refused":
             break
     return {"relative_margin": margin, "verdict": str(found.verdict[0]), "reason": str(found.reason[0])}

@@ -6,15 +6,15 @@ class SeqrecError(ValueError):
 
 
 class DataError(SeqrecError):
-    """A file, column, row or identifier is not what the data contract asks for."""
+    """A file, column, row or identifier violates the data contract."""
 
 
 class ConfigError(SeqrecError):
-    """A configuration key or value is unknown, of the wrong type, or out of range."""
+    """A configuration key, or the value of a key or an argument, is unknown, of the wrong type, or out of range."""
 
 
 class ShapeError(SeqrecError):
-    """Arrays do not fit together; raised at trace time."""
+    """Shapes or dtypes of arrays do not match; raised at trace time."""
 
 
 class CheckpointError(SeqrecError):

@@ -6,7 +6,7 @@ Public functions take NumPy or JAX arrays and return JAX arrays. A shape is stat
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ AxisName: TypeAlias = str | tuple[str, ...] | None
 """Mesh axis or axes that a function inside `shard_map` or `pmap` reduces over; None: this device has it all."""
 
 
+@runtime_checkable
 class MetricFunction(Protocol):
     """A metric of the ranks of each user's relevant items, cut at k, such as `metrics.ndcg_at_k`."""
 
@@ -41,6 +42,7 @@ class MetricFunction(Protocol):
         ...
 
 
+@runtime_checkable
 class LossFunction(Protocol):
     """A loss of each target's score beside the scores of its negatives, such as `losses.bpr_loss`."""
 

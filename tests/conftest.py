@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import pytest
+import typechecking
 
 if TYPE_CHECKING:
     from tiny import TinyRun
@@ -44,6 +45,12 @@ WORKER_BYTES = 2 * 2**30
 """The most memory that a worker takes at its peak, and what it is planned with."""
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Run the annotations, unless the command line says how."""
+    if not config.getoption("jaxtyping_packages"):
+        typechecking.install()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from seqrec_jax import negatives
-from seqrec_jax.errors import DataError
+from seqrec_jax.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize("power", [None, 0.0, 0.5, 1.0])
@@ -121,5 +121,5 @@ def test_counts_that_make_no_distribution_are_refused(counts):
 
 
 def test_a_sampler_without_items_is_refused():
-    with pytest.raises(DataError, match="num_items = 0"):
+    with pytest.raises(ConfigError, match="num_items must be at least 1, got 0"):
         negatives.uniform_sampler(0)

@@ -21,7 +21,7 @@ from seqrec_jax.statistics import (
     holm_correction,
     minimal_detectable_difference,
     paired_differences,
-    users_needed,
+    units_needed,
 )
 
 Row = dict[str, Any]
@@ -107,10 +107,10 @@ def _rows_of_pair(system: Judged, baseline: Judged, metrics: Sequence[str], conf
     found = paired_differences(first, second, num_resamples=config.num_resamples, seed=config.seed)
     both = first.notna() & second.notna()
     means = second.where(both).mean().to_numpy()
-    smallest = minimal_detectable_difference(found.deviation, found.users)
-    needed = users_needed(found.deviation, found.mean)
+    smallest = minimal_detectable_difference(found.deviation, found.units)
+    needed = units_needed(found.deviation, found.mean)
     # a metric that is undefined for all users, or zero for the baseline, has no relative margin
-    usable = np.flatnonzero((found.users >= 2) & (means > 0))
+    usable = np.flatnonzero((found.units >= 2) & (means > 0))
     sentences = dict.fromkeys(range(len(metrics)), "")
     if len(usable):
         tested = equivalence(
@@ -119,6 +119,7 @@ def _rows_of_pair(system: Judged, baseline: Judged, metrics: Sequence[str], conf
             relative_margin=config.margin,
             question="non-inferiority",
             level=0.025,
+            unit_name="users",
         )
         sentences |= dict(zip(usable.tolist(), map(str, tested.reason), strict=True))
     return [
@@ -135,7 +136,7 @@ def _rows_of_pair(system: Judged, baseline: Judged, metrics: Sequence[str], conf
             "p_bootstrap": found.p_bootstrap[column],
             "p_t": found.p_t[column],
             "p_wilcoxon": found.p_wilcoxon[column],
-            "users": found.users[column],
+            "users": found.units[column],
             "minimal_detectable": smallest[column],
             "users_needed": needed[column],
             # a system that is better needs no test of non-inferiority

@@ -1,11 +1,11 @@
-"""Every training objective: arrays in, one float32 value a target out; `mean_…` and `weighted_mean` reduce.
+"""Training losses: arrays in, one float32 value for each target out; `mean_…` and `weighted_mean` reduce.
 
-The values of a loss are multiplied by `weights` (`[*T]` float32, None means 1) and 0 where `where` (`[*T]`,
-None = all) is False; a target without weight touches neither value nor gradient, whatever it holds. To
-average, give the weights to `weighted_mean` and leave the loss unweighted.
+The values of a loss are multiplied by `weights` (`[*T]` floating point, None means 1) and 0 where `where` (`[*T]`
+bool, None means all) is False; a target of weight 0 changes neither values nor gradients, whatever it holds. To
+average, pass the weights to `weighted_mean` and leave the loss unweighted.
 
-How gradients meet several devices: the gradient of a mean with `axis_name` by a replicated parameter is the
-whole batch's as it stands inside `jax.shard_map`, and inside `jax.pmap` after `jax.lax.pmean` over it.
+On several devices, the gradient of a mean with `axis_name` by a replicated parameter is that of the whole batch
+inside `jax.shard_map`; inside `jax.pmap` it is so after `jax.lax.pmean`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from seqrec_jax.losses.pointwise import (
 from seqrec_jax.losses.reduce import weighted_mean
 from seqrec_jax.losses.sampled import negative_scores, negatives_that_count, sampled_softmax_loss
 from seqrec_jax.losses.softmax import mean_softmax_loss, softmax_loss
-from seqrec_jax.losses.weighting import combine_losses, inverse_propensity_weights, uncertainty_weighted_loss
+from seqrec_jax.losses.weighting import combine_losses, item_count_weights, uncertainty_weighted_loss
 
 __all__ = [
     "binary_cross_entropy_loss",
@@ -34,7 +34,7 @@ __all__ = [
     "combine_losses",
     "contrastive_loss",
     "generalized_binary_cross_entropy_loss",
-    "inverse_propensity_weights",
+    "item_count_weights",
     "logistic_loss",
     "mean_softmax_loss",
     "negative_scores",

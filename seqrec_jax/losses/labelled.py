@@ -1,29 +1,30 @@
-"""Losses of scores beside labels: which class, whether it happened, and clicks with the conversions after them."""
+"""Losses of logits and labels: the class of a target, a binary outcome, and clicks with the conversions after them."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 from seqrec_jax.errors import ShapeError
 from seqrec_jax.losses.inputs import check_shape, target_weights
+from seqrec_jax.types import ArrayLike
 
 
 def class_loss(
-    logits: Float[Array, "*T K"],
-    classes: Int[Array, "*T"],
+    logits: Float[ArrayLike, "*T K"],
+    classes: Integer[ArrayLike, "*T"],
     *,
-    where: Bool[Array, "*T"] | None = None,
-    weights: Float[Array, "*T"] | None = None,
+    where: Bool[ArrayLike, "*T"] | None = None,
+    weights: Float[ArrayLike, "*T"] | None = None,
 ) -> Float[Array, "*T"]:
-    """−log softmax of the class that is true, for classes that are few enough to score at once.
+    """−log softmax of the true class, for classes that are few enough to score at once.
 
     Args:
-      logits: `[*T, K]`, column j that of class j + 1.
-      classes: `[*T]` from 1 to K; 0 = unknown, which counts as masked.
-      where: `[*T]` True for targets that count.
-      weights: `[*T]` weight of each target.
+      logits: `[*T, K]` floating point; column j belongs to class j + 1.
+      classes: `[*T]` integer class from 1 to K; 0 = unknown, which counts as masked.
+      where: `[*T]` bool, True for targets that count; None means all.
+      weights: `[*T]` floating-point weight of each target; None means 1.
 
     Returns:
       `[*T]` float32.
@@ -43,19 +44,19 @@ def class_loss(
 
 
 def logistic_loss(
-    logits: Float[Array, "*T"],
-    labels: Bool[Array, "*T"],
+    logits: Float[ArrayLike, "*T"],
+    labels: Bool[ArrayLike, "*T"] | Integer[ArrayLike, "*T"],
     *,
-    where: Bool[Array, "*T"] | None = None,
-    weights: Float[Array, "*T"] | None = None,
+    where: Bool[ArrayLike, "*T"] | None = None,
+    weights: Float[ArrayLike, "*T"] | None = None,
 ) -> Float[Array, "*T"]:
-    """−log σ(s) where it happened and −log(1 − σ(s)) where it did not.
+    """Binary cross entropy of logits s: −log σ(s) for a True label and −log(1 − σ(s)) for a False one.
 
     Args:
-      logits: `[*T]` s.
-      labels: `[*T]` True, or 1, where it happened.
-      where: `[*T]` True for targets that count.
-      weights: `[*T]` weight of each target.
+      logits: `[*T]` floating-point s.
+      labels: `[*T]` bool, or integers 0 and 1.
+      where: `[*T]` bool, True for targets that count; None means all.
+      weights: `[*T]` floating-point weight of each target; None means 1.
 
     Returns:
       `[*T]` float32.
@@ -66,31 +67,32 @@ def logistic_loss(
     >>> logistic_loss(jnp.array([0.0, -100.0]), jnp.array([True, False]))
     Array([0.6931472, 0.       ], dtype=float32)
     """
-    (logits,), (labels,), weights = _decisions([logits], [labels], where, weights)
-    return weights * jax.nn.softplus(jnp.where(labels, -logits, logits))
+    (scores,), (happened,), weights = _decisions([logits], [labels], where, weights)
+    return weights * jax.nn.softplus(jnp.where(happened, -scores, scores))
 
 
 def click_and_conversion_loss(
-    click_logits: Float[Array, "*T"],
-    conversion_logits: Float[Array, "*T"],
+    click_logits: Float[ArrayLike, "*T"],
+    conversion_logits: Float[ArrayLike, "*T"],
     *,
-    clicks: Bool[Array, "*T"],
-    conversions: Bool[Array, "*T"],
-    where: Bool[Array, "*T"] | None = None,
-    weights: Float[Array, "*T"] | None = None,
+    clicks: Bool[ArrayLike, "*T"] | Integer[ArrayLike, "*T"],
+    conversions: Bool[ArrayLike, "*T"] | Integer[ArrayLike, "*T"],
+    where: Bool[ArrayLike, "*T"] | None = None,
+    weights: Float[ArrayLike, "*T"] | None = None,
 ) -> Float[Array, "*T"]:
     """Cross entropy of the click, and of the click with a conversion after it, over all impressions.
 
-    The conversion's score is given a click, and σ(s_click) σ(s_conversion) the probability of both. Since that is
-    judged on all impressions, the score is not learnt from the clicked ones alone, which differ from the others.
+    The logit of a conversion is conditional on a click, so σ(s_click) σ(s_conversion) is the probability of both.
+    This product is fitted on all impressions, so the logit is not learnt from the clicked ones alone, which differ
+    from the others.
 
     Args:
-      click_logits: `[*T]` of a click.
-      conversion_logits: `[*T]` of a conversion, should there be a click.
-      clicks: `[*T]` True where there was a click.
-      conversions: `[*T]` True where a conversion followed; one without a click counts for nothing.
-      where: `[*T]` True for impressions that count.
-      weights: `[*T]` weight of each impression.
+      click_logits: `[*T]` floating-point logit of a click.
+      conversion_logits: `[*T]` floating-point logit of a conversion given a click.
+      clicks: `[*T]` bool, or integers 0 and 1: the impression was clicked.
+      conversions: `[*T]` bool, or integers 0 and 1: a conversion followed; ignored without a click.
+      where: `[*T]` bool, True for impressions that count; None means all.
+      weights: `[*T]` floating-point weight of each impression; None means 1.
 
     Returns:
       `[*T]` float32, the sum of both.
@@ -115,17 +117,17 @@ def click_and_conversion_loss(
 
 
 def _decisions(
-    logits: list[Array], labels: list[Array], where: Array | None, weights: Array | None
+    logits: list[ArrayLike], labels: list[ArrayLike], where: ArrayLike | None, weights: ArrayLike | None
 ) -> tuple[list[Array], list[Array], Array]:
-    """Float32 logits that are 0 where nothing counts, bool labels, and weights, all of one shape."""
+    """Float32 logits that are 0 where they do not count, bool labels, and weights, all of one shape."""
     shape = jnp.shape(logits[0])
     for name, arrays in (("logits", logits), ("labels", labels)):
         for array in arrays:
             check_shape(name, array, shape)
-    weights = target_weights(shape, weights, where)
-    counted = [jnp.where(weights != 0, jnp.asarray(values).astype(jnp.float32), 0.0) for values in logits]
+    factors = target_weights(shape, weights, where)
+    counted = [jnp.where(factors != 0, jnp.asarray(values).astype(jnp.float32), 0.0) for values in logits]
     if any(jnp.issubdtype(jnp.asarray(label).dtype, jnp.inexact) for label in labels):
         raise ShapeError(
             "labels are floating point, expected bool, or integers 0 and 1; compare them with a level first"
         )
-    return counted, [jnp.asarray(label).astype(bool) for label in labels], weights
+    return counted, [jnp.asarray(label).astype(bool) for label in labels], factors

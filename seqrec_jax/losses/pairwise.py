@@ -7,26 +7,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from seqrec_jax.losses.inputs import paired_scores
+from seqrec_jax.types import ArrayLike
 
-_MASKED_SCORE = -1e30  # its softmax weight is 0; -inf would make the gradient nan where every negative is masked
+_MASKED_SCORE = -1e30  # its softmax weight is 0; -inf would make the gradient nan if every negative is masked
 
 
 def bpr_loss(
-    positive_scores: Float[Array, "*T"],
-    negative_scores: Float[Array, "*T N"],
+    positive_scores: Float[ArrayLike, "*T"],
+    negative_scores: Float[ArrayLike, "*T N"],
     *,
-    negative_where: Bool[Array, "*T N"] | None = None,
-    where: Bool[Array, "*T"] | None = None,
-    weights: Float[Array, "*T"] | None = None,
+    negative_where: Bool[ArrayLike, "*T N"] | None = None,
+    where: Bool[ArrayLike, "*T"] | None = None,
+    weights: Float[ArrayLike, "*T"] | None = None,
 ) -> Float[Array, "*T"]:
     """−Σₙ log σ(s⁺ − s⁻ₙ): the target should score above each of its N negatives.
 
     Args:
-      positive_scores: `[*T]` scores of the targets.
-      negative_scores: `[*T, N]` scores of the sampled negatives of each target.
-      negative_where: `[*T, N]` True for negatives that count (a hit on the target does not); None = all.
-      where: `[*T]` True for targets that count.
-      weights: `[*T]` weight of each target.
+      positive_scores: `[*T]` floating-point scores of the targets.
+      negative_scores: `[*T, N]` floating-point scores of the sampled negatives of each target.
+      negative_where: `[*T, N]` bool, True for negatives that count (a hit on the target does not); None means all.
+      where: `[*T]` bool, True for targets that count; None means all.
+      weights: `[*T]` floating-point weight of each target; None means 1.
 
     Returns:
       `[*T]` float32, summed over a target's negatives.
@@ -49,25 +50,25 @@ def bpr_loss(
 
 
 def bpr_max_loss(
-    positive_scores: Float[Array, "*T"],
-    negative_scores: Float[Array, "*T N"],
+    positive_scores: Float[ArrayLike, "*T"],
+    negative_scores: Float[ArrayLike, "*T N"],
     *,
-    score_penalty: float | Float[Array, ""] = 1.0,
-    negative_where: Bool[Array, "*T N"] | None = None,
-    where: Bool[Array, "*T"] | None = None,
-    weights: Float[Array, "*T"] | None = None,
+    score_penalty: float | Float[ArrayLike, ""] = 1.0,
+    negative_where: Bool[ArrayLike, "*T N"] | None = None,
+    where: Bool[ArrayLike, "*T"] | None = None,
+    weights: Float[ArrayLike, "*T"] | None = None,
 ) -> Float[Array, "*T"]:
     """−log Σₙ wₙ σ(s⁺ − s⁻ₙ) + λ Σₙ wₙ (s⁻ₙ)² with w = softmax(s⁻): the target against the best of its negatives.
 
     The gradient does not fade with many easy negatives, as that of BPR does, since they weigh nothing.
 
     Args:
-      positive_scores: `[*T]` scores of the targets.
-      negative_scores: `[*T, N]` scores of the sampled negatives of each target.
+      positive_scores: `[*T]` floating-point scores of the targets.
+      negative_scores: `[*T, N]` floating-point scores of the sampled negatives of each target.
       score_penalty: λ, which keeps the negatives' scores near 0.
-      negative_where: `[*T, N]` True for negatives that count (a hit on the target does not); None = all.
-      where: `[*T]` True for targets that count.
-      weights: `[*T]` weight of each target.
+      negative_where: `[*T, N]` bool, True for negatives that count (a hit on the target does not); None means all.
+      where: `[*T]` bool, True for targets that count; None means all.
+      weights: `[*T]` floating-point weight of each target; None means 1.
 
     Returns:
       `[*T]` float32; 0 for a target none of whose negatives counts.

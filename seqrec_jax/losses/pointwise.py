@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Real
 
-from seqrec_jax.errors import ConfigError
 from seqrec_jax.losses.inputs import check_shape, paired_scores, target_weights
+from seqrec_jax.settings import check_value
+from seqrec_jax.types import ArrayLike
 
 
 def squared_error_loss(
-    scores: Float[Array, "*T"],
-    labels: Float[Array, "*T"],
+    scores: Float[ArrayLike, "*T"],
+    labels: Real[ArrayLike, "*T"],
     *,
-    where: Bool[Array, "*T"] | None = None,
-    weights: Float[Array, "*T"] | None = None,
+    where: Bool[ArrayLike, "*T"] | None = None,
+    weights: Float[ArrayLike, "*T"] | None = None,
 ) -> Float[Array, "*T"]:
     """(score − label)².
 
     Args:
-      scores: `[*T]` scores.
-      labels: `[*T]` what they should be, such as 1 for clicked and 0 for not.
-      where: `[*T]` True for targets that count.
-      weights: `[*T]` weight of each target.
+      scores: `[*T]` floating-point scores.
+      labels: `[*T]` numbers that the scores should equal, such as 1 for clicked and 0 for not.
+      where: `[*T]` bool, True for targets that count; None means all.
+      weights: `[*T]` floating-point weight of each target; None means 1.
 
     Returns:
       `[*T]` float32.
@@ -43,21 +44,21 @@ def squared_error_loss(
 
 
 def binary_cross_entropy_loss(
-    positive_scores: Float[Array, "*T"],
-    negative_scores: Float[Array, "*T N"],
+    positive_scores: Float[ArrayLike, "*T"],
+    negative_scores: Float[ArrayLike, "*T N"],
     *,
-    negative_where: Bool[Array, "*T N"] | None = None,
-    where: Bool[Array, "*T"] | None = None,
-    weights: Float[Array, "*T"] | None = None,
+    negative_where: Bool[ArrayLike, "*T N"] | None = None,
+    where: Bool[ArrayLike, "*T"] | None = None,
+    weights: Float[ArrayLike, "*T"] | None = None,
 ) -> Float[Array, "*T"]:
     """−log σ(s⁺) − Σₙ log(1 − σ(s⁻ₙ)): the target is labelled 1, each of its N negatives 0.
 
     Args:
-      positive_scores: `[*T]` scores of the targets.
-      negative_scores: `[*T, N]` scores of the sampled negatives of each target.
-      negative_where: `[*T, N]` True for negatives that count (a hit on the target does not); None = all.
-      where: `[*T]` True for targets that count.
-      weights: `[*T]` weight of each target.
+      positive_scores: `[*T]` floating-point scores of the targets.
+      negative_scores: `[*T, N]` floating-point scores of the sampled negatives of each target.
+      negative_where: `[*T, N]` bool, True for negatives that count (a hit on the target does not); None means all.
+      where: `[*T]` bool, True for targets that count; None means all.
+      weights: `[*T]` floating-point weight of each target; None means 1.
 
     Returns:
       `[*T]` float32, summed over a target's negatives.
@@ -78,25 +79,25 @@ def binary_cross_entropy_loss(
 
 
 def generalized_binary_cross_entropy_loss(
-    positive_scores: Float[Array, "*T"],
-    negative_scores: Float[Array, "*T N"],
+    positive_scores: Float[ArrayLike, "*T"],
+    negative_scores: Float[ArrayLike, "*T N"],
     *,
-    beta: float | Float[Array, ""],
-    negative_where: Bool[Array, "*T N"] | None = None,
-    where: Bool[Array, "*T"] | None = None,
-    weights: Float[Array, "*T"] | None = None,
+    beta: float | Float[ArrayLike, ""],
+    negative_where: Bool[ArrayLike, "*T N"] | None = None,
+    where: Bool[ArrayLike, "*T"] | None = None,
+    weights: Float[ArrayLike, "*T"] | None = None,
 ) -> Float[Array, "*T"]:
-    """−log σ(s⁺)^β − Σₙ log(1 − σ(s⁻ₙ)), which undoes the overconfidence that few negatives teach.
+    """−log σ(s⁺)^β − Σₙ log(1 − σ(s⁻ₙ)), which undoes the overconfidence due to few negatives.
 
     It is computed as β softplus(−s⁺) + Σₙ softplus(s⁻ₙ), so that no σ is rounded to 0 or 1 in float32.
 
     Args:
-      positive_scores: `[*T]` scores of the targets.
-      negative_scores: `[*T, N]` scores of uniformly sampled negatives of each target.
+      positive_scores: `[*T]` floating-point scores of the targets.
+      negative_scores: `[*T, N]` floating-point scores of uniformly sampled negatives of each target.
       beta: β in (0, 1], from `calibrated_beta`; 1 is binary cross entropy.
-      negative_where: `[*T, N]` True for negatives that count (a hit on the target does not); None = all.
-      where: `[*T]` True for targets that count.
-      weights: `[*T]` weight of each target.
+      negative_where: `[*T, N]` bool, True for negatives that count (a hit on the target does not); None means all.
+      where: `[*T]` bool, True for targets that count; None means all.
+      weights: `[*T]` floating-point weight of each target; None means 1.
 
     Returns:
       `[*T]` float32, summed over a target's negatives (the source divides by N + 1).
@@ -139,9 +140,7 @@ def calibrated_beta(num_negatives: int, num_items: int, *, calibration: float) -
     >>> calibrated_beta(10, 101, calibration=0.5)
     0.55
     """
-    if num_negatives < 1 or num_items < 2 or not 0 <= calibration <= 1:
-        raise ConfigError(
-            "calibrated_beta needs num_negatives of at least 1, num_items of at least 2 and a calibration from 0 to "
-            f"1, got {num_negatives}, {num_items} and {calibration}"
-        )
+    check_value("num_negatives", num_negatives, "[1, inf)")
+    check_value("num_items", num_items, "[2, inf)")
+    check_value("calibration", calibration, "[0, 1]")
     return 1.0 - calibration * (1.0 - min(1.0, num_negatives / (num_items - 1)))

@@ -6,24 +6,25 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 from seqrec_jax.errors import ShapeError
 from seqrec_jax.losses.inputs import check_shape, target_weights
+from seqrec_jax.types import ArrayLike
 
 _LEAST_LOG_Q = -80.0  # in place of -inf, whose differences are nan
 
 
 def negative_scores(
-    v: Float[Array, "*T E"], v_y: Float[Array, "V+1 E"], *, negative_ids: Int[Array, "*P N"]
+    v: Float[ArrayLike, "*T E"], v_y: Float[ArrayLike, "V1 E"], *, negative_ids: Integer[ArrayLike, "*P N"]
 ) -> Float[Array, "*T N"]:
     """Scores of negatives, v·v_y, gathering each negative's vector once for all targets that share it.
 
     Args:
-      v: `[*T, E]` user vectors in the item space, v_xᵀ W.
-      v_y: `[V+1, E]` item vectors.
-      negative_ids: `[*P, N]` item ids, where `*P` are the first axes of `*T`: of `[B, L]` targets, `[N]` are shared
-        by all, `[B, N]` by a row, and `[B, L, N]` by none. The score of id 0 has no meaning.
+      v: `[*T, E]` floating-point user vectors in the item space, v_xᵀ W.
+      v_y: `[V+1, E]` floating-point item vectors.
+      negative_ids: `[*P, N]` integer item ids, where `*P` are the first axes of `*T`: of `[B, L]` targets, `[N]` are
+        shared by all, `[B, N]` by a row, and `[B, L, N]` by none. The score of id 0 has no meaning.
 
     Returns:
       `[*T, N]` float32 (products of bfloat16 are accumulated in float32).
@@ -50,12 +51,14 @@ def negative_scores(
     return scores.reshape(*places, negative_ids.shape[-1])
 
 
-def negatives_that_count(negative_ids: Int[Array, "*P N"], targets: Int[Array, "*T"]) -> Bool[Array, "*T N"]:
-    """True for negatives that are an item, and not the target itself.
+def negatives_that_count(
+    negative_ids: Integer[ArrayLike, "*P N"], targets: Integer[ArrayLike, "*T"]
+) -> Bool[Array, "*T N"]:
+    """True for negatives that are an item other than the target.
 
     Args:
       negative_ids: `[*P, N]` as for `negative_scores`; 0 = none.
-      targets: `[*T]` item ids.
+      targets: `[*T]` integer item ids.
 
     Returns:
       `[*T, N]` bool.
@@ -69,34 +72,35 @@ def negatives_that_count(negative_ids: Int[Array, "*P N"], targets: Int[Array, "
 
 
 def sampled_softmax_loss(
-    v: Float[Array, "*T E"],
-    v_y: Float[Array, "V+1 E"],
-    targets: Int[Array, "*T"],
+    v: Float[ArrayLike, "*T E"],
+    v_y: Float[ArrayLike, "V1 E"],
+    targets: Integer[ArrayLike, "*T"],
     *,
-    negative_ids: Int[Array, "*P N"],
-    log_q: Float[Array, " V+1"] | None = None,
-    temperature: float | Float[Array, ""] = 1.0,
-    where: Bool[Array, "*T"] | None = None,
-    weights: Float[Array, "*T"] | None = None,
+    negative_ids: Integer[ArrayLike, "*P N"],
+    log_q: Float[ArrayLike, " V1"] | None = None,
+    temperature: float | Float[ArrayLike, ""] = 1.0,
+    where: Bool[ArrayLike, "*T"] | None = None,
+    weights: Float[ArrayLike, "*T"] | None = None,
 ) -> Float[Array, "*T"]:
     """log(c eˢ⁺ + Σₙ eˢₙ) − s⁺ with scores s lowered by log q of their item, over N sampled negatives.
 
-    The target is one candidate more, and every score is corrected for how likely its item was a candidate. A
-    negative that is the target itself is left out, so that no target is pushed down as its own negative; the
-    N q such hits that are expected are counted at the target instead, c = 1 + N q. Without that count a popular
-    target would stand for too little, and what is learnt would not be the data's distribution; with it the
-    gradient is that of the full softmax as N grows.
+    The target is one more candidate, and every score is corrected for the probability that its item is a candidate.
+    A negative that is the target itself is left out, so that no target is its own negative; the N q such hits that
+    are expected are counted at the target instead, c = 1 + N q. Without this count popular targets would get too
+    small a share, and the model would not learn the distribution of the data; with it the gradient is that of the
+    full softmax as N grows.
 
     Args:
-      v: `[*T, E]` user vectors in the item space, v_xᵀ W.
-      v_y: `[V+1, E]` item vectors.
-      targets: `[*T]` item ids; 0 = none, which counts as masked.
-      negative_ids: `[*P, N]` item ids, where `*P` are the first axes of `*T`: of `[B, L]` targets, `[N]` are shared
-        by all, `[B, N]` by a row, and `[B, L, N]` by none; 0 = none.
-      log_q: `[V+1]` log probability by which each item is drawn as a negative; None corrects nothing (c = 1).
+      v: `[*T, E]` floating-point user vectors in the item space, v_xᵀ W.
+      v_y: `[V+1, E]` floating-point item vectors.
+      targets: `[*T]` integer item ids; 0 = none, which counts as masked.
+      negative_ids: `[*P, N]` integer item ids, where `*P` are the first axes of `*T`: of `[B, L]` targets, `[N]` are
+        shared by all, `[B, N]` by a row, and `[B, L, N]` by none; 0 = none.
+      log_q: `[V+1]` floating-point log probability by which each item is drawn as a negative; None makes no
+        correction (c = 1).
       temperature: τ, may be learned; divides the scores before the correction.
-      where: `[*T]` True for targets that count.
-      weights: `[*T]` weight of each target.
+      where: `[*T]` bool, True for targets that count; None means all.
+      weights: `[*T]` floating-point weight of each target; None means 1.
 
     Returns:
       `[*T]` float32.

@@ -1,7 +1,7 @@
 """The softmax over all items, which never holds the scores of all rows, and its gradient.
 
-Rows are cut into chunks, each scored against all items. To cut the items instead takes an online normaliser and a
-fourth matrix product for the gradient; measured it was slower (benchmarks/losses.py), so that only this way is kept.
+Rows are cut into chunks, each scored against all items. Cutting the items instead takes an online normaliser and a
+fourth matrix product for the gradient; it was measured to be slower (benchmarks/losses.py).
 """
 
 from __future__ import annotations
@@ -10,52 +10,54 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
-from seqrec_jax.errors import ConfigError, ShapeError
+from seqrec_jax.errors import ShapeError
 from seqrec_jax.losses.inputs import check_shape, target_weights
 from seqrec_jax.losses.reduce import global_sum
+from seqrec_jax.settings import check_value
+from seqrec_jax.types import ArrayLike, AxisName
 
 _LOGITS_PER_CHUNK = 2**21  # 8 MiB of float32, which a processor's cache holds
-_MIN_CHUNK_SIZE = 256  # fewer rows at a time would spend the time on adding up the gradient of v_y,
-_MAX_CHUNK_LOGITS = 2**27  # but more than 512 MiB is not for that
+_MIN_CHUNK_SIZE = 256  # with fewer rows at a time, adding up the gradient of v_y would take most of the time
+_MAX_CHUNK_LOGITS = 2**27  # 512 MiB of float32, which that minimum must not exceed
 
 
 def softmax_loss(
-    v: Float[Array, "T E"],
-    v_y: Float[Array, "V+1 E"],
-    targets: Int[Array, " T"],
+    v: Float[ArrayLike, "T E"],
+    v_y: Float[ArrayLike, "V1 E"],
+    targets: Integer[ArrayLike, " T"],
     *,
     chunk_size: int | None = None,
-    temperature: float | Float[Array, ""] = 1.0,
+    temperature: float | Float[ArrayLike, ""] = 1.0,
     label_smoothing: float = 0.0,
-    allowed: Bool[Array, " V+1"] | None = None,
-    where: Bool[Array, " T"] | None = None,
-    weights: Float[Array, " T"] | None = None,
+    allowed: Bool[ArrayLike, " V1"] | None = None,
+    where: Bool[ArrayLike, " T"] | None = None,
+    weights: Float[ArrayLike, " T"] | None = None,
 ) -> Float[Array, " T"]:
     """log Σⱼ exp(v·v_yⱼ / τ) − v·v_y_target / τ over all items, never holding `[T, V]` scores.
 
-    With label smoothing ε it is (1 − ε) of that and ε of its mean over all targets that are allowed. Scores are made
-    for `chunk_size` rows at a time and made again for the gradient; `mean_softmax_loss` is faster where only the
-    mean is wanted. Products of bfloat16 inputs are accumulated in float32.
+    With label smoothing ε the loss is (1 − ε) times that plus ε times its mean over all allowed targets. Scores are
+    computed for `chunk_size` rows at a time, and again for the gradient; `mean_softmax_loss` is faster if only the
+    mean is needed. Products of bfloat16 inputs are accumulated in float32.
 
     Args:
-      v: `[T, E]` user vectors in the item space, v_xᵀ W.
-      v_y: `[V+1, E]` item vectors; row 0 is never scored.
-      targets: `[T]` item ids; 0 = none, which counts as masked.
-      chunk_size: rows at a time; None chooses it by V.
-      temperature: τ, may be learned.
+      v: `[T, E]` floating-point user vectors in the item space, v_xᵀ W.
+      v_y: `[V+1, E]` floating-point item vectors; row 0 is never scored.
+      targets: `[T]` integer item ids; 0 = none, which counts as masked.
+      chunk_size: rows at a time, at least 1; None chooses it by V.
+      temperature: τ, a number or a floating-point scalar, which may be learned.
       label_smoothing: ε in [0, 1).
-      allowed: `[V+1]` True for items in the softmax; None means all. A target outside has an infinite loss.
-      where: `[T]` True for targets that count.
-      weights: `[T]` weight of each target.
+      allowed: `[V+1]` bool, True for items in the softmax; None means all. A target outside has an infinite loss.
+      where: `[T]` bool, True for targets that count; None means all.
+      weights: `[T]` floating-point weight of each target; None means 1.
 
     Returns:
       `[T]` float32.
 
     Raises:
-      ShapeError: shapes that do not fit or a chunk_size below 1 (at trace time).
-      ConfigError: a label_smoothing out of range.
+      ShapeError: shapes that do not fit (at trace time).
+      ConfigError: chunk_size or label_smoothing out of range.
 
     >>> import jax.numpy as jnp
     >>> softmax_loss(jnp.zeros((1, 2)), jnp.zeros((5, 2)), jnp.array([3]))
@@ -68,37 +70,45 @@ def softmax_loss(
 
 
 def mean_softmax_loss(
-    v: Float[Array, "T E"],
-    v_y: Float[Array, "V+1 E"],
-    targets: Int[Array, " T"],
+    v: Float[ArrayLike, "T E"],
+    v_y: Float[ArrayLike, "V1 E"],
+    targets: Integer[ArrayLike, " T"],
     *,
     chunk_size: int | None = None,
-    temperature: float | Float[Array, ""] = 1.0,
+    temperature: float | Float[ArrayLike, ""] = 1.0,
     label_smoothing: float = 0.0,
-    allowed: Bool[Array, " V+1"] | None = None,
-    where: Bool[Array, " T"] | None = None,
-    weights: Float[Array, " T"] | None = None,
-    axis_name: str | tuple[str, ...] | None = None,
+    allowed: Bool[ArrayLike, " V1"] | None = None,
+    where: Bool[ArrayLike, " T"] | None = None,
+    weights: Float[ArrayLike, " T"] | None = None,
+    axis_name: AxisName = None,
     row_shards: int = 1,
     item_shards: int = 1,
 ) -> Float[Array, ""]:
-    """The weighted mean of `softmax_loss`, with the gradient made in the forward pass.
+    """The weighted mean of `softmax_loss`, whose gradient is computed in the forward pass.
 
-    A chunk's gradients are taken while its scores are at hand: three matrix products instead of four.
+    A chunk's gradients are computed together with its scores: three matrix products instead of four.
 
     Args:
-      v, v_y, targets, chunk_size, temperature, label_smoothing, allowed, where, weights: as for `softmax_loss`.
+      v: `[T, E]` floating-point user vectors in the item space, v_xᵀ W.
+      v_y: `[V+1, E]` floating-point item vectors; row 0 is never scored.
+      targets: `[T]` integer item ids; 0 = none, which counts as masked.
+      chunk_size: rows at a time, at least 1; None chooses it by V.
+      temperature: τ, a number or a floating-point scalar, which may be learned.
+      label_smoothing: ε in [0, 1).
+      allowed: `[V+1]` bool, True for items in the softmax; None means all. A target outside has an infinite loss.
+      where: `[T]` bool, True for targets that count; None means all.
+      weights: `[T]` floating-point weight of each target; None means 1.
       axis_name: mesh axis or axes over which the mean is taken, inside `shard_map` or `pmap`.
-      row_shards: devices over which `jit` lays the rows, in equal blocks. Each adds up its own gradient by `v_y`, and
-        they are summed once and not for every chunk.
-      item_shards: devices over which `jit` lays the rows of `v_y`, for which chunks can have more rows.
+      row_shards: number of devices over which `jit` spreads the rows, in equal blocks. Each adds up its own gradient
+        by `v_y`; these are summed once instead of once a chunk.
+      item_shards: number of devices over which `jit` spreads the rows of `v_y`; chunks then have more rows.
 
     Returns:
       float32 scalar; 0, with a gradient of 0, where nothing counts.
 
     Raises:
-      ShapeError: shapes that do not fit or a chunk_size below 1 (at trace time).
-      ConfigError: a label_smoothing out of range.
+      ShapeError: shapes that do not fit (at trace time).
+      ConfigError: chunk_size or label_smoothing out of range.
 
     >>> import jax.numpy as jnp
     >>> mean_softmax_loss(jnp.zeros((2, 2)), jnp.zeros((5, 2)), jnp.array([3, 0]))
@@ -121,8 +131,7 @@ def mean_softmax_loss(
 
 def _smoothing_terms(rows: Array, v_y: Array, targets: Array, usable: Array, smoothing: float) -> Array:
     """`[T]` what label smoothing adds, ε (score of the target − mean score), by way of the mean item vector."""
-    if not 0 <= smoothing < 1:
-        raise ConfigError(f"label_smoothing must be at least 0 and less than 1, got {smoothing}")
+    check_value("label_smoothing", smoothing, "[0, 1)")
     if smoothing == 0:
         return jnp.zeros(len(rows), dtype=jnp.float32)
     scored = jnp.where(usable[:, None], v_y.astype(jnp.float32), 0.0)
@@ -131,8 +140,8 @@ def _smoothing_terms(rows: Array, v_y: Array, targets: Array, usable: Array, smo
     return smoothing * jnp.sum(rows * differences, axis=1)
 
 
-# Both losses over all items cut their rows into chunks `[S, t, …]` of S shards, which know nothing of targets. A target
-# adds to the loss and to the gradients by itself, for all rows at once.
+# Both losses over all items cut their rows into chunks `[S, t, …]` of S shards, which hold no targets. The terms of the
+# targets in the loss and in the gradients are added for all rows at once.
 
 
 def _chunk_logits(rows: Array, v_y: Array, usable: Array) -> Array:
@@ -141,15 +150,15 @@ def _chunk_logits(rows: Array, v_y: Array, usable: Array) -> Array:
 
 
 def _finite(normalizers: Array) -> Array:
-    """0 for rows for which there is no item at all, whose scores are all -inf."""
+    """The normalisers, 0 for rows whose scores are all -inf since there is no item."""
     return jnp.where(jnp.isfinite(normalizers), normalizers, 0.0)
 
 
 def _chunk_gradients(rows: Array, v_y: Array, exponentials: Array, scales: Array) -> tuple[Array, Array]:
     """Gradients by the rows `[S, t, E]` and by `v_y`, each shard's `[S, V+1, E]`, of Σ share × normaliser, in float32.
 
-    A row's exponentials times its scale are its probabilities times its share. Scaling the rows instead of these saves
-    a pass over the largest array that there is.
+    A row's exponentials times its scale are its probabilities times its share. Scaling the rows instead of the
+    exponentials saves a pass over the largest array.
     """
     exponentials, scales = exponentials.astype(rows.dtype), scales[..., None]
     scaled = (rows.astype(jnp.float32) * scales).astype(rows.dtype)
@@ -251,13 +260,13 @@ _softmax_sum.defvjp(_softmax_sum_forward, _softmax_sum_backward)
 
 
 def _softmax_inputs(
-    v: Array,
-    v_y: Array,
-    targets: Array,
-    temperature: float | Array,
-    allowed: Array | None,
-    where: Array | None,
-    weights: Array | None,
+    v: ArrayLike,
+    v_y: ArrayLike,
+    targets: ArrayLike,
+    temperature: float | ArrayLike,
+    allowed: ArrayLike | None,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Rows divided by τ, v_y, targets, items in the softmax, weights; masked rows and targets are 0."""
     v, v_y, targets = jnp.asarray(v), jnp.asarray(v_y), jnp.asarray(targets)
@@ -284,11 +293,10 @@ def _varying_zero(array: Array) -> Array:
 
 def _num_chunks(rows: Array, v_y: Array, chunk_size: int | None, *, row_shards: int = 1, item_shards: int = 1) -> int:
     """Chunks of the rows of one shard."""
+    check_value("chunk_size", chunk_size, "[1, inf)")
     if chunk_size is None:
         num_items = max(1, v_y.shape[0] // item_shards)
         chunk_size = max(_LOGITS_PER_CHUNK // num_items, min(_MIN_CHUNK_SIZE, _MAX_CHUNK_LOGITS // num_items), 1)
-    if chunk_size < 1:
-        raise ShapeError(f"chunk_size must be at least 1, got {chunk_size}")
     return max(1, -(-len(rows) // (row_shards * chunk_size)))
 
 

@@ -1,4 +1,4 @@
-"""What each target and each task weighs: propensities of exposure, and several losses in one."""
+"""Weights of targets by the exposure of their items, and weighted sums of the losses of several tasks."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.losses.inputs import check_shape
+from seqrec_jax.settings import check_value
+from seqrec_jax.types import ArrayLike
 
 
-def inverse_propensity_weights(
-    item_counts: np.ndarray, *, power: float, max_weight: float | None = None
-) -> Float[Array, " V+1"]:
-    """Weight of a target by its item, count^−power: what is shown often is chosen often, and counts for less.
+def item_count_weights(
+    item_counts: Real[ArrayLike, " V1"], *, power: float, max_weight: float | None = None
+) -> Float[Array, " V1"]:
+    """Weight of a target by the count of its item, count^−power, since items that are shown often are chosen often.
 
-    The chance that a user saw an item is taken to grow with its count to a power; weighting by its inverse makes
-    the mean loss estimate that of users who saw everything. Built on the host.
+    The probability that a user saw an item is assumed to grow with a power of its count; weighting by the inverse
+    makes the mean loss an estimate for users who saw everything. Computed on the host.
 
     Args:
-      item_counts: `[V+1]` how often each item is a target in training; row 0 is ignored.
-      power: 0 weighs all alike; 0.5 is usual, 1 gives every item the same total weight.
+      item_counts: `[V+1]` numbers, how often each item is a target in training; row 0 is ignored.
+      power: not negative: 0 gives all targets the same weight, 0.5 is usual, 1 gives every item the same total.
       max_weight: largest weight, at least 1, which bounds the variance; None for no bound.
 
     Returns:
@@ -37,7 +39,7 @@ def inverse_propensity_weights(
       Saito et al. (2020), Unbiased Recommender Learning from Missing-Not-At-Random Implicit Feedback.
 
     >>> import numpy as np
-    >>> inverse_propensity_weights(np.array([0, 1, 4, 0]), power=0.5)
+    >>> item_count_weights(np.array([0, 1, 4, 0]), power=0.5)
     Array([0.       , 1.6666666, 0.8333333, 0.       ], dtype=float32)
     """
     counts = np.asarray(item_counts, dtype=np.float64)
@@ -45,19 +47,21 @@ def inverse_propensity_weights(
         raise DataError(f"item_counts must be [V+1], finite and not negative, got shape {counts.shape}: {counts}")
     if not counts[1:].any():
         raise DataError("item_counts are all 0; count the targets of the training events")
-    if not 0 <= power < np.inf or (max_weight is not None and not max_weight >= 1):
-        raise ConfigError(f"power must not be negative and max_weight be at least 1, got {power} and {max_weight}")
+    check_value("power", power, "[0, inf)")
+    check_value("max_weight", max_weight, "[1, inf]")
     counts = np.where(np.arange(len(counts)) > 0, counts, 0.0)
     # relative to the largest count, so that no power overflows
     inverse = np.where(counts > 0, np.where(counts > 0, counts, 1.0) / counts.max(), np.inf) ** -power
     weights = np.where(counts > 0, inverse, 0.0)
     weights *= counts.sum() / (counts @ weights)
     if max_weight is not None:
-        # what a bounded item gives up goes to the others, which may then reach the bound as well
+        # the weight taken from bounded items goes to the others, which may then reach the bound as well
         while (weights > max_weight).any():
             bounded = weights >= max_weight
             rest = counts.sum() - max_weight * counts[bounded].sum()
-            weights = np.where(bounded, max_weight, weights * rest / max(counts[~bounded] @ weights[~bounded], 1e-300))
+            weights = np.where(
+                bounded, max_weight, weights * rest / max(float(counts[~bounded] @ weights[~bounded]), 1e-300)
+            )
     return jnp.asarray(weights, dtype=jnp.float32)
 
 
@@ -67,8 +71,8 @@ def combine_losses(
     """Σ weight × value over tasks by name, such as next purchase and next click.
 
     Args:
-      values: mean loss of each task.
-      weights: weight of each task, under the same names.
+      values: float32 scalar mean loss of each task.
+      weights: weight of each task, a number or a float32 scalar, under the same names.
 
     Returns:
       float32 scalar.
@@ -85,13 +89,15 @@ def combine_losses(
     return jnp.sum(jnp.stack([jnp.asarray(weights[name] * values[name], dtype=jnp.float32) for name in values]))
 
 
-def uncertainty_weighted_loss(values: Float[Array, " K"], log_variances: Float[Array, " K"]) -> Float[Array, ""]:
-    """Σₖ exp(−sₖ) Lₖ + sₖ / 2, where sₖ = log σₖ² is learned beside the model: each task finds its weight.
+def uncertainty_weighted_loss(
+    values: Float[ArrayLike, " K"], log_variances: Float[ArrayLike, " K"]
+) -> Float[Array, ""]:
+    """Σₖ exp(−sₖ) Lₖ + sₖ / 2, where sₖ = log σₖ² is learned with the model and sets the weight of each task.
 
     Args:
-      values: `[K]` mean loss of each task.
-      log_variances: `[K]` s, parameters that start at 0; at the minimum exp(s) = 2 L, so that a task of large loss
-        weighs less.
+      values: `[K]` floating-point mean loss of each task.
+      log_variances: `[K]` floating-point s, parameters that start at 0; at the minimum exp(s) = 2 L, so that a task
+        with a large loss has a small weight.
 
     Returns:
       float32 scalar.

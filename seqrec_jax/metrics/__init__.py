@@ -1,6 +1,6 @@
-"""Every figure of quality: arrays in, one value a user (or one for the catalogue) out, nan where it is undefined.
+"""Metrics: arrays in, one value for each user (or one for the catalogue) out, nan where it is undefined.
 
-| file | from | figures |
+| file | arguments | metrics |
 |---|---|---|
 | `ranking` | ranks of the relevant items | hit rate, precision, recall, F1, NDCG (also graded), MRR, MAP at k |
 | `whole_ranking` | the same | mean rank, AUC, grouped AUC |
@@ -8,10 +8,10 @@
 | `lists` | lists of item ids | ranks from lists, novelty, diversity, overlap of two lists |
 | `histories` | lists and histories | serendipity, repeats, popularity lift, miscalibration |
 | `exposure` | all lists, or counts of items | coverage, Gini, entropy, tail, groups, personalisation |
-| `correction` | propensities | weights, effective sample size, weighted means |
+| `correction` | propensities | weights, effective sample size, inverse-propensity means |
 
-All are pure functions that work under `jit`, `vmap`, `pmap` and on arrays sharded over users, and take NumPy arrays
-too, whose values are checked at the door. `where` is True for entries that count; `k` and other sizes are static.
+All are pure functions that work under `jit`, `vmap`, `pmap` and on arrays sharded over users. They take NumPy arrays
+too, whose values are checked. `where` is True for entries that count; `k` and other sizes are static.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from seqrec_jax.metrics.classification import (
 )
 from seqrec_jax.metrics.correction import (
     effective_sample_size,
+    inverse_propensity_mean,
     inverse_propensity_weights,
     popularity_propensities,
-    weighted_mean,
 )
 from seqrec_jax.metrics.exposure import (
     catalogue_coverage,
@@ -92,6 +92,7 @@ __all__ = [
     "hit_rate_at_k",
     "hits_from_lists",
     "intra_list_diversity",
+    "inverse_propensity_mean",
     "inverse_propensity_weights",
     "list_overlap",
     "log_loss",
@@ -114,5 +115,4 @@ __all__ = [
     "serendipity",
     "tail_share",
     "threshold_metrics",
-    "weighted_mean",
 ]

@@ -1,7 +1,7 @@
-"""Figures of scores and probabilities beside labels, such as click or no click; nothing is ranked.
+"""Metrics of scores and probabilities with binary labels, such as click or no click; nothing is ranked.
 
-Arrays are `[*B, N]`: N decisions, of one user or of the whole log (`[N]`), and one value comes out for each of `*B`.
-A label is True, or 1, where the thing happened. What is not a number in the input is nan in the result.
+Arrays are `[*B, N]`: N decisions, of one user or of the whole log (`[N]`), with one value for each of `*B`. A label is
+True, or 1, if the event happened. A nan in the input is nan in the result.
 """
 
 from __future__ import annotations
@@ -11,23 +11,27 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer, Real
 
 from seqrec_jax.errors import DataError, ShapeError
 from seqrec_jax.metrics.inputs import count_true, defined, mask_like, number_array, share, static_integer, visible
+from seqrec_jax.types import ArrayLike
 
 
 def log_loss(
-    probabilities: Float[Array, "*B N"], labels: Bool[Array, "*B N"], *, where: Bool[Array, "*B N"] | None = None
+    probabilities: Real[ArrayLike, "*B N"],
+    labels: Bool[ArrayLike, "*B N"] | Integer[ArrayLike, "*B N"],
+    *,
+    where: Bool[ArrayLike, "*B N"] | None = None,
 ) -> Float[Array, "*B"]:
-    """Mean −log of the probability that was given to what happened; smaller is better.
+    """Mean −log of the forecast probability of the observed label; smaller is better.
 
-    Probabilities are kept 1.2e-7 away from 0 and 1, so that one sure and wrong forecast costs 16 and not infinity.
+    Probabilities are kept 1.2e-7 away from 0 and 1, so that one certain and wrong forecast costs 16 and not infinity.
 
     Args:
-      probabilities: `[*B, N]` of a True label, in [0, 1].
+      probabilities: `[*B, N]` numbers, probability of a True label, in [0, 1].
       labels: `[*B, N]` bool, or integers 0 and 1.
-      where: `[*B, N]` True for decisions that count; None means all.
+      where: `[*B, N]` bool, True for decisions that count; None means all.
 
     Returns:
       `[*B]` float32 in nats; nan without decisions.
@@ -50,14 +54,17 @@ def log_loss(
 
 
 def brier_score(
-    probabilities: Float[Array, "*B N"], labels: Bool[Array, "*B N"], *, where: Bool[Array, "*B N"] | None = None
+    probabilities: Real[ArrayLike, "*B N"],
+    labels: Bool[ArrayLike, "*B N"] | Integer[ArrayLike, "*B N"],
+    *,
+    where: Bool[ArrayLike, "*B N"] | None = None,
 ) -> Float[Array, "*B"]:
     """Mean squared distance between the probability and the label; smaller is better.
 
     Args:
-      probabilities: `[*B, N]` of a True label, in [0, 1].
+      probabilities: `[*B, N]` numbers, probability of a True label, in [0, 1].
       labels: `[*B, N]` bool, or integers 0 and 1.
-      where: `[*B, N]` True for decisions that count; None means all.
+      where: `[*B, N]` bool, True for decisions that count; None means all.
 
     Returns:
       `[*B]` float32 in [0, 1]; nan without decisions.
@@ -78,12 +85,12 @@ def brier_score(
 
 
 class Reliability(NamedTuple):
-    """What was forecast and what happened, by bins of the forecast.
+    """Forecast and observed frequency, by bins of the forecast.
 
     Attributes:
       forecast: `[*B, bins]` float32 mean probability of the decisions in a bin, nan in an empty one.
-      frequency: `[*B, bins]` float32 share of them that happened, nan in an empty one.
-      counts: `[*B, bins]` int32 number of them.
+      frequency: `[*B, bins]` float32 share of their labels that are True, nan in an empty one.
+      counts: `[*B, bins]` int32 number of decisions in a bin.
     """
 
     forecast: Float[Array, "*B bins"]
@@ -92,27 +99,28 @@ class Reliability(NamedTuple):
 
 
 def reliability(
-    probabilities: Float[Array, "*B N"],
-    labels: Bool[Array, "*B N"],
+    probabilities: Real[ArrayLike, "*B N"],
+    labels: Bool[ArrayLike, "*B N"] | Integer[ArrayLike, "*B N"],
     *,
     num_bins: int = 10,
-    where: Bool[Array, "*B N"] | None = None,
+    where: Bool[ArrayLike, "*B N"] | None = None,
 ) -> Reliability:
-    """The reliability curve: of what was forecast at 30 %, do 30 % happen?
+    """The reliability curve: whether events forecast at 30 % happen in 30 % of cases.
 
     Bins are equally wide and closed on the right: (0, 1/n], (1/n, 2/n], …; the first holds 0 as well.
 
     Args:
-      probabilities: `[*B, N]` of a True label, in [0, 1].
+      probabilities: `[*B, N]` numbers, probability of a True label, in [0, 1].
       labels: `[*B, N]` bool, or integers 0 and 1.
       num_bins: number of bins, at least 1.
-      where: `[*B, N]` True for decisions that count; None means all.
+      where: `[*B, N]` bool, True for decisions that count; None means all.
 
     Returns:
-      Forecast, frequency and number a bin.
+      Forecast, frequency and number of decisions of each bin.
 
     Raises:
-      ShapeError: num_bins < 1, or shapes or dtypes that do not match (at trace time).
+      ShapeError: shapes or dtypes that do not match (at trace time).
+      ConfigError: num_bins < 1.
       DataError: a NumPy value that is no probability or no label.
 
     >>> reliability(jnp.array([0.1, 0.3, 0.9]), jnp.array([False, True, True]), num_bins=2).frequency
@@ -132,28 +140,29 @@ def reliability(
 
 
 def expected_calibration_error(
-    probabilities: Float[Array, "*B N"],
-    labels: Bool[Array, "*B N"],
+    probabilities: Real[ArrayLike, "*B N"],
+    labels: Bool[ArrayLike, "*B N"] | Integer[ArrayLike, "*B N"],
     *,
     num_bins: int = 10,
-    where: Bool[Array, "*B N"] | None = None,
+    where: Bool[ArrayLike, "*B N"] | None = None,
 ) -> Float[Array, "*B"]:
     """Mean distance between forecast and frequency over the bins of `reliability`, weighted by their decisions.
 
-    It depends on the number of bins, and is above 0 by chance even where the forecasts are right: give both the
-    number of bins and of decisions with it.
+    It depends on the number of bins, and is above 0 by chance even if the forecasts are right: report the numbers of
+    bins and of decisions with it.
 
     Args:
-      probabilities: `[*B, N]` of a True label, in [0, 1].
+      probabilities: `[*B, N]` numbers, probability of a True label, in [0, 1].
       labels: `[*B, N]` bool, or integers 0 and 1.
       num_bins: number of bins, at least 1.
-      where: `[*B, N]` True for decisions that count; None means all.
+      where: `[*B, N]` bool, True for decisions that count; None means all.
 
     Returns:
       `[*B]` float32 in [0, 1]; nan without decisions.
 
     Raises:
-      ShapeError: num_bins < 1, or shapes or dtypes that do not match (at trace time).
+      ShapeError: shapes or dtypes that do not match (at trace time).
+      ConfigError: num_bins < 1.
       DataError: a NumPy value that is no probability or no label.
 
     Source:
@@ -169,7 +178,10 @@ def expected_calibration_error(
 
 
 def roc_auc(
-    scores: Float[Array, "*B N"], labels: Bool[Array, "*B N"], *, where: Bool[Array, "*B N"] | None = None
+    scores: Real[ArrayLike, "*B N"],
+    labels: Bool[ArrayLike, "*B N"] | Integer[ArrayLike, "*B N"],
+    *,
+    where: Bool[ArrayLike, "*B N"] | None = None,
 ) -> Float[Array, "*B"]:
     """Probability that a True decision has a higher score than a False one, a tie counting half.
 
@@ -177,9 +189,9 @@ def roc_auc(
     also compares users with each other. `grouped_auc` averages the former.
 
     Args:
-      scores: `[*B, N]`, higher is more likely; any monotone scale.
+      scores: `[*B, N]` numbers, higher is more likely; any monotone scale.
       labels: `[*B, N]` bool, or integers 0 and 1.
-      where: `[*B, N]` True for decisions that count; None means all.
+      where: `[*B, N]` bool, True for decisions that count; None means all.
 
     Returns:
       `[*B]` float32 in [0, 1]; nan without a True or without a False decision.
@@ -216,13 +228,13 @@ def roc_auc(
 
 
 class ThresholdMetrics(NamedTuple):
-    """The figures of decisions made by a threshold, `[*B]` float32 in [0, 1] each.
+    """Metrics of decisions made by a threshold, `[*B]` float32 in [0, 1] each.
 
     Attributes:
       accuracy: share of right decisions; nan without decisions.
-      precision: share of the decisions for True that are right; nan where none was for True.
-      recall: share of the True labels that were found; nan where no label is True.
-      f1: harmonic mean of the two, 2 TP / (2 TP + FP + FN); nan where neither a decision nor a label is True.
+      precision: share of the decisions for True that are right; nan without any.
+      recall: share of the True labels that were decided for True; nan without any.
+      f1: harmonic mean of the two, 2 TP / (2 TP + FP + FN); nan if neither a decision nor a label is True.
     """
 
     accuracy: Float[Array, "*B"]
@@ -232,22 +244,22 @@ class ThresholdMetrics(NamedTuple):
 
 
 def threshold_metrics(
-    scores: Float[Array, "*B N"],
-    labels: Bool[Array, "*B N"],
+    scores: Real[ArrayLike, "*B N"],
+    labels: Bool[ArrayLike, "*B N"] | Integer[ArrayLike, "*B N"],
     *,
     threshold: float = 0.5,
-    where: Bool[Array, "*B N"] | None = None,
+    where: Bool[ArrayLike, "*B N"] | None = None,
 ) -> ThresholdMetrics:
     """Accuracy, precision, recall and F1 where a score of at least the threshold decides for True.
 
     Args:
-      scores: `[*B, N]` probabilities or other scores.
+      scores: `[*B, N]` numbers, probabilities or other scores.
       labels: `[*B, N]` bool, or integers 0 and 1.
       threshold: the smallest score that decides for True.
-      where: `[*B, N]` True for decisions that count; None means all.
+      where: `[*B, N]` bool, True for decisions that count; None means all.
 
     Returns:
-      The four figures.
+      Accuracy, precision, recall and F1.
 
     Raises:
       ShapeError: shapes or dtypes that do not match (at trace time).
@@ -292,7 +304,7 @@ def _decisions(
 def _forecasts(
     probabilities: Any, labels: Any, where: Any
 ) -> tuple[Float[Array, "*B N"], Bool[Array, "*B N"], Bool[Array, "*B N"]]:
-    """As `_decisions`; what is no probability is refused in a NumPy array and nan in another."""
+    """As `_decisions`; a value outside [0, 1] is refused in a NumPy array and nan in a JAX array."""
     chances, happened, mask = _decisions(probabilities, labels, where, "probabilities")
     real = visible(probabilities, where)
     if (odd := real[~((real >= 0) & (real <= 1))]).size:

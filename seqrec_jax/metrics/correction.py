@@ -1,4 +1,4 @@
-"""Correction for exposure: logs hold what was shown, so a target that was likely shown stands for fewer others.
+"""Correction for exposure: logs hold what was shown, so a target that was likely to be shown gets a smaller weight.
 
 A target that was seen with probability p (its propensity) gets the weight 1 / p. Weighted means then estimate the
 figure for users who had seen everything, at the price of variance: report `effective_sample_size` with them.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Real
 
-from seqrec_jax.errors import ConfigError, DataError, ShapeError
+from seqrec_jax.errors import DataError, ShapeError
 from seqrec_jax.metrics.inputs import (
     count_true,
     defined,
@@ -22,17 +21,21 @@ from seqrec_jax.metrics.inputs import (
     share,
     visible,
 )
+from seqrec_jax.settings import check_value
+from seqrec_jax.types import ArrayLike
 
 
-def popularity_propensities(counts: Array, *, power: float = 0.5) -> Float[Array, " V+1"]:
-    """Chance of exposure modelled as a power of popularity: `(count / largest count) ^ power`.
+def popularity_propensities(
+    counts: Real[ArrayLike, " V1"], *, power: float | Float[Array, ""] = 0.5
+) -> Float[Array, " V1"]:
+    """Probability of exposure modelled as a power of popularity: `(count / largest count) ^ power`.
 
-    Only ratios matter to a self-normalised mean, so the largest is set to 1. An item without events gets 0: it can be
-    no target of the log that was counted; where targets come from elsewhere, add 1 to the counts.
+    Only ratios matter to a self-normalised mean, so the largest is set to 1. An item without events gets 0: it is no
+    target in the log that was counted; add 1 to the counts if targets come from another log.
 
     Args:
-      counts: `[V+1]` events of each item in training; row 0 is ignored.
-      power: 0 takes all items as shown alike, 1 takes exposure as proportional to popularity.
+      counts: `[V+1]` numbers, events of each item in training; row 0 is ignored.
+      power: not negative; 0 assumes equal exposure of all items, 1 exposure proportional to popularity.
 
     Returns:
       `[V+1]` float32 in [0, 1]; row 0 is 0, and all are nan where every count is 0.
@@ -50,8 +53,8 @@ def popularity_propensities(counts: Array, *, power: float = 0.5) -> Float[Array
     >>> popularity_propensities(jnp.array([0, 4, 1, 0]))
     Array([0. , 1. , 0.5, 0. ], dtype=float32)
     """
-    if not isinstance(power, jax.Array) and not 0 <= power < np.inf:
-        raise ConfigError(f"power must be finite and not negative, got {power}")
+    if not isinstance(power, jax.Array):
+        check_value("power", power, "[0, inf)")
     values = number_array(counts, "counts")
     if values.ndim != 1:
         raise ShapeError(f"counts has shape {values.shape}, expected [V+1], a row for each id 0…V")
@@ -61,13 +64,15 @@ def popularity_propensities(counts: Array, *, power: float = 0.5) -> Float[Array
     return jnp.where(values > 0, relative**power, jnp.where(jnp.isnan(relative), jnp.nan, 0.0))
 
 
-def inverse_propensity_weights(propensities: Float[Array, "*B P"], *, cap: float | None = None) -> Float[Array, "*B P"]:
+def inverse_propensity_weights(
+    propensities: Real[ArrayLike, "*B P"], *, cap: float | Float[Array, ""] | None = None
+) -> Float[Array, "*B P"]:
     """1 / propensity of each target, at most `cap`.
 
-    A cap bounds the variance and brings back some of the bias: show the figure for more than one.
+    A cap bounds the variance and brings back some of the bias: report the metric for more than one.
 
     Args:
-      propensities: `[*B, P]` probability that the user saw each target, observed or modelled.
+      propensities: `[*B, P]` numbers, probability that the user saw each target, observed or modelled.
       cap: largest weight, above 0; None for no bound.
 
     Returns:
@@ -85,8 +90,8 @@ def inverse_propensity_weights(propensities: Float[Array, "*B P"], *, cap: float
     >>> inverse_propensity_weights(jnp.array([1.0, 0.5, 0.01]), cap=20.0)
     Array([ 1.,  2., 20.], dtype=float32)
     """
-    if cap is not None and not isinstance(cap, jax.Array) and not cap > 0:
-        raise ConfigError(f"cap must be above 0, got {cap}")
+    if not isinstance(cap, jax.Array):
+        check_value("cap", cap, "(0, inf]")
     values = number_array(propensities, "propensities")
     real = visible(propensities)
     if (odd := real[(real < 0) | (real > 1)]).size:
@@ -97,13 +102,13 @@ def inverse_propensity_weights(propensities: Float[Array, "*B P"], *, cap: float
 
 
 def effective_sample_size(
-    weights: Float[Array, "*B N"], *, where: Bool[Array, "*B N"] | None = None
+    weights: Real[ArrayLike, "*B N"], *, where: Bool[ArrayLike, "*B N"] | None = None
 ) -> Float[Array, "*B"]:
-    """How many equally weighted targets would give a mean as sure as this: `(sum w)² / sum w²`.
+    """Number of equally weighted targets whose mean would have the same variance: `(sum w)² / sum w²`.
 
     Args:
-      weights: `[*B, N]` weight of each target, not negative.
-      where: `[*B, N]` True for targets that count; None means all.
+      weights: `[*B, N]` numbers, weight of each target, not negative.
+      where: `[*B, N]` bool, True for targets that count; None means all.
 
     Returns:
       `[*B]` float32 from 1 to the number of targets; nan where all weights are 0.
@@ -128,24 +133,25 @@ def effective_sample_size(
     return share(jnp.square(jnp.sum(values, axis=-1)), jnp.sum(jnp.square(values), axis=-1))
 
 
-def weighted_mean(
-    values: Float[Array, "*B N"],
-    weights: Float[Array, "*B N"],
+def inverse_propensity_mean(
+    values: Real[ArrayLike, "*B N"],
+    weights: Real[ArrayLike, "*B N"],
     *,
     self_normalized: bool = True,
-    where: Bool[Array, "*B N"] | None = None,
+    where: Bool[ArrayLike, "*B N"] | None = None,
 ) -> Float[Array, "*B"]:
     """Mean of the targets' values under their weights: self-normalised (SNIPS), or plain inverse propensity (IPS).
 
-    `sum w v / sum w`, or `sum w v / N`. The first stays within the values and varies far less, with a bias that
-    vanishes as N grows; it needs propensities up to a factor only. The second is unbiased where the propensities are
-    right and nothing is capped.
+    `sum w v / sum w`, or `sum w v / N`. The first stays within the range of the values and varies far less, with a
+    bias that vanishes as N grows; it needs propensities up to a factor only. The second is unbiased if the
+    propensities are right and nothing is capped.
 
     Args:
-      values: `[*B, N]` of each target, such as whether it is among the first ten.
-      weights: `[*B, N]` of `inverse_propensity_weights`, not negative; a target of weight 0 counts in N alone.
+      values: `[*B, N]` numbers, value of each target, such as whether it is among the first ten.
+      weights: `[*B, N]` numbers from `inverse_propensity_weights`, not negative; a target of weight 0 counts in N
+        alone.
       self_normalized: divide by the sum of the weights, instead of the number of targets.
-      where: `[*B, N]` True for targets that count; None means all.
+      where: `[*B, N]` bool, True for targets that count; None means all.
 
     Returns:
       `[*B]` float32; nan without targets or, where self-normalised, where all weights are 0.
@@ -158,9 +164,9 @@ def weighted_mean(
       Swaminathan and Joachims (2015), The self-normalized estimator for counterfactual learning; Yang et al. (2018),
       Unbiased offline recommender evaluation for missing-not-at-random implicit feedback.
 
-    >>> weighted_mean(jnp.array([1.0, 0.0]), jnp.array([1.0, 4.0]))
+    >>> inverse_propensity_mean(jnp.array([1.0, 0.0]), jnp.array([1.0, 4.0]))
     Array(0.2, dtype=float32)
-    >>> weighted_mean(jnp.array([1.0, 0.0]), jnp.array([1.0, 4.0]), self_normalized=False)
+    >>> inverse_propensity_mean(jnp.array([1.0, 0.0]), jnp.array([1.0, 4.0]), self_normalized=False)
     Array(0.5, dtype=float32)
     """
     numbers = number_array(values, "values")

@@ -1,8 +1,8 @@
-"""What all lists together show of the catalogue: coverage, concentration, tail, groups, and how lists differ.
+"""Metrics of all lists together: coverage of the catalogue, concentration, tail, groups, and how lists differ.
 
-`exposure_counts` turns lists into `[V+1]` counts, which add up over tiles of users; the rest judges counts, or shares,
-of items. Row 0 belongs to no item and is ignored. `where` `[V+1]` names the items that could be recommended; the
-others' counts are left out.
+`exposure_counts` turns lists into `[V+1]` counts, which add up over tiles of users; the other functions take counts, or
+shares, of items. Row 0 belongs to no item and is ignored. `where` `[V+1]` is True for items that could be recommended;
+the counts of the others are left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer, Real
 
 from seqrec_jax.errors import DataError, ShapeError
 from seqrec_jax.metrics.inputs import (
@@ -28,26 +28,28 @@ from seqrec_jax.metrics.inputs import (
     static_integer,
     visible,
 )
+from seqrec_jax.types import ArrayLike
 
 BLOCK = 1024
-"""Items that are summed before they meet the rest, so that small counts are not lost beside a large sum."""
+"""Items that are summed before they are added to the rest, so that small counts are not rounded away."""
 
 
 def exposure_counts(
-    lists: Int[Array, "*B K"], *, num_items: int, discounted: bool = False
-) -> Int[Array, " V+1"] | Float[Array, " V+1"]:
+    lists: Integer[ArrayLike, "*B K"], *, num_items: int, discounted: bool = False
+) -> Int[Array, " V1"] | Float[Array, " V1"]:
     """How often each item is shown, over all lists.
 
     Args:
-      lists: `[*B, K]` item ids, best first; below 1 is an empty place.
-      num_items: V; ids above it are not counted (and refused in NumPy arrays).
+      lists: `[*B, K]` integer item ids, best first; below 1 is an empty place.
+      num_items: V, at least 1; ids above it are not counted (and refused in NumPy arrays).
       discounted: place r counts 1 / log2(1 + r), as in NDCG, since lower places are seen less.
 
     Returns:
       `[V+1]` int32, or float32 where discounted; row 0 is 0.
 
     Raises:
-      ShapeError: lists of another dtype, or num_items < 1 (at trace time).
+      ShapeError: lists of another dtype (at trace time).
+      ConfigError: num_items < 1.
       DataError: an id above num_items in a NumPy array.
 
     >>> exposure_counts(jnp.array([[1, 2], [2, 0]]), num_items=3)
@@ -71,12 +73,14 @@ def exposure_counts(
     return jax.lax.scan(add_place, first, (by_place[1:], weights[1:]))[0]
 
 
-def catalogue_coverage(counts: Array, *, where: Bool[Array, " V+1"] | None = None) -> Float[Array, ""]:
+def catalogue_coverage(
+    counts: Real[ArrayLike, " V1"], *, where: Bool[ArrayLike, " V1"] | None = None
+) -> Float[Array, ""]:
     """Share of the items that are shown at all.
 
     Args:
-      counts: `[V+1]` times each item is shown; row 0 is ignored.
-      where: `[V+1]` True for items that could be recommended; None means all.
+      counts: `[V+1]` numbers, times each item is shown; row 0 is ignored.
+      where: `[V+1]` bool, True for items that could be recommended; None means all.
 
     Returns:
       float32 scalar in [0, 1]; nan without items.
@@ -95,14 +99,14 @@ def catalogue_coverage(counts: Array, *, where: Bool[Array, " V+1"] | None = Non
     return share(count_true(values > 0), count_true(where))
 
 
-def gini(counts: Array, *, where: Bool[Array, " V+1"] | None = None) -> Float[Array, ""]:
-    """Inequality of exposure: 0 where every item is shown equally often, near 1 where few items get all.
+def gini(counts: Real[ArrayLike, " V1"], *, where: Bool[ArrayLike, " V1"] | None = None) -> Float[Array, ""]:
+    """Inequality of exposure: 0 if every item is shown equally often, near 1 if few items get all.
 
     `sum over i of (2i - n - 1) x_i / (n sum x)` over the n items by rising count; one item of n with all gets 1 - 1/n.
 
     Args:
-      counts: `[V+1]` times each item is shown; row 0 is ignored.
-      where: `[V+1]` True for items that could be recommended; None means all.
+      counts: `[V+1]` numbers, times each item is shown; row 0 is ignored.
+      where: `[V+1]` bool, True for items that could be recommended; None means all.
 
     Returns:
       float32 scalar in [0, 1); nan without items or where nothing is shown.
@@ -128,13 +132,13 @@ def gini(counts: Array, *, where: Bool[Array, " V+1"] | None = None) -> Float[Ar
 
 
 def exposure_entropy(
-    counts: Array, *, where: Bool[Array, " V+1"] | None = None, normalized: bool = False
+    counts: Real[ArrayLike, " V1"], *, where: Bool[ArrayLike, " V1"] | None = None, normalized: bool = False
 ) -> Float[Array, ""]:
-    """Entropy of what is shown, in bits: 2 to its power is the number of equally shown items that would give the same.
+    """Entropy of exposure in bits: 2 to its power is the number of equally shown items with the same entropy.
 
     Args:
-      counts: `[V+1]` times each item is shown; row 0 is ignored.
-      where: `[V+1]` True for items that could be recommended; None means all.
+      counts: `[V+1]` numbers, times each item is shown; row 0 is ignored.
+      where: `[V+1]` bool, True for items that could be recommended; None means all.
       normalized: divide by log2 of the number of items, the most that can be reached.
 
     Returns:
@@ -161,14 +165,14 @@ def exposure_entropy(
 
 
 def tail_share(
-    counts: Array, tail: Bool[Array, " V+1"], *, where: Bool[Array, " V+1"] | None = None
+    counts: Real[ArrayLike, " V1"], tail: Bool[ArrayLike, " V1"], *, where: Bool[ArrayLike, " V1"] | None = None
 ) -> Float[Array, ""]:
     """Share of all exposure, or of all demand, that goes to the items of the tail.
 
     Args:
-      counts: `[V+1]` times each item is shown, or wanted; row 0 is ignored.
-      tail: `[V+1]` True for items of the tail, such as those beyond the first fifth by popularity.
-      where: `[V+1]` True for items that could be recommended; None means all.
+      counts: `[V+1]` numbers, times each item is shown, or wanted; row 0 is ignored.
+      tail: `[V+1]` bool, True for items of the tail, such as those beyond the first fifth by popularity.
+      where: `[V+1]` bool, True for items that could be recommended; None means all.
 
     Returns:
       float32 scalar in [0, 1]; nan where nothing is shown.
@@ -190,21 +194,26 @@ def tail_share(
 
 
 def group_exposure(
-    counts: Array, groups: Int[Array, " V+1"], *, num_groups: int, where: Bool[Array, " V+1"] | None = None
-) -> Float[Array, " G+1"]:
+    counts: Real[ArrayLike, " V1"],
+    groups: Integer[ArrayLike, " V1"],
+    *,
+    num_groups: int,
+    where: Bool[ArrayLike, " V1"] | None = None,
+) -> Float[Array, " G1"]:
     """Share of all exposure that goes to each group of items, such as their providers.
 
     Args:
-      counts: `[V+1]` times each item is shown; row 0 is ignored.
-      groups: `[V+1]` group of each item, 1…num_groups; 0 = none, as is anything else.
+      counts: `[V+1]` numbers, times each item is shown; row 0 is ignored.
+      groups: `[V+1]` integers, group of each item, 1…num_groups; 0 = none, as is anything else.
       num_groups: G, at least 1.
-      where: `[V+1]` True for items that could be recommended; None means all.
+      where: `[V+1]` bool, True for items that could be recommended; None means all.
 
     Returns:
       `[G+1]` float32 with sum 1; row 0 is the share of items without a group. All nan where nothing is shown.
 
     Raises:
-      ShapeError: shapes or dtypes that do not match, or num_groups < 1 (at trace time).
+      ShapeError: shapes or dtypes that do not match (at trace time).
+      ConfigError: num_groups < 1.
       DataError: a negative count, or a group outside 0…num_groups, in NumPy arrays.
 
     Source:
@@ -228,12 +237,14 @@ def group_exposure(
     return share(sums, jnp.broadcast_to(jnp.sum(values), sums.shape))
 
 
-def exposure_disparity(exposure_shares: Float[Array, " G"], merit_shares: Float[Array, " G"]) -> Float[Array, " G"]:
-    """Exposure of each group over what it merits: 1 is fair, 2 is shown twice as much as it should be.
+def exposure_disparity(
+    exposure_shares: Real[ArrayLike, " G"], merit_shares: Real[ArrayLike, " G"]
+) -> Float[Array, " G"]:
+    """Exposure of each group over its merit: 1 is fair, 2 is twice the exposure that it should have.
 
     Args:
-      exposure_shares: `[G]` of `group_exposure`.
-      merit_shares: `[G]` what each group should get, such as its share of the demand in the test period.
+      exposure_shares: `[G]` numbers from `group_exposure`.
+      merit_shares: `[G]` numbers, share that each group should get, such as its share of the demand in the test period.
 
     Returns:
       `[G]` float32 from 0; nan for a group without merit.
@@ -254,22 +265,23 @@ def exposure_disparity(exposure_shares: Float[Array, " G"], merit_shares: Float[
     return share(shown, number_array(merit_shares, "merit_shares", like=shown))
 
 
-def mean_list_distance(lists: Int[Array, "*B K"], *, num_items: int | None = None) -> Float[Array, ""]:
+def mean_list_distance(lists: Integer[ArrayLike, "*B K"], *, num_items: int | None = None) -> Float[Array, ""]:
     """Personalisation: the share of a user's list that another user's list does not hold, in the mean over all pairs.
 
-    With full lists it is the mean of 1 - |overlap| / K over pairs of users; 0 where all get the same list. It takes
-    no loop over pairs: an item on c of U lists is met again with probability (c - 1) / (U - 1), hence
+    With full lists it is the mean of 1 - |overlap| / K over pairs of users; 0 if all get the same list. No loop over
+    pairs is needed: an item on c of U lists is met again with probability (c - 1) / (U - 1), hence
     `1 - sum of c (c - 1) / ((U - 1) sum of c)`. Users with an empty list are left out.
 
     Args:
-      lists: `[*B, K]` item ids of U users; below 1 is an empty place.
+      lists: `[*B, K]` integer item ids of U users; below 1 is an empty place.
       num_items: V, needed under `jit`; None takes the largest id.
 
     Returns:
       float32 scalar in [0, 1]; nan with fewer than two users.
 
     Raises:
-      ShapeError: lists of another dtype, num_items < 1, or None for it while tracing.
+      ShapeError: lists of another dtype, or num_items = None while tracing.
+      ConfigError: num_items < 1.
       DataError: an id above num_items in a NumPy array.
 
     >>> mean_list_distance(jnp.array([[1, 2], [1, 3], [2, 1]]))  # pairs at 1/2, 0 and 1/2
@@ -288,13 +300,13 @@ def mean_list_distance(lists: Int[Array, "*B K"], *, num_items: int | None = Non
     return defined(jnp.clip(1 - share(shared, jnp.sum(listed)), 0.0, 1.0), num_users > 1)
 
 
-def _times_listed(ids: Int[Array, ...], num_items: int) -> Int[Array, " V+1"]:
+def _times_listed(ids: Int[Array, ...], num_items: int) -> Int[Array, " V1"]:
     """`[V+1]` int32 number of places of each item; row 0 is 0."""
     counts = jnp.zeros(num_items + 1, dtype=jnp.int32).at[ids.reshape(-1)].add(1, mode="drop")
     return counts.at[0].set(0)
 
 
-def _counts_and_mask(counts: Any, where: Any) -> tuple[Float[Array, " V+1"], Bool[Array, " V+1"]]:
+def _counts_and_mask(counts: Any, where: Any) -> tuple[Float[Array, " V1"], Bool[Array, " V1"]]:
     """float32 counts that are 0 where they do not count, and which items count: never row 0."""
     values = number_array(counts, "counts")
     if values.ndim != 1:

@@ -1,8 +1,9 @@
-"""Lists beside what their users had before: serendipity, repeats, popularity lift and miscalibration.
+"""Metrics of lists and the histories of their users: serendipity, repeats, popularity lift and miscalibration.
 
-Lists are `[*B, K]` and histories `[*B, L]` item ids, below 1 = an empty place, so that the shorter are padded with 0.
-An item that a list repeats counts once; an event of a history counts each time that it happened. One value a user.
-Comparing lists with histories takes users × K × L steps: give a million users in tiles.
+Lists are `[*B, K]` and histories `[*B, L]` integer item ids; an id below 1 is an empty place, so that shorter ones are
+padded with 0.
+An item that a list repeats counts once; a repeated item of a history counts each time. One value for each user.
+Comparing lists with histories takes users × K × L steps: pass a million users in tiles.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer, Real
 
 from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.metrics.inputs import (
@@ -28,10 +29,12 @@ from seqrec_jax.metrics.inputs import (
     static_integer,
     visible,
 )
+from seqrec_jax.settings import check_value
+from seqrec_jax.types import ArrayLike
 
 
 def serendipity(
-    lists: Int[Array, "*B K"], relevant: Int[Array, "*B P"], expected_lists: Int[Array, "*B J"]
+    lists: Integer[ArrayLike, "*B K"], relevant: Integer[ArrayLike, "*B P"], expected_lists: Integer[ArrayLike, "*B J"]
 ) -> Float[Array, "*B"]:
     """Share of the listed items that are relevant and that an obvious recommender does not list: useful surprises.
 
@@ -39,9 +42,10 @@ def serendipity(
     obvious items does not get 1; it is at most the precision of the list.
 
     Args:
-      lists: `[*B, K]` item ids, best first; below 1 is an empty place.
-      relevant: `[*B, P]` the user's targets; below 1 is padding.
-      expected_lists: `[*B, J]` what is expected anyway, such as the popularity baseline's lists of the same length.
+      lists: `[*B, K]` integer item ids, best first; below 1 is an empty place.
+      relevant: `[*B, P]` integer ids of the user's targets; below 1 is padding.
+      expected_lists: `[*B, J]` integer ids of items that are expected anyway, such as
+        the popularity baseline's lists of the same length.
 
     Returns:
       `[*B]` float32 in [0, 1]; nan for an empty list or without relevant items.
@@ -65,12 +69,12 @@ def serendipity(
     return defined(share(count_true(surprises), count_true(counted)), jnp.any(targets > 0, axis=-1))
 
 
-def repeat_rate(lists: Int[Array, "*B K"], histories: Int[Array, "*B L"]) -> Float[Array, "*B"]:
+def repeat_rate(lists: Integer[ArrayLike, "*B K"], histories: Integer[ArrayLike, "*B L"]) -> Float[Array, "*B"]:
     """Share of the listed items that the user already had.
 
     Args:
-      lists: `[*B, K]` item ids, best first; below 1 is an empty place.
-      histories: `[*B, L]` item ids of the user's events; below 1 is padding.
+      lists: `[*B, K]` integer item ids, best first; below 1 is an empty place.
+      histories: `[*B, L]` integer item ids of the user's events; below 1 is padding.
 
     Returns:
       `[*B]` float32 in [0, 1]; 0 without a history, nan for an empty list.
@@ -88,16 +92,16 @@ def repeat_rate(lists: Int[Array, "*B K"], histories: Int[Array, "*B L"]) -> Flo
 
 
 def popularity_lift(
-    lists: Int[Array, "*B K"], histories: Int[Array, "*B L"], item_popularity: Float[Array, " V+1"]
+    lists: Integer[ArrayLike, "*B K"], histories: Integer[ArrayLike, "*B L"], item_popularity: Real[ArrayLike, " V1"]
 ) -> Float[Array, "*B"]:
     """How much more popular a user's list is than the user's own history: mean over mean, less 1.
 
     Above 0 the recommender pushes the user towards popular items, below 0 away from them.
 
     Args:
-      lists: `[*B, K]` item ids, best first; below 1 is an empty place.
-      histories: `[*B, L]` item ids of the user's events; below 1 is padding.
-      item_popularity: `[V+1]` count, or share of users, of each item; row 0 is ignored.
+      lists: `[*B, K]` integer item ids, best first; below 1 is an empty place.
+      histories: `[*B, L]` integer item ids of the user's events; below 1 is padding.
+      item_popularity: `[V+1]` numbers, count, or share of users, of each item; row 0 is ignored.
 
     Returns:
       `[*B]` float32 from -1; nan for an empty list, an empty history, or one whose items have popularity 0.
@@ -123,9 +127,9 @@ def popularity_lift(
 
 
 def calibration_divergence(
-    lists: Int[Array, "*B K"],
-    histories: Int[Array, "*B L"],
-    item_categories: Int[Array, " V+1"] | Int[Array, "V+1 M"],
+    lists: Integer[ArrayLike, "*B K"],
+    histories: Integer[ArrayLike, "*B L"],
+    item_categories: Integer[ArrayLike, " V1"] | Integer[ArrayLike, "V1 M"],
     *,
     num_categories: int,
     smoothing: float = 0.01,
@@ -137,9 +141,9 @@ def calibration_divergence(
     categories belongs to each in equal parts; items without a category are left out.
 
     Args:
-      lists: `[*B, K]` item ids, best first; below 1 is an empty place.
-      histories: `[*B, L]` item ids of the user's events; below 1 is padding.
-      item_categories: `[V+1]`, or `[V+1, M]` for several of an item, codes 1…num_categories; 0 = none.
+      lists: `[*B, K]` integer item ids, best first; below 1 is an empty place.
+      histories: `[*B, L]` integer item ids of the user's events; below 1 is padding.
+      item_categories: `[V+1]` integer codes 1…num_categories, or `[V+1, M]` for several of an item; 0 = none.
       num_categories: number of categories, at least 1.
       smoothing: share of p within q, above 0 and below 1.
 
@@ -147,8 +151,8 @@ def calibration_divergence(
       `[*B]` float32 in nats, from 0 to -log(smoothing); nan where list or history has no item with a category.
 
     Raises:
-      ShapeError: shapes or dtypes that do not match, or num_categories < 1 (at trace time).
-      ConfigError: a smoothing that is not between 0 and 1.
+      ShapeError: shapes or dtypes that do not match (at trace time).
+      ConfigError: num_categories or smoothing out of range.
       DataError: an id beyond the table, or a code beyond num_categories, in NumPy arrays.
 
     Source:
@@ -159,8 +163,9 @@ def calibration_divergence(
     >>> f"{divergence:.3f}"
     '1.959'
     """
-    if isinstance(smoothing, jax.Array) or not 0 < smoothing < 1:
-        raise ConfigError(f"smoothing must be a number above 0 and below 1, got {smoothing}")
+    if isinstance(smoothing, jax.Array):
+        raise ConfigError(f"smoothing must be a Python number, got {smoothing!r}")
+    check_value("smoothing", smoothing, "(0, 1)")
     num = static_integer(num_categories, "num_categories")
     real = visible(item_categories)
     if real.size and real.max() > num:
@@ -180,7 +185,7 @@ def calibration_divergence(
     return defined(divergence, ~jnp.any(jnp.isnan(wanted) | jnp.isnan(given), axis=-1))
 
 
-def _lists_and_histories(lists: Array, histories: Array, num_items: int) -> tuple[Array, Array]:
+def _lists_and_histories(lists: ArrayLike, histories: ArrayLike, num_items: int) -> tuple[Array, Array]:
     ids = item_ids(lists, "lists", num_items=num_items)
     events = item_ids(histories, "histories", num_items=num_items)
     same_users(ids, "lists", events, "histories")

@@ -1,8 +1,9 @@
-"""Figures of lists of recommended items: where relevant ones stand, how novel and diverse a list is, how alike two are.
+"""Metrics of lists of recommended items: ranks of relevant ones, novelty, diversity, and the likeness of two lists.
 
-Lists are `[*B, K]` item ids, best first; an id below 1 is an empty place, so that shorter lists are padded with 0.
-An item that a list repeats counts once, at its first place. One value a user comes out, nan for an empty list.
-Work and memory grow with users × K × K or users × K × E at most: give a million users in tiles.
+Lists are `[*B, K]` integer item ids, best first; an id below 1 is an empty place, so that shorter lists are padded
+with 0.
+An item that a list repeats counts once, at its first place. One value for each user, nan for an empty list.
+Work and memory grow with users × K × K or users × K × E at most: pass a million users in tiles.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer, Real
 
-from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.errors import DataError
 from seqrec_jax.metrics.inputs import (
     MISSING_RANK,
     contained,
@@ -27,20 +28,25 @@ from seqrec_jax.metrics.inputs import (
     share,
     visible,
 )
+from seqrec_jax.settings import check_value
+from seqrec_jax.types import ArrayLike
 
 
 def ranks_from_lists(
-    recommended: Int[Array, "*B K"], relevant: Int[Array, "*B P"], *, where: Bool[Array, "*B P"] | None = None
+    recommended: Integer[ArrayLike, "*B K"],
+    relevant: Integer[ArrayLike, "*B P"],
+    *,
+    where: Bool[ArrayLike, "*B P"] | None = None,
 ) -> Int[Array, "*B P"]:
-    """Place of each relevant item in a list made elsewhere, so that the same metrics judge it.
+    """Rank of each relevant item in a given list, of any recommender, for the metrics that take ranks.
 
-    Metrics at a k above the list's length K count what stands beyond K as misses. An item that a list repeats
-    has its first place. Give the metrics the `where` used here, or `where=relevant > 0` for None.
+    Metrics at a k above the list's length K count items beyond K as misses. An item that a list repeats has its
+    first place. Pass the same `where` to the metrics, or `where=relevant > 0` for None.
 
     Args:
-      recommended: `[*B, K]` item ids, best first; below 1 is an empty place.
-      relevant: `[*B, P]` item ids, distinct within a user; below 1 is padding.
-      where: `[*B, P]` True for real entries; None means all ids from 1.
+      recommended: `[*B, K]` integer item ids, best first; below 1 is an empty place.
+      relevant: `[*B, P]` integer item ids, distinct within a user; below 1 is padding.
+      where: `[*B, P]` bool, True for real entries; None means all ids from 1.
 
     Returns:
       `[*B, P]` int32 1-based ranks, `MISSING_RANK` where the item is not in the list.
@@ -65,14 +71,17 @@ def ranks_from_lists(
 
 
 def hits_from_lists(
-    recommended: Int[Array, "*B K"], relevant: Int[Array, "*B P"], *, where: Bool[Array, "*B P"] | None = None
+    recommended: Integer[ArrayLike, "*B K"],
+    relevant: Integer[ArrayLike, "*B P"],
+    *,
+    where: Bool[ArrayLike, "*B P"] | None = None,
 ) -> Bool[Array, "*B K"]:
     """Which places of a list hold a relevant item; a repeated item counts once, at its first place.
 
     Args:
-      recommended: `[*B, K]` item ids, best first; below 1 is an empty place.
-      relevant: `[*B, P]` item ids, distinct within a user; below 1 is padding.
-      where: `[*B, P]` True for real entries; None means all ids from 1.
+      recommended: `[*B, K]` integer item ids, best first; below 1 is an empty place.
+      relevant: `[*B, P]` integer item ids, distinct within a user; below 1 is padding.
+      where: `[*B, P]` bool, True for real entries; None means all ids from 1.
 
     Returns:
       `[*B, K]` bool.
@@ -89,15 +98,15 @@ def hits_from_lists(
     return jnp.any(ranks[..., None, :] == place[..., :, None], axis=-1)
 
 
-def novelty(lists: Int[Array, "*B K"], item_probabilities: Float[Array, " V+1"]) -> Float[Array, "*B"]:
-    """Mean self-information of the listed items in bits: how surprising it is to meet them at all.
+def novelty(lists: Integer[ArrayLike, "*B K"], item_probabilities: Real[ArrayLike, " V1"]) -> Float[Array, "*B"]:
+    """Mean self-information of the listed items in bits: how rare they are.
 
     `mean over items of -log2 p`. With p = the share of users who had the item it is the mean inverse user frequency.
 
     Args:
-      lists: `[*B, K]` item ids, best first; below 1 is an empty place.
-      item_probabilities: `[V+1]` probability of each item, such as `(count + 1) / (num_users + 1)`; row 0 is ignored.
-        A listed item of probability 0 makes the figure infinite, hence the + 1.
+      lists: `[*B, K]` integer item ids, best first; below 1 is an empty place.
+      item_probabilities: `[V+1]` numbers, probability of each item, such as `(count + 1) / (num_users + 1)`; row 0 is
+        ignored. A listed item of probability 0 makes the metric infinite, hence the + 1.
 
     Returns:
       `[*B]` float32 in bits, at least 0; nan for an empty list.
@@ -123,15 +132,15 @@ def novelty(lists: Int[Array, "*B K"], item_probabilities: Float[Array, " V+1"])
     return share(jnp.sum(bits, axis=-1), count_true(counted))
 
 
-def intra_list_diversity(lists: Int[Array, "*B K"], vectors: Float[Array, "V+1 E"]) -> Float[Array, "*B"]:
+def intra_list_diversity(lists: Integer[ArrayLike, "*B K"], vectors: Real[ArrayLike, "V1 E"]) -> Float[Array, "*B"]:
     """Mean distance 1 − cosine over the pairs of a list, from the items' vectors.
 
     The cosines of all pairs come from one sum: `|sum of x|² = n + 2 × sum over pairs of cos` for unit vectors x. An
     item whose vector is zero has no direction and is left out.
 
     Args:
-      lists: `[*B, K]` item ids, best first; below 1 is an empty place.
-      vectors: `[V+1, E]` vector of each item, of any length.
+      lists: `[*B, K]` integer item ids, best first; below 1 is an empty place.
+      vectors: `[V+1, E]` numbers, vector of each item, of any length.
 
     Returns:
       `[*B]` float32 in [0, 2]; nan with fewer than two items.
@@ -168,15 +177,15 @@ def intra_list_diversity(lists: Int[Array, "*B K"], vectors: Float[Array, "V+1 E
     return jnp.clip(1 - share(cosines, num * (num - 1)), 0.0, 2.0)
 
 
-def attribute_diversity(lists: Int[Array, "*B K"], codes: Int[Array, "V+1 M"]) -> Float[Array, "*B"]:
+def attribute_diversity(lists: Integer[ArrayLike, "*B K"], codes: Integer[ArrayLike, "V1 M"]) -> Float[Array, "*B"]:
     """Mean Jaccard distance over the pairs of a list, from the items' sets of attribute codes.
 
     The distance of two items is the share of the codes of either that they do not have in common. An item without
     any code is left out. Work grows with K² × M².
 
     Args:
-      lists: `[*B, K]` item ids, best first; below 1 is an empty place.
-      codes: `[V+1, M]` up to M codes of each item, such as its categories; 0 = none.
+      lists: `[*B, K]` integer item ids, best first; below 1 is an empty place.
+      codes: `[V+1, M]` integers, up to M codes of each item, such as its categories; 0 = none.
 
     Returns:
       `[*B]` float32 in [0, 1]; nan with fewer than two items.
@@ -204,12 +213,12 @@ def attribute_diversity(lists: Int[Array, "*B K"], codes: Int[Array, "V+1 M"]) -
     return share(jnp.sum(distances, axis=(-2, -1)), num * (num - 1))
 
 
-def list_overlap(first: Int[Array, "*B K"], second: Int[Array, "*B J"]) -> Float[Array, "*B"]:
+def list_overlap(first: Integer[ArrayLike, "*B K"], second: Integer[ArrayLike, "*B J"]) -> Float[Array, "*B"]:
     """Share of the items of either list that are in both (Jaccard), whatever their order.
 
     Args:
-      first: `[*B, K]` item ids; below 1 is an empty place.
-      second: `[*B, J]` item ids of the same users.
+      first: `[*B, K]` integer item ids; below 1 is an empty place.
+      second: `[*B, J]` integer item ids of the same users.
 
     Returns:
       `[*B]` float32 in [0, 1]; nan where both lists are empty.
@@ -231,17 +240,20 @@ def list_overlap(first: Int[Array, "*B K"], second: Int[Array, "*B J"]) -> Float
 
 
 def rank_biased_overlap(
-    first: Int[Array, "*B K"], second: Int[Array, "*B J"], *, persistence: float = 0.9
+    first: Integer[ArrayLike, "*B K"],
+    second: Integer[ArrayLike, "*B J"],
+    *,
+    persistence: float | Float[Array, ""] = 0.9,
 ) -> Float[Array, "*B"]:
     """How alike two rankings are, the first places weighing most; extrapolated beyond the ends of the lists (RBO_ext).
 
     A reader goes on from one place to the next with the given probability; RBO is the mean share of common items at
-    the place where the reader stops, what lies beyond the lists being taken to agree as the lists do. Lists of
-    different lengths follow equation 32 of the source; an empty list beside another gives 0.
+    the place where the reader stops, assuming that the rankings agree beyond the lists as they do within. Lists of
+    different lengths follow equation 32 of the source; an empty list compared with another gives 0.
 
     Args:
-      first: `[*B, K]` item ids, best first; below 1 is an empty place.
-      second: `[*B, J]` item ids of the same users.
+      first: `[*B, K]` integer item ids, best first; below 1 is an empty place.
+      second: `[*B, J]` integer item ids of the same users.
       persistence: probability of going on, above 0 and below 1; the first 10 places weigh 86 % at 0.9.
 
     Returns:
@@ -249,7 +261,7 @@ def rank_biased_overlap(
 
     Raises:
       ShapeError: shapes or dtypes that do not match (at trace time).
-      ConfigError: a persistence that is not between 0 and 1.
+      ConfigError: a persistence outside (0, 1).
 
     Source:
       Webber, Moffat and Zobel (2010), A similarity measure for indefinite rankings.
@@ -258,8 +270,8 @@ def rank_biased_overlap(
     >>> f"{overlap:.3f}"
     '0.828'
     """
-    if not isinstance(persistence, jax.Array) and not 0 < persistence < 1:
-        raise ConfigError(f"persistence must be above 0 and below 1, got {persistence}")
+    if not isinstance(persistence, jax.Array):
+        check_value("persistence", persistence, "(0, 1)")
     a, b = item_ids(first, "first"), item_ids(second, "second")
     same_users(a, "first", b, "second")
     first_a, first_b = first_places(a), first_places(b)

@@ -1,10 +1,10 @@
-"""Ranking metrics from the ranks of a user's relevant items: one value a user, nothing averaged.
+"""Ranking metrics from the ranks of each user's relevant items: one value for each user, nothing averaged.
 
 Every function takes `ranks` `[*B, P]`, the 1-based place of each relevant item in one ranking of that user's
 candidates. Relevant items of one user hold distinct places, since they stand in the same list. An item that
-could not be ranked has `MISSING_RANK` and is a miss at every k. A user without relevant items gets nan, so
-that whoever averages decides openly what to do. k may exceed the number of candidates: the places beyond the
-last are empty, so precision still divides by k.
+could not be ranked has `MISSING_RANK` and is a miss at every k. A user without relevant items gets nan, so that
+averaging has to treat such users explicitly. k may exceed the number of candidates: the places beyond the last
+are empty, so precision still divides by k.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer, Real
 
 from seqrec_jax.metrics.inputs import (
     MISSING_RANK,
@@ -36,8 +36,8 @@ def num_relevant(
     """Number of relevant items of each user, whether they could be ranked or not.
 
     Args:
-      ranks: `[*B, P]` 1-based rank of each relevant item.
-      where: `[*B, P]` True for real entries; None means all.
+      ranks: `[*B, P]` integer 1-based rank of each relevant item.
+      where: `[*B, P]` bool, True for real entries; None means all.
 
     Returns:
       `[*B]` int32.
@@ -58,8 +58,8 @@ def accuracy_at_1(
     """Whether the first place holds a relevant item.
 
     Args:
-      ranks: `[*B, P]` 1-based rank of each relevant item.
-      where: `[*B, P]` True for real entries; None means all.
+      ranks: `[*B, P]` integer 1-based rank of each relevant item.
+      where: `[*B, P]` bool, True for real entries; None means all.
 
     Returns:
       `[*B]` float32, 0 or 1; nan without relevant items.
@@ -79,15 +79,16 @@ def hit_rate_at_k(
     """Whether any relevant item is in the first k places.
 
     Args:
-      ranks: `[*B, P]` 1-based rank of each relevant item.
+      ranks: `[*B, P]` integer 1-based rank of each relevant item.
       k: length of the list, at least 1.
-      where: `[*B, P]` True for real entries; None means all.
+      where: `[*B, P]` bool, True for real entries; None means all.
 
     Returns:
       `[*B]` float32, 0 or 1; nan without relevant items.
 
     Raises:
-      ShapeError: k < 1, or shapes or dtypes that do not match (at trace time).
+      ShapeError: shapes or dtypes that do not match (at trace time).
+      ConfigError: k < 1.
 
     >>> hit_rate_at_k(jnp.array([[4, 1], [12, 30]]), k=10)
     Array([1., 0.], dtype=float32)
@@ -102,15 +103,16 @@ def precision_at_k(
     """Share of the first k places that hold a relevant item: hits / k.
 
     Args:
-      ranks: `[*B, P]` 1-based rank of each relevant item.
+      ranks: `[*B, P]` integer 1-based rank of each relevant item.
       k: length of the list, at least 1.
-      where: `[*B, P]` True for real entries; None means all.
+      where: `[*B, P]` bool, True for real entries; None means all.
 
     Returns:
       `[*B]` float32 in [0, 1]; nan without relevant items.
 
     Raises:
-      ShapeError: k < 1, or shapes or dtypes that do not match (at trace time).
+      ShapeError: shapes or dtypes that do not match (at trace time).
+      ConfigError: k < 1.
 
     Source:
       Manning et al. (2008), Introduction to Information Retrieval, ch. 8.
@@ -129,15 +131,16 @@ def recall_at_k(
     """Share of a user's P relevant items found in the first k places: hits / P.
 
     Args:
-      ranks: `[*B, P]` 1-based rank of each relevant item.
+      ranks: `[*B, P]` integer 1-based rank of each relevant item.
       k: length of the list, at least 1.
-      where: `[*B, P]` True for real entries; None means all.
+      where: `[*B, P]` bool, True for real entries; None means all.
 
     Returns:
       `[*B]` float32 in [0, 1]; nan without relevant items.
 
     Raises:
-      ShapeError: k < 1, or shapes or dtypes that do not match (at trace time).
+      ShapeError: shapes or dtypes that do not match (at trace time).
+      ConfigError: k < 1.
 
     >>> recall_at_k(jnp.array([[1, 7], [3, 2]]), k=3)
     Array([0.5, 1. ], dtype=float32)
@@ -152,15 +155,16 @@ def f1_at_k(
     """Harmonic mean of precision and recall at k: 2 hits / (k + P).
 
     Args:
-      ranks: `[*B, P]` 1-based rank of each relevant item.
+      ranks: `[*B, P]` integer 1-based rank of each relevant item.
       k: length of the list, at least 1.
-      where: `[*B, P]` True for real entries; None means all.
+      where: `[*B, P]` bool, True for real entries; None means all.
 
     Returns:
       `[*B]` float32 in [0, 1]; nan without relevant items.
 
     Raises:
-      ShapeError: k < 1, or shapes or dtypes that do not match (at trace time).
+      ShapeError: shapes or dtypes that do not match (at trace time).
+      ConfigError: k < 1.
 
     >>> f1_at_k(jnp.array([[1, 7]]), k=2)
     Array([0.5], dtype=float32)
@@ -179,15 +183,16 @@ def ndcg_at_k(
     `sum over hits of 1 / log2(1 + rank)`, divided by `sum for i = 1…min(P, k) of 1 / log2(1 + i)`.
 
     Args:
-      ranks: `[*B, P]` 1-based rank of each relevant item.
+      ranks: `[*B, P]` integer 1-based rank of each relevant item.
       k: length of the list, at least 1.
-      where: `[*B, P]` True for real entries; None means all.
+      where: `[*B, P]` bool, True for real entries; None means all.
 
     Returns:
       `[*B]` float32 in [0, 1]; nan without relevant items.
 
     Raises:
-      ShapeError: k < 1, or shapes or dtypes that do not match (at trace time).
+      ShapeError: shapes or dtypes that do not match (at trace time).
+      ConfigError: k < 1.
 
     Source:
       Järvelin and Kekäläinen (2002), Cumulated gain-based evaluation of IR techniques, with binary gains.
@@ -207,29 +212,30 @@ def ndcg_at_k(
 
 def graded_ndcg_at_k(
     ranks: Integer[ArrayLike, "*B P"],
-    gains: Float[ArrayLike, "*B P"],
+    gains: Real[ArrayLike, "*B P"],
     *,
     k: int,
     exponential: bool = False,
     where: Bool[ArrayLike, "*B P"] | None = None,
 ) -> Float[Array, "*B"]:
-    """NDCG where relevant items are worth differently, such as a purchase more than a view.
+    """NDCG of relevant items with gains that differ, such as a purchase worth more than a view.
 
     `sum over hits of g / log2(1 + rank)`, divided by that of the best list: the user's own relevant items by
-    falling gain. With equal gains it is `ndcg_at_k`.
+    gain from highest to lowest. With equal gains it is `ndcg_at_k`.
 
     Args:
-      ranks: `[*B, P]` 1-based rank of each relevant item.
-      gains: `[*B, P]` worth of each relevant item, not negative.
+      ranks: `[*B, P]` integer 1-based rank of each relevant item.
+      gains: `[*B, P]` numbers, gain of each relevant item, not negative.
       k: length of the list, at least 1.
-      exponential: an item is worth 2^gain − 1, as in web search, instead of its gain.
-      where: `[*B, P]` True for real entries; None means all.
+      exponential: use 2^gain − 1, as in web search, instead of the gain.
+      where: `[*B, P]` bool, True for real entries; None means all.
 
     Returns:
       `[*B]` float32 in [0, 1]; nan without relevant items of positive gain.
 
     Raises:
-      ShapeError: k < 1, or shapes or dtypes that do not match (at trace time).
+      ShapeError: shapes or dtypes that do not match (at trace time).
+      ConfigError: k < 1.
       DataError: a negative gain in a NumPy array.
 
     Source:
@@ -259,15 +265,16 @@ def mrr_at_k(
     """Reciprocal rank of the first relevant item, 0 if it is not in the first k places.
 
     Args:
-      ranks: `[*B, P]` 1-based rank of each relevant item.
+      ranks: `[*B, P]` integer 1-based rank of each relevant item.
       k: length of the list, at least 1; None for the whole ranking.
-      where: `[*B, P]` True for real entries; None means all.
+      where: `[*B, P]` bool, True for real entries; None means all.
 
     Returns:
       `[*B]` float32 in [0, 1]; nan without relevant items.
 
     Raises:
-      ShapeError: k < 1, or shapes or dtypes that do not match (at trace time).
+      ShapeError: shapes or dtypes that do not match (at trace time).
+      ConfigError: k < 1.
 
     Source:
       Voorhees (1999), The TREC-8 question answering track report.
@@ -290,15 +297,16 @@ def map_at_k(
     The mean over users is what is called MAP.
 
     Args:
-      ranks: `[*B, P]` 1-based rank of each relevant item.
+      ranks: `[*B, P]` integer 1-based rank of each relevant item.
       k: length of the list, at least 1.
-      where: `[*B, P]` True for real entries; None means all.
+      where: `[*B, P]` bool, True for real entries; None means all.
 
     Returns:
       `[*B]` float32 in [0, 1]; nan without relevant items.
 
     Raises:
-      ShapeError: k < 1, or shapes or dtypes that do not match (at trace time).
+      ShapeError: shapes or dtypes that do not match (at trace time).
+      ConfigError: k < 1.
 
     Source:
       Manning et al. (2008), Introduction to Information Retrieval, ch. 8; the cut at k as in Kaggle's MAP@k.

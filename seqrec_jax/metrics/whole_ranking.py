@@ -1,4 +1,4 @@
-"""Figures of the whole ranking, without a cut at k: mean rank and area under the curve, one value a user.
+"""Metrics of the whole ranking, without a cut at k: mean rank and area under the curve, one value for each user.
 
 `ranks` are those of `ranking.py`: 1-based, distinct within a user, `MISSING_RANK` where an item was not ranked.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer, Real
 
 from seqrec_jax.metrics.inputs import (
     MISSING_RANK,
@@ -19,21 +19,22 @@ from seqrec_jax.metrics.inputs import (
     refuse_negative,
     share,
 )
+from seqrec_jax.types import ArrayLike
 
 
 def mean_rank(
-    ranks: Int[Array, "*B P"],
+    ranks: Integer[ArrayLike, "*B P"],
     *,
-    num_candidates: int | Int[Array, "*B"] | None = None,
-    where: Bool[Array, "*B P"] | None = None,
+    num_candidates: int | Integer[ArrayLike, ""] | Integer[ArrayLike, "*B"] | None = None,
+    where: Bool[ArrayLike, "*B P"] | None = None,
 ) -> Float[Array, "*B"]:
     """Mean rank of a user's relevant items; smaller is better.
 
     Args:
-      ranks: `[*B, P]` 1-based rank of each relevant item.
-      num_candidates: number of items that were ranked, one for all users or `[*B]`; a missing item then
-        counts as the last place. None takes ranks as they are, and `MISSING_RANK` spoils the mean.
-      where: `[*B, P]` True for real entries; None means all.
+      ranks: `[*B, P]` integer 1-based rank of each relevant item.
+      num_candidates: number of items that were ranked, one for all users or `[*B]` integers; a missing item then
+        counts as the last place. With None the ranks are used as they are, and a `MISSING_RANK` dominates the mean.
+      where: `[*B, P]` bool, True for real entries; None means all.
 
     Returns:
       `[*B]` float32, at least 1; nan without relevant items.
@@ -52,10 +53,10 @@ def mean_rank(
 
 
 def auc(
-    ranks: Int[Array, "*B P"],
+    ranks: Integer[ArrayLike, "*B P"],
     *,
-    num_candidates: int | Int[Array, "*B"],
-    where: Bool[Array, "*B P"] | None = None,
+    num_candidates: int | Integer[ArrayLike, ""] | Integer[ArrayLike, "*B"],
+    where: Bool[ArrayLike, "*B P"] | None = None,
 ) -> Float[Array, "*B"]:
     """Probability that a relevant item stands above an irrelevant one, both drawn at random.
 
@@ -63,9 +64,9 @@ def auc(
     compete with each other. A missing item stands below all irrelevant ones.
 
     Args:
-      ranks: `[*B, P]` 1-based rank of each relevant item.
-      num_candidates: number of items that were ranked, relevant ones included, one for all users or `[*B]`.
-      where: `[*B, P]` True for real entries; None means all.
+      ranks: `[*B, P]` integer 1-based rank of each relevant item.
+      num_candidates: number of items that were ranked, relevant ones included, one for all users or `[*B]` integers.
+      where: `[*B, P]` bool, True for real entries; None means all.
 
     Returns:
       `[*B]` float32 in [0, 1]; nan without relevant or without irrelevant items.
@@ -91,14 +92,15 @@ def auc(
     return defined(share(jnp.sum(shares, axis=-1), count_true(where)), irrelevant > 0)
 
 
-def grouped_auc(user_auc: Float[Array, "*B U"], weights: Float[Array, "*B U"]) -> Float[Array, "*B"]:
-    """Mean of the users' own AUC, weighted by how much of the log each user is: no user is compared with another.
+def grouped_auc(user_auc: Real[ArrayLike, "*B U"], weights: Real[ArrayLike, "*B U"]) -> Float[Array, "*B"]:
+    """Mean of the users' own AUC, weighted by each user's part of the log: no user is compared with another.
 
-    An AUC over all users' pairs at once (`roc_auc`) also rewards telling active users from others; this does not.
+    An AUC over all users' pairs at once (`roc_auc`) also rewards separating active users from others; this one does
+    not.
 
     Args:
-      user_auc: `[*B, U]` of `auc` or `roc_auc`; users with nan are left out.
-      weights: `[*B, U]` number of a user's targets, or of impressions.
+      user_auc: `[*B, U]` numbers from `auc` or `roc_auc`; users with nan are left out.
+      weights: `[*B, U]` numbers, count of a user's targets or impressions.
 
     Returns:
       `[*B]` float32 in [0, 1]; nan where no user has an AUC and a weight.

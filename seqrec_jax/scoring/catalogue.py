@@ -6,7 +6,7 @@ Ranks and lists both go through the tiles made here, so that they follow the sam
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from seqrec_jax.errors import ShapeError
 from seqrec_jax.scoring.scores import BilinearWeight, fitting, project, score_dtype, table_scores
 from seqrec_jax.settings import check_value
 from seqrec_jax.types import ArrayLike, AxisName
+
+_Size: TypeAlias = Any  # an int, or a symbolic dimension of `jax.export`, whose type is not public
 
 # scores in a tile on a CPU, and the fewest rows: counting wants scores that stay in the cache after the product, and
 # lists cost more by the tile than by the score
@@ -43,7 +45,7 @@ class Catalogue(NamedTuple):
     """
 
     score: Callable[[Array, int], Array]
-    num_users: int
+    num_users: _Size
     num_rows: int
     dtype: jnp.dtype
     first: Array
@@ -178,7 +180,7 @@ def columns_of(wanted: Int[Array, "U N"], ids: Int[Array, " C"]) -> Int[Array, "
     return jnp.where(inside, columns, ids.shape[0])
 
 
-def check_by_user(num_users: int, **by_user: ArrayLike | None) -> None:
+def check_by_user(num_users: _Size, **by_user: ArrayLike | None) -> None:
     """Raise a ShapeError that names the array unless each is `[U, …]` of two axes or None (at trace time)."""
     for name, array in by_user.items():
         if array is not None and (jnp.ndim(array) != 2 or jnp.shape(array)[0] != num_users):
@@ -187,7 +189,7 @@ def check_by_user(num_users: int, **by_user: ArrayLike | None) -> None:
 
 def _catalogue(
     score: Callable[[Array, int], Array],
-    shape: tuple[int, ...],
+    shape: tuple[_Size, ...],
     dtype: jnp.dtype,
     scored: tuple[Array, ...],
     priority: ArrayLike,

@@ -179,7 +179,8 @@ def _best_blocks(blocks: Array, places: Array, k: int) -> Array:
         best_places = jnp.where(blocks == highest[:, :, None], places[None, :, :], _LAST_PLACE)
         return _first_columns(highest, jnp.min(best_places, axis=2), k)
 
-    return jax.lax.cond(jnp.any(tied), settle, lambda: chosen)
+    best: Array = jax.lax.cond(jnp.any(tied), settle, lambda: chosen)
+    return best
 
 
 def _first_k(candidates: _Candidates, k: int) -> _Candidates:
@@ -214,5 +215,5 @@ def _from_all_devices(part: Array, axis_name: AxisName) -> Array:
     """`[U, n K]` from `[U, K]` of each of n devices; a sum, unlike `all_gather`, is known to be equal on all."""
     num_devices, device = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
     own = jnp.arange(num_devices, dtype=jnp.int32)[None, :, None] == device
-    gathered = jax.lax.psum(jnp.where(own, part[:, None, :], jnp.zeros_like(part)[:, None, :]), axis_name)
+    gathered: Array = jax.lax.psum(jnp.where(own, part[:, None, :], jnp.zeros_like(part)[:, None, :]), axis_name)
     return gathered.reshape(part.shape[0], -1)

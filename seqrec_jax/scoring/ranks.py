@@ -204,7 +204,8 @@ def _count(tile: Tile, own: Array, places: Array) -> _Counts:
     greater, not_less = items > mine, items >= mine
     before = greater | (not_less & (tile.places[None, None, :] < places[:, :, None]))
     hits = tuple(hit.astype(jnp.int32) for hit in (before, greater, not_less))
-    return jax.lax.reduce(hits, (jnp.int32(0),) * 3, _add, dimensions=(2,))
+    counts: _Counts = jax.lax.reduce(hits, (jnp.int32(0),) * 3, _add, dimensions=(2,))
+    return counts
 
 
 def _add(a: _Counts, b: _Counts) -> _Counts:

@@ -1,9 +1,9 @@
-"""How sure a figure is: intervals, paired comparisons, corrections, equivalence, and what the data can tell apart.
+"""Uncertainty of means: intervals, paired comparisons, corrections for many tests, equivalence, and power.
 
-All work on tables users × metrics as the evaluation writes them, where nan says that a metric is undefined
-for a user. Users are the unit of chance throughout: they are drawn whole, with the same draw for every
-metric, so that the dependence between metrics and between a user's targets needs no model. The same seed
-gives the same figures. Figures that are no mean over users, such as coverage or Gini, are not for these.
+All take tables `[U, M]` of units × metrics, such as users × metrics of an evaluation, where nan marks a metric that is
+undefined for a unit. Units are independent of each other: they are drawn whole, with the same draw for every metric,
+so that the dependence between metrics, and between the observations of a unit, needs no model. The same seed gives the
+same results. Statistics that are no mean over units, such as coverage or Gini, cannot be treated in this way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from seqrec_jax.statistics.bootstrap import Interval, bootstrap_means
 from seqrec_jax.statistics.correction import benjamini_hochberg_correction, holm_correction
 from seqrec_jax.statistics.equivalence import EquivalenceResult, equivalence
 from seqrec_jax.statistics.paired import PairedDifference, paired_differences
-from seqrec_jax.statistics.power import minimal_detectable_difference, power_sentence, users_needed
+from seqrec_jax.statistics.power import minimal_detectable_difference, power_sentence, units_needed
 from seqrec_jax.statistics.seeds import SeedInterval, two_level_intervals
 
 __all__ = [
@@ -28,5 +28,5 @@ __all__ = [
     "paired_differences",
     "power_sentence",
     "two_level_intervals",
-    "users_needed",
+    "units_needed",
 ]

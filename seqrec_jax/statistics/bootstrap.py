@@ -1,22 +1,21 @@
-"""Intervals of means from resampled users."""
+"""Confidence intervals of means from resampled units."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike
 
-from seqrec_jax.statistics.inputs import check_count, check_seed, check_share, metric_table, moments
+from seqrec_jax.settings import check_value
+from seqrec_jax.statistics.inputs import Table, moments, unit_table
 from seqrec_jax.statistics.resampling import resampled_deviations
 
 
 class Interval(NamedTuple):
-    """Means over users and where they may lie: `[M]` float64 each.
+    """Means over units and their confidence intervals: `[M]` float64 each.
 
     Attributes:
-      mean: mean over the users for whom the metric is defined, nan without any.
+      mean: mean over the units for which the metric is defined, nan without any.
       low: lower end of the confidence interval.
       high: upper end.
     """
@@ -26,31 +25,29 @@ class Interval(NamedTuple):
     high: np.ndarray
 
 
-def bootstrap_means(
-    values: ArrayLike | pd.DataFrame, *, num_resamples: int = 2000, seed: int = 0, confidence: float = 0.95
-) -> Interval:
-    """Mean of each metric with a percentile interval from resampled users.
+def bootstrap_means(values: Table, *, num_resamples: int = 2000, seed: int = 0, confidence: float = 0.95) -> Interval:
+    """Mean of each metric with a percentile interval from resampled units.
 
-    Each resample draws as many users as there are, with replacement, and takes the mean over those drawn for
-    whom the metric is defined. Above 1,024 users it draws each a Poisson number of times, which is the same
-    for such numbers, and users with equal rows together. Up to there draws belong to places, so that in another
-    order of the users the ends differ by chance, as with another seed; above they belong to distinct rows, so
-    that the ends differ by chance when other columns stand beside. Users for whom nothing is defined are left
-    out. One user alone gives low = high = mean, which says that nothing is known about the spread, not that
-    there is none; below about 20 users, or 20 users whose value is not zero, percentile intervals are too short.
+    Each resample draws as many units as there are, with replacement, and takes the mean over the drawn units for
+    which the metric is defined. Above 1,024 units it draws each a Poisson number of times, which is equivalent
+    for such numbers, and units with equal rows together. Up to 1,024 units the draws belong to rows by position, so
+    that another order of the units changes the ends by chance, as another seed does; above they belong to distinct
+    rows, so that other columns in the table change the ends by chance. Units for which nothing is defined are left
+    out. A single unit gives low = high = mean, since the spread is unknown; below about 20 units, or 20 units whose
+    value is not zero, percentile intervals are too short.
 
     Args:
-      values: `[U, M]` one row a user, nan = undefined.
-      num_resamples: number of resamples, at least 100.
+      values: `[U, M]` numbers, one row for each unit, nan = undefined.
+      num_resamples: number of resamples R, at least 100.
       seed: seed of the draws, not negative.
-      confidence: share of such intervals that should hold the true mean, between 0 and 1.
+      confidence: probability that such an interval holds the true mean, between 0 and 1.
 
     Returns:
-      Mean, low and high of each of the M columns; nan for a column without a defined value.
+      `[M]` float64 mean, low and high of each column; nan for a column without a defined value.
 
     Raises:
       ShapeError: values that are not `[U, M]`.
-      DataError: no users, infinite or non-numeric values.
+      DataError: no units, infinite or non-numeric values.
       ConfigError: an option out of range.
 
     Source:
@@ -60,10 +57,10 @@ def bootstrap_means(
     >>> interval.mean.round(3), interval.low, interval.high
     (array([0.667]), array([0.]), array([1.]))
     """
-    check_count("num_resamples", num_resamples)
-    check_seed(seed)
-    check_share("confidence", confidence)
-    table = metric_table(values, "values")
+    check_value("num_resamples", num_resamples, "[100, inf)")
+    check_value("seed", seed, "[0, inf)")
+    check_value("confidence", confidence, "(0, 1)")
+    table = unit_table(values, "values")
     means = moments(table).mean
     deviations = resampled_deviations(table, means, num_resamples=num_resamples, seed=seed)
     return percentile_interval(means, deviations, confidence=confidence)
@@ -73,12 +70,12 @@ def percentile_interval(means: np.ndarray, deviations: np.ndarray, *, confidence
     """The interval between two percentiles of the resampled means.
 
     Args:
-      means: `[M]`.
-      deviations: `[R, M]` resampled means minus the means; nan where a resample says nothing.
+      means: `[M]` float64.
+      deviations: `[R, M]` float64 resampled means minus the means; nan for a resample without a defined value.
       confidence: share of the resamples between the two ends.
 
     Returns:
-      Mean, low and high `[M]`; nan for a column without any resample that says something.
+      `[M]` float64 mean, low and high; nan for a column whose resamples are all nan.
     """
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     ends = np.full((2, len(means)), np.nan)

@@ -1,21 +1,21 @@
-"""Corrections for many tests: Holm against any false alarm, Benjamini–Hochberg for the share of false ones."""
+"""Corrections for many tests: Holm for the familywise error rate, Benjamini–Hochberg for the false discovery rate."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from seqrec_jax.errors import DataError
+from seqrec_jax.statistics.inputs import Numbers
 
 
-def holm_correction(p_values: ArrayLike) -> np.ndarray:
-    """Adjusted p-values of a family; rejecting those below α errs in any with probability at most α.
+def holm_correction(p_values: Numbers) -> np.ndarray:
+    """Adjusted p-values; rejecting those below α makes any false rejection with probability at most α.
 
     The i-th smallest of m p-values becomes the largest of `(m - j + 1) · p_j` over j ≤ i, at most 1. Holds
     whatever the dependence between the tests.
 
     Args:
-      p_values: in [0, 1], of any shape, such as metrics × slices: all entries are one family; nan = not
+      p_values: numbers in [0, 1], of any shape, such as metrics × slices: all entries are one family; nan = not
         tested, stays nan and does not count.
 
     Returns:
@@ -37,15 +37,15 @@ def holm_correction(p_values: ArrayLike) -> np.ndarray:
     return adjusted.reshape(p.shape)
 
 
-def benjamini_hochberg_correction(p_values: ArrayLike) -> np.ndarray:
-    """Adjusted p-values of a family; of those below α a share of at most α is false, in expectation.
+def benjamini_hochberg_correction(p_values: Numbers) -> np.ndarray:
+    """Adjusted p-values; of those below α a share of at most α is false, in expectation.
 
     The i-th smallest of m p-values becomes the smallest of `m · p_j / j` over j ≥ i. Holds for tests that are
-    independent or positively dependent, as metrics of the same lists are. Less strict than Holm: for finding
+    independent or positively dependent, as metrics of the same units are. Less strict than Holm: for a search for
     candidates, such as slices to look at, not for a single claim.
 
     Args:
-      p_values: in [0, 1], of any shape: all entries are one family; nan = not tested, stays nan and does not
+      p_values: numbers in [0, 1], of any shape: all entries are one family; nan = not tested, stays nan and does not
         count.
 
     Returns:
@@ -69,7 +69,7 @@ def benjamini_hochberg_correction(p_values: ArrayLike) -> np.ndarray:
     return adjusted.reshape(p.shape)
 
 
-def _family(p_values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _family(p_values: Numbers) -> tuple[np.ndarray, np.ndarray]:
     """The p-values, and the flat places of those that were tested, from smallest to largest."""
     p = np.asarray(p_values, dtype=np.float64)
     outside = (p < 0) | (p > 1)

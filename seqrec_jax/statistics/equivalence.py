@@ -1,8 +1,8 @@
-"""Whether two systems are as good as each other for all that matters: equivalence within a stated margin.
+"""Equivalence of two systems within a stated margin.
 
-That a difference is not significant does not show that there is none. Equivalence is shown by an interval
-that lies within a margin which somebody chose beforehand as too small to matter; and where the users are too
-few for such an interval ever to be short enough, the question is refused instead of answered by chance.
+A difference that is not significant may still exist. Equivalence is shown by an interval that lies within a
+margin, chosen beforehand as too small to matter. If there are too few units for such an interval ever to be short
+enough, the question is refused instead of answered by chance.
 """
 
 from __future__ import annotations
@@ -10,41 +10,34 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike
 from scipy.special import ndtri, stdtr, stdtrit
 
 from seqrec_jax.errors import ConfigError, ShapeError
+from seqrec_jax.settings import check_choice, check_value
 from seqrec_jax.statistics.bootstrap import percentile_interval
-from seqrec_jax.statistics.inputs import (
-    Moments,
-    check_count,
-    check_seed,
-    check_share,
-    moments,
-    paired_tables,
-)
+from seqrec_jax.statistics.inputs import Moments, Numbers, Table, moments, paired_tables
 from seqrec_jax.statistics.resampling import resampled_deviations
 
 Question = Literal["equivalence", "non-inferiority"]
+IntervalKind = Literal["t", "bootstrap"]
 
 
 class EquivalenceResult(NamedTuple):
-    """What a margin allows one to say of each of M metrics: `[M]` each.
+    """Result of the tests against a margin for each of M metrics: `[M]` each, float64 unless stated.
 
     Attributes:
-      verdict: "equivalent": the whole interval lies within the margin on both sides; "not inferior": it lies
+      verdict: str; "equivalent": the whole interval lies within the margin on both sides; "not inferior": it lies
         above the margin on the worse side; "inferior": it lies beyond the margin on the worse side;
-        "undecided": none of these; "refused": the data cannot carry the margin.
-      reason: the same in a sentence, with figures.
+        "undecided": none of these; "refused": there are too few units for the margin.
+      reason: str, the verdict in a sentence with its numbers.
       mean: mean of a - b.
       low: lower end of the interval at confidence 1 - 2 level.
       high: upper end.
-      margin: the margin in the metric's own unit.
-      smallest_margin: the smallest margin that these users could have carried.
+      margin: the margin, on the metric's own scale.
+      smallest_margin: the smallest margin for which there are enough units.
       p_equivalent: the larger of the two one-sided p-values, that the difference is beyond either margin.
       p_not_inferior: one-sided, that a is worse than b by the margin or more.
-      users: int64, for how many users both are defined.
+      units: int64 number of units for which both are defined.
     """
 
     verdict: np.ndarray
@@ -56,51 +49,53 @@ class EquivalenceResult(NamedTuple):
     smallest_margin: np.ndarray
     p_equivalent: np.ndarray
     p_not_inferior: np.ndarray
-    users: np.ndarray
+    units: np.ndarray
 
 
 def equivalence(
-    a: ArrayLike | pd.DataFrame,
-    b: ArrayLike | pd.DataFrame,
+    a: Table,
+    b: Table,
     *,
-    margin: ArrayLike | None = None,
-    relative_margin: ArrayLike | None = None,
+    margin: Numbers | None = None,
+    relative_margin: Numbers | None = None,
     question: Question = "equivalence",
-    higher_is_better: ArrayLike = True,
+    higher_is_better: Numbers = True,
     level: float = 0.05,
     power: float = 0.8,
-    interval: Literal["t", "bootstrap"] = "t",
+    interval: IntervalKind = "t",
     num_resamples: int = 2000,
     seed: int = 0,
+    unit_name: str = "units",
 ) -> EquivalenceResult:
-    """Two one-sided tests of a - b against a margin, refused where the users are too few for it.
+    """Two one-sided tests of a - b against a margin, refused if there are too few units for it.
 
-    The data carry a margin if, were there no difference at all, the question would be answered with yes in a
-    share `power` of repetitions: `margin ≥ (t_{1-level} + z) · s / √n`, with z at `(1 + power) / 2` for
-    equivalence and at `power` for non-inferiority. That looks at the spread of the differences and never at
-    their mean, so refusing does not depend on how the comparison came out.
+    There are enough units if, without any difference, the question would be answered with yes in a share `power`
+    of repetitions: `margin ≥ (t_{1-level} + z) · s / √n`, with z at `(1 + power) / 2` for
+    equivalence and at `power` for non-inferiority. This uses the spread of the differences and not their mean, so
+    a refusal does not depend on the outcome of the comparison.
 
     Args:
-      a: `[U, M]` one row a user, nan = undefined: the system that is to be shown as good. Data frames must
-        have the same index and columns.
-      b: `[U, M]` the baseline, for the same users and metrics in the same order.
-      margin: largest difference that does not matter, above 0, in the metric's own unit; one for all or `[M]`.
+      a: `[U, M]` numbers, one row for each unit, nan = undefined: the system to be tested. Data frames must have
+        the same index and columns.
+      b: `[U, M]` numbers of the baseline, for the same units and metrics in the same order.
+      margin: largest difference that does not matter, above 0, on the metric's own scale; one for all or `[M]`.
       relative_margin: the same as a share of b's mean, taken as a known number; one for all or `[M]`. Pass
         one of the two.
-      question: what is to be shown, and so what the data must be able to carry.
+      question: the claim to be tested, which determines how many units are enough.
       higher_is_better: False for metrics such as log loss; one for all or `[M]`.
-      level: chance of a wrong "equivalent", and of a wrong "not inferior", between 0 and 0.5.
-      power: see above, between 0 and 1.
-      interval: "t" for Student's, "bootstrap" for percentiles of resampled users.
-      num_resamples: of the bootstrap, at least 100.
-      seed: of the bootstrap's draws, not negative.
+      level: probability of a wrong "equivalent", and of a wrong "not inferior", between 0 and 0.5.
+      power: share of repetitions as above, between 0 and 1.
+      interval: "t" for Student's interval, "bootstrap" for percentiles of resampled units.
+      num_resamples: number of bootstrap resamples, at least 100.
+      seed: seed of the bootstrap's draws, not negative.
+      unit_name: plural noun for the units in the reasons, such as "users".
 
     Returns:
-      Verdict, reason and figures of each of the M columns.
+      Verdict, reason and numbers of each of the M columns.
 
     Raises:
       ShapeError: a and b that are not `[U, M]` alike, or a margin that is neither one number nor `[M]`.
-      DataError: no users, infinite or non-numeric values, data frames of different users or metrics.
+      DataError: no units, infinite or non-numeric values, data frames of different units or metrics.
       ConfigError: an option out of range, both margins or none.
 
     Source:
@@ -113,8 +108,8 @@ def equivalence(
     (array(['equivalent'], dtype='<U12'), array(['refused'], dtype='<U12'))
     """
     _check_options(margin, relative_margin, question, level, power, interval)
-    check_count("num_resamples", num_resamples)
-    check_seed(seed)
+    check_value("num_resamples", num_resamples, "[100, inf)")
+    check_value("seed", seed, "[0, inf)")
     first, second = paired_tables(a, b)
     differences = first - second
     moment = moments(differences)
@@ -126,8 +121,8 @@ def equivalence(
         margins = _per_column("relative_margin", relative_margin, columns) * np.abs(baseline)
     sign = np.where(_per_column("higher_is_better", higher_is_better, columns) != 0, 1.0, -1.0)
 
-    degrees = np.maximum(moment.users - 1, 1)
-    error = moment.deviation / np.sqrt(np.maximum(moment.users, 1))
+    degrees = np.maximum(moment.units - 1, 1)
+    error = moment.deviation / np.sqrt(np.maximum(moment.units, 1))
     if interval == "t":
         half = stdtrit(degrees, 1 - level) * error
         low, high = moment.mean - half, moment.mean + half
@@ -141,7 +136,7 @@ def equivalence(
     verdicts, reasons = [], []
     for column in range(columns):
         ends = sorted([sign[column] * low[column], sign[column] * high[column]])
-        verdict = _verdict(ends[0], ends[1], margins[column], smallest[column], int(moment.users[column]))
+        verdict = _verdict(ends[0], ends[1], margins[column], smallest[column], int(moment.units[column]))
         verdicts.append(verdict)
         reasons.append(
             _reason(
@@ -152,6 +147,7 @@ def equivalence(
                 margin=float(margins[column]),
                 smallest=float(smallest[column]),
                 power=power,
+                unit_name=unit_name,
             )
         )
     return EquivalenceResult(
@@ -164,7 +160,7 @@ def equivalence(
         smallest,
         np.maximum(worse, better),
         worse,
-        moment.users,
+        moment.units,
     )
 
 
@@ -187,9 +183,9 @@ def _shifted_tests(mean: np.ndarray, deviations: np.ndarray, margins: np.ndarray
     return np.where(unknown, np.nan, worse), np.where(unknown, np.nan, better)
 
 
-def _verdict(low: float, high: float, margin: float, smallest: float, users: int) -> str:
+def _verdict(low: float, high: float, margin: float, smallest: float, units: int) -> str:
     """From the interval turned so that higher is better."""
-    if users < 2 or not margin > 0 or not smallest <= margin:
+    if units < 2 or not margin > 0 or not smallest <= margin:
         return "refused"
     if low > -margin:
         return "equivalent" if high < margin else "not inferior"
@@ -197,18 +193,26 @@ def _verdict(low: float, high: float, margin: float, smallest: float, users: int
 
 
 def _reason(
-    verdict: str, ends: str, moment: Moments, column: int, *, margin: float, smallest: float, power: float
+    verdict: str,
+    ends: str,
+    moment: Moments,
+    column: int,
+    *,
+    margin: float,
+    smallest: float,
+    power: float,
+    unit_name: str,
 ) -> str:
-    users = int(moment.users[column])
+    units = int(moment.units[column])
     if verdict == "refused":
-        if users < 2:
-            return f"{users} user(s) with both systems defined: nothing can be said"
+        if units < 2:
+            return f"the number of {unit_name} with both systems defined is {units}: nothing can be said"
         if not margin > 0:
             return "the margin is a share of a baseline whose mean is 0, so every difference is beyond it"
-        needed = users * (smallest / margin) ** 2
+        needed = units * (smallest / margin) ** 2
         return (
-            f"{users:,} users can carry a margin of {smallest:.3g} or more with power {power:g}, and the margin is "
-            f"{margin:.3g}; that would take about {needed:,.0f} users"
+            f"{units:,} {unit_name} can carry a margin of {smallest:.3g} or more with power {power:g}, and the margin "
+            f"is {margin:.3g}; that would take about {needed:,.0f} {unit_name}"
         )
     return {
         "equivalent": f"{ends} lies within ±{margin:.3g}",
@@ -218,7 +222,7 @@ def _reason(
     }[verdict]
 
 
-def _per_column(name: str, value: ArrayLike | None, columns: int) -> np.ndarray:
+def _per_column(name: str, value: Numbers | None, columns: int) -> np.ndarray:
     array = np.asarray(value, dtype=np.float64)
     if array.shape not in ((), (columns,)):
         raise ShapeError(f"{name} has shape {array.shape}, expected one number or one for each of {columns} metrics")
@@ -226,22 +230,19 @@ def _per_column(name: str, value: ArrayLike | None, columns: int) -> np.ndarray:
 
 
 def _check_options(
-    margin: ArrayLike | None,
-    relative_margin: ArrayLike | None,
+    margin: Numbers | None,
+    relative_margin: Numbers | None,
     question: str,
     level: float,
     power: float,
     interval: str,
 ) -> None:
     if (margin is None) == (relative_margin is None):
-        raise ConfigError("pass one of margin (in the metric's unit) and relative_margin (a share of b's mean)")
+        raise ConfigError("pass one of margin (on the metric's scale) and relative_margin (a share of b's mean)")
     for name, value in (("margin", margin), ("relative_margin", relative_margin)):
         if value is not None and not (np.asarray(value, dtype=np.float64) > 0).all():
             raise ConfigError(f"{name} is {value}, expected above 0: the largest difference that does not matter")
-    if question not in ("equivalence", "non-inferiority"):
-        raise ConfigError(f"question is {question!r}, expected 'equivalence' or 'non-inferiority'")
-    if interval not in ("t", "bootstrap"):
-        raise ConfigError(f"interval is {interval!r}, expected 't' or 'bootstrap'")
-    if not 0 < level < 0.5:
-        raise ConfigError(f"level is {level}, expected a share between 0 and 0.5 such as 0.05")
-    check_share("power", power)
+    check_choice("question", question, Question)
+    check_choice("interval", interval, IntervalKind)
+    check_value("level", level, "(0, 0.5)")
+    check_value("power", power, "(0, 1)")

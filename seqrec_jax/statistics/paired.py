@@ -1,4 +1,4 @@
-"""Two systems on the same users: the mean difference, how sure it is, and how large it is among users."""
+"""Two systems on the same units: the mean difference, its interval and tests, and its size relative to the spread."""
 
 from __future__ import annotations
 
@@ -6,44 +6,35 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike
 from scipy.special import ndtr, stdtr
 
-from seqrec_jax.errors import ConfigError
+from seqrec_jax.settings import check_choice, check_value
 from seqrec_jax.statistics.bootstrap import percentile_interval
-from seqrec_jax.statistics.inputs import (
-    Moments,
-    check_count,
-    check_seed,
-    check_share,
-    moments,
-    paired_tables,
-)
+from seqrec_jax.statistics.inputs import Moments, Table, moments, paired_tables
 from seqrec_jax.statistics.resampling import resampled_deviations
 from seqrec_jax.statistics.sign_flips import sign_flip_p_values
 
 TESTS = ("permutation", "bootstrap", "t", "wilcoxon")
-"""The tests that `paired_differences` knows."""
+"""The tests of `paired_differences`."""
 
 
 class PairedDifference(NamedTuple):
-    """How a differs from b on the same users: `[M]` each, float64 but for `users`.
+    """Difference of a and b on the same units: `[M]` each, float64 except `units`.
 
     Attributes:
-      mean: mean of a - b over the users for whom both are defined, nan without any.
+      mean: mean of a - b over the units for which both are defined, nan without any.
       low: lower end of the confidence interval of the mean.
       high: upper end.
       p_value: two-sided, of the permutation test: under the hypothesis that a and b are exchangeable within
-        each user.
+        each unit.
       effect_size: Cohen's d_z, the mean over the standard deviation of the differences; nan where these do
         not vary.
       p_bootstrap: two-sided, from resampled means moved to 0: under the hypothesis that the mean is 0.
       p_t: two-sided, of the paired t-test; nan where the differences are equal and not 0.
       p_wilcoxon: two-sided, of the signed-rank test; under the hypothesis that the differences lie
         symmetrically around 0, so it may be small although the mean is 0.
-      deviation: standard deviation of the differences, nan with fewer than two users.
-      users: int64, for how many users both are defined.
+      deviation: standard deviation of the differences, nan with fewer than two units.
+      units: int64 number of units for which both are defined.
     """
 
     mean: np.ndarray
@@ -55,12 +46,12 @@ class PairedDifference(NamedTuple):
     p_t: np.ndarray
     p_wilcoxon: np.ndarray
     deviation: np.ndarray
-    users: np.ndarray
+    units: np.ndarray
 
 
 def paired_differences(
-    a: ArrayLike | pd.DataFrame,
-    b: ArrayLike | pd.DataFrame,
+    a: Table,
+    b: Table,
     *,
     num_resamples: int = 2000,
     num_permutations: int = 5000,
@@ -68,32 +59,32 @@ def paired_differences(
     confidence: float = 0.95,
     tests: Collection[str] = TESTS,
 ) -> PairedDifference:
-    """Difference a - b of each metric on the same users, with interval, p-values and effect size.
+    """Difference a - b of each metric on the same units, with interval, p-values and effect size.
 
-    Decide by one test, named beforehand; `p_value`, of the permutation test, is the one that assumes least.
-    The others are there to compare with figures that were made with them.
+    Decide by one test, chosen beforehand; `p_value`, of the permutation test, makes the fewest assumptions. The
+    others are for comparison with published results that used them.
 
-    The signed-rank test keeps users without a difference when it ranks, and drops their ranks (Pratt): most
-    users have none, and ranking without them would let them change the ranks of the rest. It takes ties for
-    ties up to rounding, and its p-value from the normal distribution, which needs some 20 users who differ.
+    The signed-rank test includes units without a difference in the ranking, and drops their ranks (Pratt), since
+    most units may have none. Values that are equal up to rounding are ties, and the p-value is that of the normal
+    distribution, which needs about 20 units that differ.
 
     Args:
-      a: `[U, M]` one row a user, nan = undefined. Data frames must have the same index and columns.
-      b: `[U, M]` the same users and metrics in the same order.
+      a: `[U, M]` numbers, one row for each unit, nan = undefined. Data frames must have the same index and columns.
+      b: `[U, M]` numbers of the same units and metrics in the same order.
       num_resamples: number of bootstrap resamples for the interval, at least 100.
       num_permutations: least number of exchanges for the permutation test, at least 100; rounded up to a
-        power of two that exceeds the number of users who differ. p is never below one over that number.
+        power of two that exceeds the number of units that differ. p is never below one over that number.
       seed: seed of all draws, not negative.
-      confidence: share of such intervals that should hold the true mean, between 0 and 1.
-      tests: which to do, of "permutation", "bootstrap", "t" and "wilcoxon"; the p-values of others are nan.
+      confidence: probability that such an interval holds the true mean, between 0 and 1.
+      tests: tests to compute, of "permutation", "bootstrap", "t" and "wilcoxon"; the p-values of others are nan.
 
     Returns:
-      Each of the M columns' mean, low, high, p-values, effect size, standard deviation and users; nan for a
-      column without a user for whom both are defined.
+      `[M]` mean, low, high, p-values, effect size, standard deviation and units of each column; nan for a column
+      without a unit for which both are defined.
 
     Raises:
       ShapeError: a and b that are not `[U, M]` alike.
-      DataError: no users, infinite or non-numeric values, data frames of different users or metrics.
+      DataError: no units, infinite or non-numeric values, data frames of different units or metrics.
       ConfigError: an option out of range.
 
     Source:
@@ -105,13 +96,12 @@ def paired_differences(
     >>> result.mean.round(3), result.effect_size.round(2), result.p_value
     (array([0.65]), array([5.03]), array([0.125]))
     """
-    check_count("num_resamples", num_resamples)
-    check_count("num_permutations", num_permutations)
-    check_seed(seed)
-    check_share("confidence", confidence)
-    unknown = sorted(set(tests) - set(TESTS))
-    if unknown:
-        raise ConfigError(f"tests has {unknown[0]!r}, expected some of {', '.join(TESTS)}")
+    check_value("num_resamples", num_resamples, "[100, inf)")
+    check_value("num_permutations", num_permutations, "[100, inf)")
+    check_value("seed", seed, "[0, inf)")
+    check_value("confidence", confidence, "(0, 1)")
+    for test in tests:
+        check_choice("tests", test, TESTS)
     first, second = paired_tables(a, b)
     differences = first - second
     moment = moments(differences)
@@ -135,7 +125,7 @@ def paired_differences(
         p_values["t"],
         p_values["wilcoxon"],
         moment.deviation,
-        moment.users,
+        moment.units,
     )
 
 
@@ -149,14 +139,14 @@ def _bootstrap_p_values(means: np.ndarray, deviations: np.ndarray) -> np.ndarray
 
 
 def _t_p_values(moment: Moments) -> np.ndarray:
-    error = moment.deviation / np.sqrt(np.maximum(moment.users, 1))
+    error = moment.deviation / np.sqrt(np.maximum(moment.units, 1))
     t = np.divide(moment.mean, error, out=np.full_like(error, np.nan), where=error > 0)
-    p_values = 2 * stdtr(np.maximum(moment.users - 1, 1), -np.abs(t))
+    p_values = 2 * stdtr(np.maximum(moment.units - 1, 1), -np.abs(t))
     return np.where((moment.mean == 0) & (moment.deviation == 0), 1.0, p_values)
 
 
 def _signed_rank_p_value(differences: np.ndarray) -> float:
-    """Of one column `[U]`: Σ sign · rank over the root of Σ rank², by the normal distribution."""
+    """Two-sided p-value of one column `[U]`: Σ sign · rank over the root of Σ rank², by the normal distribution."""
     differences = differences[~np.isnan(differences)]
     if not len(differences):
         return float("nan")

@@ -1,15 +1,15 @@
-"""Resamples of users: how far the means of drawn users lie from the means of all.
+"""Resamples of units: the means of drawn units minus the means of all.
 
-What costs is drawing, so the draws are whole blocks of random bits turned into counts, and the means are
-one matrix product of counts and values. Small tables are resampled exactly: as many users as there are,
-with replacement. Above `MOST_EXACT` users each is drawn a Poisson(1) number of times instead, and the mean is
+Drawing takes most of the time, so the draws are whole blocks of random bits turned into counts, and the means are
+one matrix product of counts and values. Small tables are resampled exactly: as many units as there are,
+with replacement. Above `MOST_EXACT` units each is drawn a Poisson(1) number of times instead, and the mean is
 taken over those drawn. Their total is then not fixed, but the mean does not depend on the total to the order
-that matters: the two agree up to terms of 1 / U. It makes users independent, so that they are handled in
+that matters: the two agree up to terms of 1 / U. It makes units independent, so that they are handled in
 tiles, in memory that does not grow with their number.
 
-Independent users with equal rows are drawn together: n of them a Poisson(n) number of times, which is the sum
-of Poisson(2^b) over the powers of two that n is made of. Most users of a list have no hit, so that few rows
-are left. As they are put in an order of their own, the order of the users does not matter.
+Independent units with equal rows are drawn together: n of them a Poisson(n) number of times, which is the sum
+of Poisson(2^b) over the powers of two in n. Most units may have equal rows, such as users without a hit, so that
+few rows are left. These are sorted, so that the order of the units does not matter.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ import pandas as pd
 from scipy.special import pdtr
 
 MOST_EXACT = 1024
-"""Users up to whom resamples are exact. Part of what a seed means, as is `TILE`."""
+"""Number of units up to which resamples are exact. The draws of a seed depend on it, and on `TILE`."""
 
 TILE = 4096
-"""Rows whose counts come from one stream of random bits; figures move with it."""
+"""Rows whose counts come from one stream of random bits; results depend on it."""
 
 _BLOCK_ELEMENTS = 2**18
-"""Counts that are held at once; speed only, the draws do not depend on it."""
+"""Counts that are held at once; the draws do not depend on it."""
 
-_ROWS, _USERS, _COLUMNS = 16, 256, 32
-"""Size of one small matrix product: BLAS does it on the calling thread, and waking its own costs more."""
+_ROWS, _UNITS, _COLUMNS = 16, 256, 32
+"""Size of one small matrix product: BLAS computes it on the calling thread, which is faster than waking its own."""
 
 
 def resampled_deviations(
     table: np.ndarray, means: np.ndarray, *, num_resamples: int, seed: int, poisson: bool | None = None
 ) -> np.ndarray:
-    """Means of resampled users minus the means of all: the bootstrap's error, `[R, M]`.
+    """Means of resampled units minus the means of all: the bootstrap's error, `[R, M]`.
 
-    Users for whom nothing is defined are left out. A resample may draw no user for whom a rarely defined
-    metric is defined: it says nothing and is nan.
+    Units for which nothing is defined are left out. A resample may draw no unit for which a metric is defined: its
+    mean is then nan.
 
     Args:
       table: `[U, M]` float64, nan = undefined.
-      means: `[M]` mean of each column over the users for whom it is defined.
+      means: `[M]` float64 mean of each column over the units for which it is defined.
       num_resamples: R.
       seed: seed of the draws.
-      poisson: draw Poisson counts; None = above `MOST_EXACT` users.
+      poisson: draw Poisson counts; None = above `MOST_EXACT` units.
 
     Returns:
-      `[R, M]` float64; above `MOST_EXACT` users their last digits are those of float32.
+      `[R, M]` float64; above `MOST_EXACT` units their last digits are those of float32.
 
     Source:
       Hanley and MacGibbon (2006), Creating non-parametric bootstrap samples using Poisson frequencies;
@@ -99,11 +99,12 @@ def resampled_deviations(
 
     total = _sum_in_order(sums_of_tile, len(tiles))
     drawn = total[:, columns:][:, pattern]
-    return np.divide(total[:, :columns], drawn, out=np.full(drawn.shape, np.nan), where=drawn > 0)
+    means_of_drawn: np.ndarray = np.divide(total[:, :columns], drawn, out=np.full(drawn.shape, np.nan), where=drawn > 0)
+    return means_of_drawn
 
 
 def _distinct_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A user of each distinct row, and how many have it; in an order that depends on the rows alone."""
+    """A unit of each distinct row, and the number of units that have it; in an order that depends on the rows alone."""
     keys = pd.util.hash_pandas_object(pd.DataFrame(table), index=False).to_numpy()
     _, first, same, copies = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     stand_in = first[same]
@@ -113,7 +114,7 @@ def _distinct_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _powers_of_two(copies: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each power b, and the rows whose number of copies has 2^b in it."""
+    """Each power b, and the rows whose number of copies contains 2^b."""
     for power in range(int(copies.max()).bit_length()):
         members = np.flatnonzero(copies >> power & 1)
         if len(members):
@@ -121,7 +122,7 @@ def _powers_of_two(copies: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _patterns(defined: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct columns of defined, and which one each column is: they share their count of users drawn."""
+    """Distinct columns of `defined`, and which of them each column is: equal ones share their count of drawn units."""
     if defined.all():
         return np.ones((len(defined), 1), dtype=bool), np.zeros(defined.shape[1], dtype=np.intp)
     patterns, pattern = np.unique(defined, axis=1, return_inverse=True)
@@ -134,16 +135,16 @@ def _product(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     product = np.zeros((len(counts), values.shape[1]))
     for rows, together in ((slice(0, whole), _ROWS), (slice(whole, None), 1)):
         stacked = counts[rows].reshape(-1, together, len(values))
-        for users in range(0, len(values), _USERS):
-            part = stacked[:, :, users : users + _USERS]
+        for units in range(0, len(values), _UNITS):
+            part = stacked[:, :, units : units + _UNITS]
             for column in range(0, values.shape[1], _COLUMNS):
-                small = part @ values[users : users + _USERS, column : column + _COLUMNS]
+                small = part @ values[units : units + _UNITS, column : column + _COLUMNS]
                 product[rows, column : column + _COLUMNS] += small.reshape(-1, small.shape[2])
     return product
 
 
 def _sum_in_order(part: Callable[[int], np.ndarray], count: int) -> np.ndarray:
-    """Σ part(i), in the order of i whatever the number of threads, so that it is the same sum everywhere."""
+    """Σ part(i), in the order of i whatever the number of threads, so that the sum does not depend on it."""
     total = part(0)
     if count == 1:
         return total
@@ -155,26 +156,26 @@ def _sum_in_order(part: Callable[[int], np.ndarray], count: int) -> np.ndarray:
     return total
 
 
-def _multinomial_counts(bits: np.random.SFC64, users: int, resamples: int) -> Iterator[np.ndarray]:
-    """Blocks `[R, U]` float64 of how often each user is among U drawn, R in all = `resamples`."""
-    rows = max(1, _BLOCK_ELEMENTS // users)
+def _multinomial_counts(bits: np.random.SFC64, units: int, resamples: int) -> Iterator[np.ndarray]:
+    """Blocks `[R, U]` float64 number of times each unit is among U drawn, R in all = `resamples`."""
+    rows = max(1, _BLOCK_ELEMENTS // units)
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
-        words = bits.random_raw((size, -(-users // 2))).view(np.uint32)[:, :users]
+        words = bits.random_raw((size, -(-units // 2))).view(np.uint32)[:, :units]
         # the high half of a 32-bit number times U: uniform up to U / 2^32
-        drawn = (words.astype(np.int64) * users) >> 32
-        drawn += np.arange(size)[:, None] * users
-        counts = np.bincount(drawn.ravel(), minlength=size * users)
-        yield counts.reshape(size, users).astype(np.float64)
+        drawn = (words.astype(np.int64) * units) >> 32
+        drawn += np.arange(size)[:, None] * units
+        counts = np.bincount(drawn.ravel(), minlength=size * units)
+        yield counts.reshape(size, units).astype(np.float64)
 
 
-def _poisson_counts(bits: np.random.SFC64, users: int, resamples: int, power: int) -> Iterator[np.ndarray]:
+def _poisson_counts(bits: np.random.SFC64, units: int, resamples: int, power: int) -> Iterator[np.ndarray]:
     """Blocks `[R, U]` float32 of independent Poisson(2^power) counts, R in all = `resamples`."""
     quantiles = _poisson_quantiles(power)
-    rows = max(1, _BLOCK_ELEMENTS // users)
+    rows = max(1, _BLOCK_ELEMENTS // units)
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
-        words = bits.random_raw((size, -(-users // 4))).view(np.uint16)[:, :users]
+        words = bits.random_raw((size, -(-units // 4))).view(np.uint16)[:, :units]
         yield np.take(quantiles, words, mode="clip")  # clipped, since the check would cost more than the draw
 
 

@@ -1,10 +1,10 @@
-"""The paired permutation test: exchange two systems within users, and see how far the sum moves.
+"""The paired permutation test: the sum of differences under exchanges of two systems within units.
 
-An exchange flips the sign of a user's difference. Of all 2^U assignments of signs, the rows of a Hadamard
-matrix are a part that is closed under composition and in which any two users are flipped independently.
+An exchange flips the sign of a unit's difference. Of all 2^U assignments of signs, the rows of a Hadamard
+matrix are a part that is closed under composition and in which any two units are flipped independently.
 A test over such a group is exact, like that over all assignments, since the data as they are belong to it,
 and needs no more assignments than one over random ones does; and its sums are one fast Walsh–Hadamard
-transform instead of one product per assignment. The users are laid on random columns of the matrix.
+transform instead of one product per assignment. The units are laid on random columns of the matrix.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _BLOCK_ELEMENTS = 2**22
 
 
 def sign_flip_p_values(differences: np.ndarray, *, num_flips: int, seed: int | tuple[int, ...]) -> np.ndarray:
-    """Two-sided p-value of each column's mean under flips of the users' signs.
+    """Two-sided p-value of each column's mean under flips of the units' signs.
 
     The share of assignments of signs whose sum is at least as far from 0 as that of the data, which are among
     them. Their number is the smallest power of two that is at least `num_flips` and more than the number of
-    users who differ at all, so p is never below one over it. With few users (13 at 5,000 flips) these are all
+    units that differ at all, so p is never below one over it. With few units (13 at 5,000 flips) these are all
     the assignments there are.
 
     Args:
-      differences: `[U, M]`, nan = undefined.
+      differences: `[U, M]` float64, nan = undefined.
       num_flips: the least number of assignments.
-      seed: seed of the users' columns.
+      seed: seed of the units' columns.
 
     Returns:
       `[M]` float64; nan for a column without a defined difference.
@@ -38,14 +38,14 @@ def sign_flip_p_values(differences: np.ndarray, *, num_flips: int, seed: int | t
     """
     known = ~np.isnan(differences).all(axis=0)
     moves = np.nan_to_num(differences, nan=0.0)
-    moves = moves[moves.any(axis=1)]  # a user without any difference is the same either way
-    users, columns = moves.shape
-    bits = max(num_flips - 1, users).bit_length()
+    moves = moves[moves.any(axis=1)]  # a unit without any difference is the same either way
+    units, columns = moves.shape
+    bits = max(num_flips - 1, units).bit_length()
     order = 2**bits
-    if users <= bits:
-        places = 2 ** np.arange(users)  # all combinations of signs, equally often
+    if units <= bits:
+        places = 2 ** np.arange(units)  # all combinations of signs, equally often
     else:
-        places = 1 + np.random.default_rng(seed).permutation(order - 1)[:users]
+        places = 1 + np.random.default_rng(seed).permutation(order - 1)[:units]
     p_values = np.full(columns, np.nan)
     block = max(1, _BLOCK_ELEMENTS // order)
     for start in range(0, columns, block):

@@ -146,7 +146,7 @@ def make_objective(
     target_counts = np.where(trained, item_counts if target_counts is None else target_counts, 0)
     item_weights = None
     if config.propensity_power:
-        item_weights = losses.inverse_propensity_weights(
+        item_weights = losses.item_count_weights(
             target_counts, power=config.propensity_power, max_weight=_LARGEST_PROPENSITY_WEIGHT
         )
     if config.kind == "softmax":

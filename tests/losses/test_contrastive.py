@@ -103,5 +103,5 @@ def test_vmap_and_what_does_not_fit():
         contrastive_loss(one[0], other[0, :3])
     with pytest.raises(ShapeError, match=r"one has shape \(2, 4, 3\), expected \[T, D\]"):
         contrastive_loss(one, other)
-    with pytest.raises(ConfigError, match="temperature must be above 0, got 0"):
+    with pytest.raises(ConfigError, match="temperature must be greater than 0, got 0"):
         contrastive_loss(one[0], other[0], temperature=0)

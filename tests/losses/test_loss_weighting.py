@@ -21,7 +21,7 @@ from seqrec_jax.errors import ConfigError, DataError, ShapeError
 )
 def test_the_mean_target_weighs_one_and_weights_follow_the_power(counts, power, max_weight):
     counts = np.array([7, *counts])
-    weights = np.asarray(losses.inverse_propensity_weights(counts, power=power, max_weight=max_weight), np.float64)
+    weights = np.asarray(losses.item_count_weights(counts, power=power, max_weight=max_weight), np.float64)
     real = counts[1:] > 0
     assert weights[0] == 0 and (weights[1:][~real] == 0).all()
     assert weights[1:] @ counts[1:] == pytest.approx(counts[1:].sum(), rel=1e-5)
@@ -36,7 +36,7 @@ def test_the_mean_target_weighs_one_and_weights_follow_the_power(counts, power, 
 def test_weighting_undoes_exposure():
     # users like all three items alike, but see them with propensity proportional to 16, 4, 1 to the power one half
     counts = np.array([0, 4000, 2000, 1000]) ** 2 // 1000
-    weights = np.asarray(losses.inverse_propensity_weights(counts, power=1.0))
+    weights = np.asarray(losses.item_count_weights(counts, power=1.0))
     np.testing.assert_allclose((weights * counts)[1:], counts.sum() / 3, rtol=1e-5)
 
 
@@ -53,8 +53,8 @@ def test_weighting_undoes_exposure():
     ],
 )
 def test_propensities_out_of_range_are_refused(counts, how, error):
-    with pytest.raises(error, match=r"item_counts|power"):
-        losses.inverse_propensity_weights(counts, **how)
+    with pytest.raises(error, match=r"item_counts|power|max_weight"):
+        losses.item_count_weights(counts, **how)
 
 
 def test_combined_losses_are_a_weighted_sum_with_one_weight_each():

@@ -116,7 +116,7 @@ def test_full_calibration_learns_the_probability_that_plain_binary_cross_entropy
 def test_a_calibration_out_of_range_is_refused():
     assert losses.calibrated_beta(500, 100, calibration=1.0) == 1.0
     for numbers, calibration in [((0, 10), 0.5), ((5, 1), 0.5), ((5, 10), 1.5), ((5, 10), float("nan"))]:
-        with pytest.raises(ConfigError, match="calibrated_beta needs"):
+        with pytest.raises(ConfigError, match=r"num_negatives must be|num_items must be|calibration must be"):
             losses.calibrated_beta(*numbers, calibration=calibration)
 
 

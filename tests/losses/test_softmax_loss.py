@@ -223,7 +223,7 @@ def test_inputs_that_do_not_fit_are_refused():
         losses.mean_softmax_loss(v, v_y[:, 1:], targets)
     with pytest.raises(ShapeError, match="allowed has shape"):
         losses.softmax_loss(v, v_y, targets, allowed=jnp.ones(3, dtype=bool))
-    with pytest.raises(ShapeError, match="chunk_size must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="chunk_size must be at least 1, got 0"):
         losses.softmax_loss(v, v_y, targets, chunk_size=0)
     with pytest.raises(ConfigError, match="label_smoothing must be at least 0 and less than 1, got 1"):
         losses.mean_softmax_loss(v, v_y, targets, label_smoothing=1)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqrec_jax import metrics
-from seqrec_jax.errors import DataError, ShapeError
+from seqrec_jax.errors import ConfigError, DataError, ShapeError
 
 roc_auc = jax.jit(metrics.roc_auc)
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
@@ -145,7 +145,7 @@ def test_bad_input_is_refused():
         metrics.brier_score(chances, labels, where=np.ones(3, dtype=bool))
     with pytest.raises(ShapeError, match="scores has dtype bool"):
         metrics.threshold_metrics(labels, labels)
-    with pytest.raises(ShapeError, match="num_bins is 0, expected at least 1"):
+    with pytest.raises(ConfigError, match="num_bins must be at least 1, got 0"):
         metrics.reliability(chances, labels, num_bins=0)
     masked = metrics.log_loss(np.array([0.5, -1.0]), np.array([1, -1]), where=labels)
     np.testing.assert_allclose(masked, math.log(2), rtol=1e-6)

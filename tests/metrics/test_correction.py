@@ -32,14 +32,16 @@ def test_weights_are_inverse_and_bounded():
 
 def test_hand_worked_means():
     values, weights = np.array([1.0, 0.0, 1.0, np.nan]), np.array([2.0, 1.0, 5.0, 0.0])
-    np.testing.assert_allclose(metrics.weighted_mean(values, weights), 7 / 8, rtol=1e-6)
-    np.testing.assert_allclose(metrics.weighted_mean(values, weights, self_normalized=False), 7 / 4, rtol=1e-6)
+    np.testing.assert_allclose(metrics.inverse_propensity_mean(values, weights), 7 / 8, rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics.inverse_propensity_mean(values, weights, self_normalized=False), 7 / 4, rtol=1e-6
+    )
     where = np.array([True, True, False, False])
-    np.testing.assert_allclose(metrics.weighted_mean(values, weights, where=where), 2 / 3, rtol=1e-6)
-    np.testing.assert_allclose(metrics.weighted_mean(values, weights, self_normalized=False, where=where), 1)
-    assert math.isnan(metrics.weighted_mean(values, weights, where=np.zeros(4, dtype=bool)))
-    assert math.isnan(metrics.weighted_mean(values, weights.clip(max=0)))
-    assert math.isnan(metrics.weighted_mean(values, weights + 1))
+    np.testing.assert_allclose(metrics.inverse_propensity_mean(values, weights, where=where), 2 / 3, rtol=1e-6)
+    np.testing.assert_allclose(metrics.inverse_propensity_mean(values, weights, self_normalized=False, where=where), 1)
+    assert math.isnan(metrics.inverse_propensity_mean(values, weights, where=np.zeros(4, dtype=bool)))
+    assert math.isnan(metrics.inverse_propensity_mean(values, weights.clip(max=0)))
+    assert math.isnan(metrics.inverse_propensity_mean(values, weights + 1))
 
 
 @pytest.mark.parametrize("size", [1, 7])
@@ -59,7 +61,7 @@ def test_weighting_finds_the_truth_behind_a_biased_log():
     propensities = np.broadcast_to(np.linspace(0.9, 0.05, 2000), values.shape)
     logged = generator.random(values.shape) < propensities
     weights = metrics.inverse_propensity_weights(propensities)
-    normalized = jax.jit(metrics.weighted_mean)(values.astype(float), weights, where=logged)
+    normalized = jax.jit(metrics.inverse_propensity_mean)(values.astype(float), weights, where=logged)
     plain = jnp.sum(jnp.where(logged, weights, 0.0) * jnp.asarray(values, dtype=jnp.float32), axis=-1) / 2000
     truth = values.mean()
     naive = np.mean([v[w].mean() for v, w in zip(values, logged, strict=True)])
@@ -75,7 +77,7 @@ def test_weighting_finds_the_truth_behind_a_biased_log():
 def test_plain_mean_counts_each_logged_target_of_known_number():
     """Over logged targets alone, plain IPS divides by their number: it is the mean of w v."""
     values, weights = np.array([[1.0, 0.0, 1.0]]), np.array([[1.0, 2.0, 4.0]])
-    value = metrics.weighted_mean(values, weights, self_normalized=False)
+    value = metrics.inverse_propensity_mean(values, weights, self_normalized=False)
     np.testing.assert_allclose(value, [(1 + 4) / 3], rtol=1e-6)
 
 
@@ -84,13 +86,13 @@ def test_bad_input_is_refused():
         metrics.popularity_propensities(np.array([0, -1]))
     with pytest.raises(ShapeError, match=r"counts has shape \(1, 2\)"):
         metrics.popularity_propensities(np.ones((1, 2)))
-    with pytest.raises(ConfigError, match="power must be finite and not negative, got -1"):
+    with pytest.raises(ConfigError, match="power must be at least 0, got -1"):
         metrics.popularity_propensities(np.ones(2), power=-1)
-    with pytest.raises(ConfigError, match="cap must be above 0, got 0"):
+    with pytest.raises(ConfigError, match="cap must be greater than 0, got 0"):
         metrics.inverse_propensity_weights(np.ones(2), cap=0)
     with pytest.raises(DataError, match=r"propensities hold 2.0, expected probabilities in \[0, 1\]"):
         metrics.inverse_propensity_weights(np.array([2.0]))
     with pytest.raises(DataError, match="weights hold -1"):
         metrics.effective_sample_size(np.array([-1.0]))
     with pytest.raises(ShapeError, match=r"weights has shape \(3,\), expected \(2,\)"):
-        metrics.weighted_mean(np.ones(2), np.ones(3))
+        metrics.inverse_propensity_mean(np.ones(2), np.ones(3))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqrec_jax import metrics
-from seqrec_jax.errors import DataError, ShapeError
+from seqrec_jax.errors import ConfigError, DataError, ShapeError
 
 GROUPS = np.array([2, 1, 1, 2, 0, 3, 3, 3])
 TAIL = np.array([True, False, False, True, True, False, True, False])
@@ -145,5 +145,5 @@ def test_bad_input_is_refused():
         metrics.exposure_counts(np.array([[9]]), num_items=7)
     with pytest.raises(ShapeError, match="num_items is None"):
         jax.jit(metrics.mean_list_distance)(np.array([[1]]))
-    with pytest.raises(ShapeError, match="num_items is 0"):
+    with pytest.raises(ConfigError, match="num_items must be at least 1, got 0"):
         metrics.exposure_counts(np.array([[1]]), num_items=0)

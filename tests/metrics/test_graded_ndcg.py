@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from seqrec_jax import metrics
-from seqrec_jax.errors import DataError, ShapeError
+from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.metrics import MISSING_RANK
 
 
@@ -106,7 +106,7 @@ def test_bad_input_is_refused():
         metrics.graded_ndcg_at_k(ranks, np.array([[1.0, -1.0]]), k=3)
     with pytest.raises(ShapeError, match=r"gains has shape \(1, 3\), expected \(1, 2\)"):
         metrics.graded_ndcg_at_k(ranks, np.ones((1, 3)), k=3)
-    with pytest.raises(ShapeError, match="k is 0"):
+    with pytest.raises(ConfigError, match="k must be at least 1, got 0"):
         metrics.graded_ndcg_at_k(ranks, np.ones((1, 2)), k=0)
     with pytest.raises(ShapeError, match=r"weights has shape \(3,\)"):
         metrics.grouped_auc(np.ones(2), np.ones(3))

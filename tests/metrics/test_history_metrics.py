@@ -142,7 +142,7 @@ def test_bad_input_is_refused():
         metrics.calibration_divergence(one, one, CATEGORIES, num_categories=2)
     with pytest.raises(ShapeError, match="item_categories has 3 axes"):
         metrics.calibration_divergence(one, one, CATEGORIES[None], num_categories=3)
-    with pytest.raises(ConfigError, match="smoothing must be a number above 0 and below 1, got 1"):
+    with pytest.raises(ConfigError, match="smoothing must be greater than 0 and less than 1, got 1"):
         metrics.calibration_divergence(one, one, CATEGORIES, num_categories=3, smoothing=1)
     two = np.array([[1], [2]])
     with pytest.raises(ShapeError, match=r"lists has shape \(1, 1\) and histories \(2, 1\)"):

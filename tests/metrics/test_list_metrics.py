@@ -194,5 +194,5 @@ def test_bad_input_is_refused():
     with pytest.raises(ShapeError, match="lists has dtype float64"):
         metrics.novelty(np.ones((1, 2)), PROBABILITIES)
     for persistence in (0.0, 1.0, math.nan):
-        with pytest.raises(ConfigError, match="persistence must be above 0 and below 1"):
+        with pytest.raises(ConfigError, match="persistence must be greater than 0 and less than 1"):
             metrics.rank_biased_overlap(one, one, persistence=persistence)

@@ -45,7 +45,7 @@ def of_users(lists, other, histories, relevant, chances, labels, where):
         "divergence": metrics.calibration_divergence(lists, histories, CODES, num_categories=3),
         "weights": metrics.inverse_propensity_weights(chances, cap=5.0),
         "sample_size": metrics.effective_sample_size(chances, where=where),
-        "mean": metrics.weighted_mean(chances, chances, where=where),
+        "mean": metrics.inverse_propensity_mean(chances, chances, where=where),
     }
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from seqrec_jax import metrics
-from seqrec_jax.errors import DataError, ShapeError
+from seqrec_jax.errors import ConfigError, DataError, ShapeError
 from seqrec_jax.metrics import MISSING_RANK, RANKING_METRICS
 
 ORACLES = {
@@ -357,11 +357,13 @@ ANY_RANKS = jnp.array([[1, 2]])
 
 
 @pytest.mark.parametrize("name", RANKING_METRICS)
-@pytest.mark.parametrize("k", [0, -3, 2.0, True, "5"])
-def test_bad_k_is_refused(name, k):
-    with pytest.raises(ShapeError, match=r"^k is"):
+@pytest.mark.parametrize(
+    ("k", "error"), [(0, ConfigError), (-3, ConfigError), (2.0, ShapeError), (True, ShapeError), ("5", ShapeError)]
+)
+def test_bad_k_is_refused(name, k, error):
+    with pytest.raises(error, match=r"^k (is|must be at least 1)"):
         RANKING_METRICS[name](ANY_RANKS, k=k)
-    with pytest.raises(ShapeError, match=r"^k is"):
+    with pytest.raises(error, match=r"^k (is|must be at least 1)"):
         jax.jit(lambda ranks: RANKING_METRICS[name](ranks, k=k))(ANY_RANKS)
 
 

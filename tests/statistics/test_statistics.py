@@ -103,7 +103,7 @@ def test_poisson_and_exact_draws_agree():
     spread = [way.std(axis=0) for way in ways]
     np.testing.assert_allclose(spread[0], spread[1], rtol=5 / math.sqrt(8000))
     exact = moments(table)
-    np.testing.assert_allclose(spread[1], exact.deviation / np.sqrt(exact.users), rtol=4 / math.sqrt(8000))
+    np.testing.assert_allclose(spread[1], exact.deviation / np.sqrt(exact.units), rtol=4 / math.sqrt(8000))
     for share in (0.025, 0.5, 0.975):
         ends = [np.quantile(way, share, axis=0) for way in ways]
         assert np.all(np.abs(ends[0] - ends[1]) < 0.12 * spread[0])
@@ -123,7 +123,7 @@ def test_users_who_are_drawn_together_spread_as_each_by_itself(monkeypatch):
     alone = np.concatenate([draw(seed=seed) for seed in range(4)])
     spread = together.std(axis=0)
     exact = moments(table)
-    np.testing.assert_allclose(spread, exact.deviation / np.sqrt(exact.users), rtol=4 / math.sqrt(20_000))
+    np.testing.assert_allclose(spread, exact.deviation / np.sqrt(exact.units), rtol=4 / math.sqrt(20_000))
     np.testing.assert_allclose(alone.std(axis=0), spread, rtol=4 / math.sqrt(8000))
     for share in (0.025, 0.5, 0.975):
         ends = [np.quantile(way, share, axis=0) for way in (together, alone)]
@@ -265,7 +265,7 @@ def test_data_frames_are_taken_by_position():
 def test_bad_tables_are_refused():
     with pytest.raises(ShapeError, match=r"values has shape \(3,\), expected \[U, M\]"):
         bootstrap_means(np.ones(3))
-    with pytest.raises(DataError, match="no users"):
+    with pytest.raises(DataError, match="values has no rows"):
         bootstrap_means(np.ones((0, 2)))
     with pytest.raises(DataError, match=r"values\[1, 0\] is inf"):
         bootstrap_means([[1.0], [math.inf]])
@@ -276,10 +276,10 @@ def test_bad_tables_are_refused():
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"confidence": 95}, "confidence is 95"),
-        ({"confidence": 0.0}, r"confidence is 0\.0"),
-        ({"num_resamples": 10}, "num_resamples is 10"),
-        ({"seed": -1}, "seed is -1"),
+        ({"confidence": 95}, r"confidence must be greater than 0 and less than \S+, got 95"),
+        ({"confidence": 0.0}, r"confidence must be greater than 0 and less than \S+, got 0\.0"),
+        ({"num_resamples": 10}, "num_resamples must be at least 100, got 10"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
 def test_bad_options_are_refused(option, message):

@@ -14,7 +14,7 @@ from seqrec_jax.statistics import (
     equivalence,
     minimal_detectable_difference,
     power_sentence,
-    users_needed,
+    units_needed,
 )
 
 NAN = math.nan
@@ -88,7 +88,7 @@ def test_what_the_data_cannot_carry_is_refused_whatever_the_outcome():
     """100 users, deviation 0.1: (1.660 + 1.282) · 0.01 = 0.0294 for equivalence, 0.0250 for non-inferiority."""
     zero = np.zeros((100, 1))
     for mean in (0.0, 0.2, -0.2):
-        result = equivalence(table_with(mean, 0.1, 100), zero, margin=0.028)
+        result = equivalence(table_with(mean, 0.1, 100), zero, margin=0.028, unit_name="users")
         assert result.verdict == "refused"
         np.testing.assert_allclose(result.smallest_margin, 0.0294, atol=5e-5)
     assert "100 users can carry a margin of 0.0294 or more with power 0.8" in result.reason[0]
@@ -117,7 +117,7 @@ def test_a_relative_margin_is_a_share_of_the_baseline():
     a[100:200, 1] = NAN
     result = equivalence(a, b, relative_margin=[0.02, 0.05])
     np.testing.assert_allclose(result.margin, [0.02 * b[:, 0].mean(), 0.05 * b[200:, 1].mean()])
-    np.testing.assert_array_equal(result.users, [500, 300])
+    np.testing.assert_array_equal(result.units, [500, 300])
     nothing = equivalence(np.ones((5, 1)), np.zeros((5, 1)), relative_margin=0.1)
     assert nothing.verdict == "refused" and "mean is 0" in nothing.reason[0]
 
@@ -141,10 +141,14 @@ def test_bad_options_are_refused():
         ({"margin": 0.0}, ConfigError, r"margin is 0\.0, expected above 0"),
         ({"margin": [0.1, NAN]}, ConfigError, "expected above 0"),
         ({"margin": [0.1, 0.1, 0.1]}, ShapeError, r"margin has shape \(3,\), expected one number or one for each of 2"),
-        ({"margin": 0.1, "question": "better"}, ConfigError, "question is 'better'"),
-        ({"margin": 0.1, "interval": "z"}, ConfigError, "interval is 'z'"),
-        ({"margin": 0.1, "level": 0.5}, ConfigError, r"level is 0\.5"),
-        ({"margin": 0.1, "power": 80}, ConfigError, "power is 80"),
+        (
+            {"margin": 0.1, "question": "better"},
+            ConfigError,
+            "question must be one of equivalence, non-inferiority, got 'better'",
+        ),
+        ({"margin": 0.1, "interval": "z"}, ConfigError, "interval must be one of t, bootstrap, got 'z'"),
+        ({"margin": 0.1, "level": 0.5}, ConfigError, r"level must be greater than 0 and less than \S+, got 0\.5"),
+        ({"margin": 0.1, "power": 80}, ConfigError, r"power must be greater than 0 and less than \S+, got 80"),
     ):
         with pytest.raises(error, match=message):
             equivalence(a, a, **options)
@@ -160,8 +164,8 @@ def test_detectable_differences_have_the_power_that_they_promise(users):
     limit = scipy.stats.t.ppf(0.975, users - 1)
     power = scipy.stats.nct.sf(limit, users - 1, shift) + scipy.stats.nct.cdf(-limit, users - 1, shift)
     assert abs(power - 0.8) < (0.01 if users < 30 else 0.002)
-    assert users_needed(0.3, smallest * 1.0001) == users
-    assert users_needed(0.3, -smallest * 0.9999) == users + 1
+    assert units_needed(0.3, smallest * 1.0001) == users
+    assert units_needed(0.3, -smallest * 0.9999) == users + 1
 
 
 def test_detectable_differences_agree_with_statsmodels():
@@ -178,25 +182,29 @@ def test_detectable_differences_of_arrays_and_edges():
     np.testing.assert_array_equal(ours[2:], [0, NAN, NAN])
     # 2.802 · 0.1 / sqrt(100 - 1.92)
     np.testing.assert_allclose(ours[0], 0.028289, rtol=1e-4)
-    needed = users_needed([0.1, 0.1, 0.0, NAN], [0.01, 0.0, 0.1, 0.1])
+    needed = units_needed([0.1, 0.1, 0.0, NAN], [0.01, 0.0, 0.1, 0.1])
     np.testing.assert_array_equal(needed, [787, math.inf, 2, NAN])  # 784.9 + 1.92
-    for call in (minimal_detectable_difference, users_needed):
-        with pytest.raises(ConfigError, match="level is 5"):
+    for call in (minimal_detectable_difference, units_needed):
+        with pytest.raises(ConfigError, match=r"level must be greater than 0 and less than \S+, got 5"):
             call(0.1, 100, level=5)
-        with pytest.raises(ConfigError, match="power is 1"):
+        with pytest.raises(ConfigError, match=r"power must be greater than 0 and less than \S+, got 1"):
             call(0.1, 100, power=1)
 
 
 def test_power_in_words():
-    usual = power_sentence("recall@10", baseline=0.05, deviation=0.2, users=1000)
+    usual = power_sentence("recall@10", baseline=0.05, deviation=0.2, unit_name="users", units=1000)
     assert "1,000 users, a true difference of 0.0177 (35 % of 0.05) in recall@10" in usual
     assert usual.endswith("To find one of 1 % as reliably takes about 1,260,000 users.")
-    other = power_sentence("recall@10", baseline=0.05, deviation=0.2, users=1000, share=0.1, power=0.9, level=0.1)
+    other = power_sentence(
+        "recall@10", baseline=0.05, deviation=0.2, unit_name="users", units=1000, share=0.1, power=0.9, level=0.1
+    )
     assert "found 90 times in 100" in other and "one of 10 % as" in other
-    assert power_sentence("mrr", baseline=0.0, deviation=0.2, users=1000).endswith("more likely missed.")
-    assert "nothing can be said" in power_sentence("mrr", baseline=0.1, deviation=NAN, users=1)
-    assert "by the same amount" in power_sentence("mrr", baseline=0.1, deviation=0.0, users=50)
+    assert power_sentence("mrr", baseline=0.0, deviation=0.2, unit_name="users", units=1000).endswith(
+        "more likely missed."
+    )
+    assert "nothing can be said" in power_sentence("mrr", baseline=0.1, deviation=NAN, unit_name="users", units=1)
+    assert "by the same amount" in power_sentence("mrr", baseline=0.1, deviation=0.0, unit_name="users", units=50)
     with pytest.raises(ShapeError, match=r"deviation has shape \(2,\)"):
-        power_sentence("mrr", baseline=0.1, deviation=np.ones(2), users=50)
-    with pytest.raises(ConfigError, match="share is 10"):
-        power_sentence("mrr", baseline=0.1, deviation=0.1, users=50, share=10)
+        power_sentence("mrr", baseline=0.1, deviation=np.ones(2), unit_name="users", units=50)
+    with pytest.raises(ConfigError, match=r"share must be greater than 0 and less than \S+, got 10"):
+        power_sentence("mrr", baseline=0.1, deviation=0.1, unit_name="users", units=50, share=10)

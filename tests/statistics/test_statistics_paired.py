@@ -99,7 +99,7 @@ def test_t_and_signed_ranks_agree_with_scipy_on_ties_and_zeros(differences, unde
     values = np.array(differences, dtype=float)
     table = np.concatenate([values, np.full(undefined, NAN)])[:, None]
     ours = paired_differences(table, np.zeros_like(table), num_resamples=100, num_permutations=100)
-    assert ours.users[0] == len(values)
+    assert ours.units[0] == len(values)
     if values.any():
         theirs = scipy.stats.wilcoxon(values, zero_method="pratt", correction=False, method="asymptotic").pvalue
         np.testing.assert_allclose(ours.p_wilcoxon[0], theirs, rtol=1e-9)
@@ -135,7 +135,7 @@ def test_paired_differences_by_hand():
     np.testing.assert_allclose(result.mean, [0.5, 0.1, NAN])
     np.testing.assert_allclose(result.effect_size, [0.5 / math.sqrt(0.02), NAN, NAN])
     np.testing.assert_allclose(result.deviation, [math.sqrt(0.02), 0, NAN], atol=1e-12)
-    np.testing.assert_array_equal(result.users, [2, 3, 0])
+    np.testing.assert_array_equal(result.units, [2, 3, 0])
     # two and three equal signs among 4 and 8
     np.testing.assert_allclose(result.p_value, [0.5, 0.25, NAN])
     same = paired_differences(b, b)
@@ -144,7 +144,7 @@ def test_paired_differences_by_hand():
     np.testing.assert_array_equal([same.mean, same.low, same.high], np.zeros((3, 3)))
     nothing = paired_differences(np.full((3, 2), NAN), np.ones((3, 2)))
     assert all(np.isnan(part).all() for part in nothing[:-1])
-    np.testing.assert_array_equal(nothing.users, [0, 0])
+    np.testing.assert_array_equal(nothing.units, [0, 0])
 
 
 def test_p_value_is_never_zero():
@@ -160,7 +160,7 @@ def test_tests_can_be_chosen():
     np.testing.assert_array_equal(some.p_t, everything.p_t)
     np.testing.assert_array_equal(some.low, everything.low)
     assert np.isnan([some.p_value, some.p_bootstrap, some.p_wilcoxon]).all()
-    with pytest.raises(ConfigError, match="tests has 'sign', expected some of permutation"):
+    with pytest.raises(ConfigError, match="tests must be one of permutation, bootstrap, t, wilcoxon, got 'sign'"):
         paired_differences(a, b, tests=["sign"])
 
 
@@ -207,10 +207,10 @@ def test_bad_tables_and_options_are_refused():
     with pytest.raises(DataError, match=r"b\[1, 0\] is -inf"):
         paired_differences([[1.0], [2.0]], [[1.0], [-math.inf]])
     for option, message in (
-        ({"confidence": 95}, "confidence is 95"),
-        ({"num_resamples": 10}, "num_resamples is 10"),
-        ({"seed": -1}, "seed is -1"),
-        ({"num_permutations": 0}, "num_permutations is 0"),
+        ({"confidence": 95}, r"confidence must be greater than 0 and less than \S+, got 95"),
+        ({"num_resamples": 10}, "num_resamples must be at least 100, got 10"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"num_permutations": 0}, "num_permutations must be at least 100, got 0"),
     ):
         with pytest.raises(ConfigError, match=message):
             paired_differences(np.ones((3, 1)), np.ones((3, 1)), **option)

@@ -97,11 +97,11 @@ def test_only_users_defined_with_every_seed_count():
     values[:, :, 1] = NAN
     values[:, 1:, 2] = NAN
     result = two_level_intervals(values)
-    np.testing.assert_array_equal(result.users, [28, 0, 1])
+    np.testing.assert_array_equal(result.units, [28, 0, 1])
     kept = np.delete(values[:, :, :1], [3, 7], axis=1)
     for part, expected in zip(result, two_level_intervals(kept), strict=True):
         np.testing.assert_allclose(part[0], expected[0])
-        assert np.isnan(part[1:]).all() or part is result.users
+        assert np.isnan(part[1:]).all() or part is result.units
 
 
 def test_equal_values_have_no_width():
@@ -120,5 +120,5 @@ def test_bad_input_is_refused():
         two_level_intervals([np.ones((4, 1)), np.ones((3, 1))])
     with pytest.raises(DataError, match=r"values\[1\]\[2, 0\] is inf"):
         two_level_intervals([np.ones((4, 1)), [[1.0], [1.0], [math.inf], [1.0]]])
-    with pytest.raises(ConfigError, match="confidence is 95"):
+    with pytest.raises(ConfigError, match=r"confidence must be greater than 0 and less than \S+, got 95"):
         two_level_intervals(np.ones((2, 4, 2)), confidence=95)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seqrec_jax.statistics import bootstrap_means, equivalence, paired_differences, resampling, users_needed
+from seqrec_jax.statistics import bootstrap_means, equivalence, paired_differences, resampling, units_needed
 
 REPETITIONS = 2000
 GAINS = np.append(1 / np.log2(np.arange(2, 12)), 0.0)
@@ -67,7 +67,7 @@ def test_a_real_difference_is_found_as_often_as_the_power_says():
     difference = 0.05
     chances = [place_chances(hits) for hits in (0.25 + difference / UNIT, 0.25)]
     deviation = np.sqrt(sum(chance @ GAINS**2 - (chance @ GAINS) ** 2 for chance in chances))
-    users = int(users_needed(deviation, difference))
+    users = int(units_needed(deviation, difference))
     assert 300 < users < 1000
     generator = np.random.default_rng(13)
     a, b = ndcg(generator, users, 0.25 + difference / UNIT), ndcg(generator, users, 0.25)
