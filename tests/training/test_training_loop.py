@@ -378,7 +378,7 @@ def test_nobody_with_two_events(tmp_path):
         3,
     )
     with pytest.raises(DataError, match="no user among 2 has two training events, so there is nothing to predict"):
-        loop.train(tiny_model(), None, data, id_table(3), config=CONFIG, length=10, directory=tmp_path)
+        loop.train(tiny_model(), {}, data, id_table(3), config=CONFIG, length=10, directory=tmp_path)
 
 
 def test_a_full_disk_ends_training_with_a_clear_error(tmp_path, monkeypatch):
