@@ -255,7 +255,7 @@ def attend(
     keys: Float[Array, "B K H d"],
     values: Float[Array, "B K H d"],
     *,
-    where: Bool[Array, "B Q K"],
+    where: Bool[Array, "#B #Q K"],
     causal: bool = False,
     dropout_rate: float = 0.0,
     site: str = "attention",
@@ -267,7 +267,7 @@ def attend(
       queries: `[B, Q, H, d]`.
       keys: `[B, K, H, d]`.
       values: `[B, K, H, d]`.
-      where: `[B, Q, K]` True where a query may attend to a key; each query needs one.
+      where: `[B, Q, K]` bool, True where a query may attend to a key; each query needs one. Axes B and Q may be 1.
       causal: Q = K and `where` is False at later keys, so that their scores need not be computed.
       dropout_rate: share of the weights set to zero.
       site: name of the call's place, for dropout.
