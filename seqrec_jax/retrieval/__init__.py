@@ -1,9 +1,10 @@
 """A trained model and histories to vectors, scores and lists of raw item ids."""
 
 from seqrec_jax.retrieval.catalogue import ItemCatalogue
+from seqrec_jax.retrieval.eligibility import Eligibility, ItemFilter, read_item_lists
 from seqrec_jax.retrieval.encoding import USERS_PER_TILE, row_lengths
 from seqrec_jax.retrieval.engine import Engine, Histories
-from seqrec_jax.retrieval.policy import Eligibility, ItemFilter, ListPolicy, read_item_lists
+from seqrec_jax.retrieval.policy import ListPolicy
 from seqrec_jax.retrieval.recommendations import Recommendations, recommend_with
 from seqrec_jax.retrieval.recommender import Recommender
 from seqrec_jax.retrieval.user_states import UserStates

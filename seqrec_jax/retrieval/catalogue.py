@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -81,12 +81,32 @@ class ItemCatalogue:
         Raises:
           DataError: floats that are too large to be exact ids.
         """
-        raw: list[str] = list(raw_ids)  # type: ignore[arg-type]
+        raw: list[Any] = list(raw_ids)
         if not all(type(one) is str for one in raw):
-            raw = as_text(pd.Series(raw, dtype=object), name="item_id").fillna("").tolist()
+            raw = as_text(pd.Series(raw), name="item_id").fillna("").tolist()
         known = self._numbers
         found = [known[one] for one in raw if one in known]
         return np.array(found, dtype=np.int32), sorted({one for one in raw if one not in known})
+
+    def known_numbers(self, raw_ids: Iterable[object], *, source: str) -> Int[np.ndarray, " N"]:
+        """`[N]` int32 numbers 1…V of raw item ids.
+
+        Args:
+          raw_ids: N raw ids.
+          source: how an error's text starts, such as "the candidates".
+
+        Raises:
+          DataError: an id that the catalogue does not have.
+        """
+        names = as_text(pd.Series(list(raw_ids)), name="item_id").fillna("").tolist()
+        numbers = np.array([self._numbers.get(name, 0) for name in names], dtype=np.int32)
+        if len(numbers) and not numbers.all():
+            unknown = names[int((numbers == 0).argmax())]
+            raise DataError(
+                f"{source} name item {unknown!r} ({int((numbers == 0).sum()):,} rows in all), which is not among the "
+                f"{self.num_items:,} items of the run; leave them out, or add the items with `seqrec add-items`"
+            )
+        return numbers
 
     def histories(self, histories: Sequence[pd.DataFrame], user_ids: Sequence[str]) -> tuple[Sequences, list[str]]:
         """Sequences of raw events; see `Recommender.histories`."""

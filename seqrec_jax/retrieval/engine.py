@@ -21,8 +21,8 @@ from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ShapeError
 from seqrec_jax.items import ItemTable
 from seqrec_jax.model import SequenceModel
+from seqrec_jax.retrieval.eligibility import Eligibility, Lists
 from seqrec_jax.retrieval.encoding import HistoryEncoder, encode_last, row_lengths
-from seqrec_jax.retrieval.policy import Eligibility, Lists
 from seqrec_jax.retrieval.ranking import best_of_vectors
 from seqrec_jax.scoring import TopK
 from seqrec_jax.types import ArrayLike

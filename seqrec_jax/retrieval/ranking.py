@@ -16,8 +16,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.data.sequences import Sequences
+from seqrec_jax.retrieval.eligibility import Eligibility, ItemFilter, Lists
 from seqrec_jax.retrieval.encoding import USERS_PER_TILE
-from seqrec_jax.retrieval.policy import Eligibility, ItemFilter, ListPolicy, Lists
+from seqrec_jax.retrieval.policy import ListPolicy
 from seqrec_jax.scoring import TopK, top_k, top_k_in_scores
 
 FindBest: TypeAlias = Callable[[Sequences, Eligibility, int], Lists]

@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from seqrec_jax.data.rankers import Ranker, SeenItems
 from seqrec_jax.reranking import RerankConfig
 from seqrec_jax.retrieval.catalogue import History, ItemCatalogue
+from seqrec_jax.retrieval.eligibility import ItemFilter, ItemLists
 from seqrec_jax.retrieval.encoding import USERS_PER_TILE
-from seqrec_jax.retrieval.policy import ItemFilter, ItemLists, Policies
+from seqrec_jax.retrieval.policy import Policies
 from seqrec_jax.retrieval.ranking import FindBest, find_best_of, ranked_lists, users_per_tile
 from seqrec_jax.settings import check_value
 
@@ -134,7 +135,7 @@ def recommended(
         policy=policy,
         now=now,
         request=request,
-        tile=users_per_tile(catalogue.num_items) if whole_rows else USERS_PER_TILE,
+        tile=min(users_per_tile(catalogue.num_items), users.num_users) if whole_rows else USERS_PER_TILE,
     )
     return Recommendations(
         user_ids=users.user_ids,

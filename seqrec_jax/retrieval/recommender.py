@@ -24,9 +24,10 @@ from seqrec_jax.items import ItemTable
 from seqrec_jax.model import SequenceModel
 from seqrec_jax.reranking import RerankConfig
 from seqrec_jax.retrieval.catalogue import History, ItemCatalogue
+from seqrec_jax.retrieval.eligibility import Eligibility, ItemLists, Lists
 from seqrec_jax.retrieval.encoding import HistoryEncoder
 from seqrec_jax.retrieval.engine import Engine
-from seqrec_jax.retrieval.policy import Eligibility, ItemLists, Lists, Policies
+from seqrec_jax.retrieval.policy import Policies
 from seqrec_jax.retrieval.ranking import best_of_vectors, on_host
 from seqrec_jax.retrieval.recommendations import Recommendations, recommended
 from seqrec_jax.retrieval.user_states import UserStates
