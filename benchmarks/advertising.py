@@ -29,6 +29,7 @@ from seqrec_jax.data.shop.simulator import SimulatedShop, simulate
 from seqrec_jax.data.shop.world import BEHAVIORS, SESSION_GAP_SECONDS, World
 from seqrec_jax.evaluation.forecasts import judge_forecasts
 from seqrec_jax.reporting.sections import plain
+from seqrec_jax.retrieval import RunHead
 from seqrec_jax.statistics import bootstrap_means, paired_differences
 
 CONFIGURATION = "configs/advertising.yaml"
@@ -90,8 +91,8 @@ def rates(rows: pd.DataFrame, by: str, wanted: pd.Series, *, outcome: str) -> np
 
 
 def forecasts(
-    head: pipeline.RunHead,
-    blind: pipeline.RunHead,
+    head: RunHead,
+    blind: RunHead,
     truth: Truth,
     *,
     known: pd.DataFrame,
@@ -142,8 +143,8 @@ def forecasts(
 
 
 def pages(
-    head: pipeline.RunHead,
-    blind: pipeline.RunHead,
+    head: RunHead,
+    blind: RunHead,
     truth: Truth,
     *,
     known: pd.DataFrame,
@@ -275,7 +276,7 @@ def main() -> None:
     show(result)
 
 
-def looked_at(head: pipeline.RunHead) -> np.ndarray:
+def looked_at(head: RunHead) -> np.ndarray:
     """`[P]` how often each place is looked at as the head has learnt it, of the first place."""
     chances = sigmoid(np.asarray(head.params["examination"]["logits"]))[1:]
     return chances / chances[0]

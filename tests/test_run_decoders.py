@@ -19,6 +19,7 @@ from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.heads.decoder_fitting import DecoderTrainingConfig
 from seqrec_jax.items.semantic_ids import SemanticIdConfig
 from seqrec_jax.pipeline import decoders
+from seqrec_jax.retrieval import RunDecoder
 
 QUICK = DecoderTrainingConfig(
     batch_size=128,
@@ -55,7 +56,7 @@ class TestADecoderOfTheTinyRun:
         assert report.path == run / "decoders" / "decoder.npz"
         assert report.notes[0].startswith("60 of 60 items have codes") and report.codes.num_items == 60
         assert f"{report.codes.colliding_items} share all codes but the last" in report.notes[1]
-        decoder = pipeline.RunDecoder.load(run)
+        decoder = RunDecoder.load(run)
         histories = dataset.sequences.select_users(np.arange(40))
         scores = np.asarray(decoder.scores(histories))
         np.testing.assert_array_equal(scores, report.decoder.scores(histories))
@@ -140,7 +141,7 @@ class TestADecoderOfTheTinyRun:
     def test_a_decoder_without_parameters_of_its_own_is_read_back(self, run, dataset):
         report = fit(run, replace(QUICK, max_epochs=1, decoder=EncoderConfig(kind="mean", width=8)), name="mean")
         histories = dataset.sequences.select_users(np.arange(5))
-        found, again = (one.lists(histories, 5) for one in (report.decoder, pipeline.RunDecoder.load(run, "mean")))
+        found, again = (one.lists(histories, 5) for one in (report.decoder, RunDecoder.load(run, "mean")))
         np.testing.assert_array_equal(found.item_ids, again.item_ids)
 
     def test_what_is_refused(self, fitted, run):
@@ -153,7 +154,7 @@ class TestADecoderOfTheTinyRun:
             with pytest.raises(error, match=message):
                 fit(run, **options)
         with pytest.raises(CheckpointError, match=r"no decoder 'x' \(decoders there: none\); `seqrec fit-decoder`"):
-            pipeline.RunDecoder.load(run, "x")
+            RunDecoder.load(run, "x")
         with pytest.raises(ConfigError, match="k must be at least 1"):
             fitted[1].decoder.recommend(["sku-00001"], 0)
         with np.load(fitted[1].path) as file:
@@ -162,7 +163,7 @@ class TestADecoderOfTheTinyRun:
         (run / "decoders").mkdir()
         np.savez(run / "decoders" / "x.npz", **(arrays | {"facts": np.array(json.dumps(facts))}))
         with pytest.raises(CheckpointError, match="was fitted on other parameters of"):
-            pipeline.RunDecoder.load(run, "x")
+            RunDecoder.load(run, "x")
 
 
 def result_directory(run):
@@ -191,5 +192,5 @@ def test_a_law_without_exceptions_is_found(home, call):
         assert call("train", "--config", "ring.yaml", "--quiet")[0] == 0
         assert call("fit-decoder", "--checkpoint", "runs/ring", *words, "--learning_rate", "0.01")[0] == 0
     cases = pipeline.cases_of(read_dataset(home / "data"), EvaluationConfig())
-    found = pipeline.RunDecoder.load(home / "runs" / "ring").lists(cases.histories, 1)
+    found = RunDecoder.load(home / "runs" / "ring").lists(cases.histories, 1)
     assert np.mean(found.item_ids[:, 0] == cases.target_items) > 0.95

@@ -15,6 +15,7 @@ from seqrec_jax.data.outcomes import outcome_rows
 from seqrec_jax.data.shop.simulator import simulate
 from seqrec_jax.errors import CheckpointError, ConfigError, DataError, ShapeError
 from seqrec_jax.heads.fitting import HeadTrainingConfig
+from seqrec_jax.retrieval import RunHead
 
 pytestmark = pytest.mark.usefixtures("quick_load")
 QUICK = HeadTrainingConfig(max_epochs=2, batch_size=256)
@@ -54,7 +55,7 @@ def test_a_head_is_read_as_it_was_written_and_ranks_by_value(fitted, impressions
     run, report = fitted
     assert report.path == run / "heads" / "ads.npz"
     assert f"{len(impressions):,} rows at" in report.notes[0]
-    head = pipeline.RunHead.load(run, "ads")
+    head = RunHead.load(run, "ads")
     assert (head.kind, head.config.num_positions, head.classes) == ("click_and_conversion", 6, ())
     histories = dataset.sequences.select_users(np.arange(5))
     raw = [[dataset.items["item_id"][place] for place in (0, 4, 7)]] * 5
@@ -106,7 +107,7 @@ def test_classes_of_users_alone_come_from_words_by_the_verb(run, dataset, call, 
     with jax.numpy_dtype_promotion("standard"):
         code, lines, error = call("fit-head", "--checkpoint", run, *words_of_call)
     assert (code, error, lines[-1]) == (0, "", "written    runs/tiny/heads/category.npz")
-    head = pipeline.RunHead.load(run, "category")
+    head = RunHead.load(run, "category")
     assert head.kind == "classes" and head.classes == tuple(sorted(set(words)))
     chances = head.probabilities(sequences.select_users(np.arange(4)))
     assert chances.shape == (4, len(head.classes))
@@ -126,7 +127,7 @@ def test_a_head_that_is_told_the_time_since_the_last_event_learns_who_comes_back
     config = HeadTrainingConfig(max_epochs=40, batch_size=64, learning_rate=0.02, since_last=True)
     with jax.numpy_dtype_promotion("standard"):
         report = pipeline.fit_head(run, rows, name="return", config=config)
-    head = pipeline.RunHead.load(run, "return")
+    head = RunHead.load(run, "return")
     assert head.since_last and head.config.state_width == report.head.recommender.project(np.eye(8)).shape[1] + 2
     users = np.arange(dataset.sequences.num_users)
     last = dataset.sequences.timestamps[dataset.sequences.offsets[1:] - 1]
@@ -172,11 +173,11 @@ def test_rows_that_are_refused(run, impressions):
 
 def test_heads_that_cannot_be_read_or_asked(fitted, run, dataset):
     with pytest.raises(CheckpointError, match=r"no head 'ads' \(heads there: none\)"):
-        pipeline.RunHead.load(run, "ads")
+        RunHead.load(run, "ads")
     path = run / "heads" / "ads.npz"
     path.parent.mkdir()
     shutil.copy(fitted[1].path, path)
-    head = pipeline.RunHead.load(run, "ads")
+    head = RunHead.load(run, "ads")
     histories = dataset.sequences.select_users(np.arange(2))
     with pytest.raises(ShapeError, match="takes no times"):
         head.probabilities(histories, np.array([[1], [2]]), times=np.array([0, 0]))
@@ -194,7 +195,7 @@ def test_heads_that_cannot_be_read_or_asked(fitted, run, dataset):
     for changed, message in (({"schema_version": 9}, "schema version 9"), ({"fingerprint": "x"}, "other parameters")):
         np.savez(path, **(arrays | {"facts": np.array(json.dumps(facts | changed))}))
         with pytest.raises(CheckpointError, match=message):
-            pipeline.RunHead.load(run, "ads")
+            RunHead.load(run, "ads")
     path.write_bytes(b"no archive")
     with pytest.raises(CheckpointError, match="is damaged"):
-        pipeline.RunHead.load(run, "ads")
+        RunHead.load(run, "ads")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from seqrec_jax.pipeline.backtesting import backtest
 from seqrec_jax.pipeline.cases import case_options, cases_of, known_events, oracle, references
-from seqrec_jax.pipeline.decoders import DecoderReport, RunDecoder, fit_decoder
+from seqrec_jax.pipeline.decoders import DecoderReport, fit_decoder
 from seqrec_jax.pipeline.exporting import VectorFiles, embed, write_table
 from seqrec_jax.pipeline.growing import add_items, read_new_items
-from seqrec_jax.pipeline.heads import HeadReport, RunHead, fit_head, label_examples
+from seqrec_jax.pipeline.heads import HeadReport, fit_head, label_examples
 from seqrec_jax.pipeline.joining import join, join_datasets
 from seqrec_jax.pipeline.judging import Evaluated, compare, evaluate
 from seqrec_jax.pipeline.preparing import prepare, read_source
@@ -21,8 +21,6 @@ __all__ = [
     "DecoderReport",
     "Evaluated",
     "HeadReport",
-    "RunDecoder",
-    "RunHead",
     "Trained",
     "VectorFiles",
     "add_items",

@@ -6,39 +6,27 @@ checkpoint that it belongs to and a fingerprint of that checkpoint's parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float
 
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.files import check_columns
-from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.errors import ConfigError, DataError, ShapeError
+from seqrec_jax.errors import DataError
 from seqrec_jax.heads import (
-    Calibration,
     ClassifierHeadConfig,
-    ValueRanking,
     fitting,
     make_classifier_head,
-    rank_by_expected_value,
 )
-from seqrec_jax.heads.fitting import Examples, FittedHead, HeadKind, HeadTrainingConfig, head_logits
-from seqrec_jax.pipeline.labelled_rows import (
-    NUM_TIMES,
-    item_numbers,
-    labelled_examples,
-    training_and_validation,
-    with_time_since,
-)
-from seqrec_jax.retrieval import Recommender
-from seqrec_jax.runs import Run, check_name, read_artifact, write_artifact
+from seqrec_jax.heads.fitting import Examples, FittedHead, HeadKind, HeadTrainingConfig
+from seqrec_jax.pipeline.labelled_rows import labelled_examples, training_and_validation
+from seqrec_jax.retrieval import Recommender, RunHead
+from seqrec_jax.retrieval.run_head import NUM_TIMES
+from seqrec_jax.runs import Run, check_name, write_artifact
 
 
 class HeadReport(NamedTuple):
@@ -55,183 +43,6 @@ class HeadReport(NamedTuple):
     head: RunHead
     fitted: FittedHead
     notes: list[str]
-
-
-class RunHead:
-    """A head on a run's vectors; `RunHead.load(run, name)` reads one that `fit_head` wrote."""
-
-    def __init__(
-        self,
-        recommender: Recommender,
-        params: dict[str, Any],
-        config: ClassifierHeadConfig,
-        *,
-        kind: HeadKind,
-        calibrations: Sequence[Calibration],
-        classes: Sequence[str] = (),
-        since_last: bool = False,
-        name: str = "head",
-    ):
-        """A head from parts.
-
-        Args:
-          recommender: of the checkpoint that the head was fitted on.
-          params: of the head.
-          config: of the head.
-          kind: yes_no, click_and_conversion or classes.
-          calibrations: as `FittedHead` has them.
-          classes: names of the K classes.
-          since_last: whether it is told how long ago the last event was.
-          name: for messages.
-        """
-        self.recommender = recommender
-        self.params = jax.tree.map(jnp.asarray, params)
-        self.config, self.kind, self.name = config, kind, name
-        self.calibrations, self.classes, self.since_last = tuple(calibrations), tuple(classes), since_last
-        self._head = make_classifier_head(config)
-
-    @classmethod
-    def load(cls, run: str | Path | Run, name: str = "click") -> RunHead:
-        """The head of that name of a run, over the checkpoint that it was fitted on.
-
-        Raises:
-          CheckpointError: no run, no such head, one of another schema version or of other parameters of the run.
-        """
-        run = Run.open(run)
-        params, facts, step = read_artifact(run, "head", name)
-        return cls(
-            Recommender.load(run, step=step),
-            params,
-            ClassifierHeadConfig(**facts["head"]),
-            kind=facts["kind"],
-            calibrations=[Calibration(*pair) for pair in facts["calibrations"]],
-            classes=facts["classes"],
-            since_last=facts["fitting"].get("since_last", False),
-            name=name,
-        )
-
-    def numbers(self, raw: Shaped[np.ndarray, "*U K"]) -> Int[np.ndarray, "*U K"]:
-        """int32 numbers 1…V of raw item ids.
-
-        Raises:
-          DataError: an id that the run's catalogue does not have.
-        """
-        raw = np.asarray(raw, dtype=object)
-        return item_numbers(self.recommender, pd.Series(raw.reshape(-1)), source="the candidates").reshape(raw.shape)
-
-    def logits(
-        self,
-        histories: Sequences,
-        item_ids: Int[np.ndarray, "U K"] | None = None,
-        *,
-        position: int = 1,
-        times: Int[np.ndarray, " U"] | None = None,
-        calibrated: bool = True,
-    ) -> np.ndarray:
-        """Logits of what may follow each history.
-
-        Args:
-          histories: U users, as `Recommender.histories` makes them.
-          item_ids: `[U, K]` numbers of candidates, 0 = none; None for a head about users alone.
-          position: the place that all candidates are thought to stand in, for a head that was fitted with places.
-          times: `[U]` seconds at which it is asked, for a head that is told how long ago the last event was.
-          calibrated: False for what the head says before calibration.
-
-        Returns:
-          `[U, K, J]`, or `[U, J]` of a head about users alone; J is 1 of a yes or no, 2 of click and conversion after a
-          click, else the number of classes.
-
-        Raises:
-          ShapeError: candidates for a head about users alone, none for another, or not one row a user; or times
-            likewise.
-          DataError: a candidate or position outside those known.
-        """
-        if (item_ids is None) != (self.config.item_width is None):
-            expected = "no candidates" if self.config.item_width is None else "candidates [U, K]"
-            raise ShapeError(f"the head {self.name!r} takes {expected}")
-        count, shape = histories.num_users, (histories.num_users,)
-        if (times is None) == self.since_last or (times is not None and np.shape(times) != (count,)):
-            expected = f"times [{count}], a second a history" if self.since_last else "no times"
-            raise ShapeError(f"the head {self.name!r} takes {expected}")
-        if item_ids is not None:
-            item_ids = np.asarray(item_ids)
-            if item_ids.ndim != 2 or len(item_ids) != count:
-                raise ShapeError(f"candidates have shape {item_ids.shape}, expected [{count}, K], a row a history")
-            if item_ids.size and not (item_ids.min() >= 0 and item_ids.max() <= len(self.recommender.items)):
-                raise DataError(
-                    f"candidates are from {item_ids.min()} to {item_ids.max()}, expected 0 to "
-                    f"{len(self.recommender.items)}; raw ids go through numbers"
-                )
-            shape = item_ids.shape
-        places = self.config.num_positions
-        if places is not None and not 1 <= position <= places:
-            raise DataError(f"position is {position}, the head {self.name!r} knows 1 to {places}")
-        moments = np.repeat(np.arange(count), shape[1:] or 1)
-        rows = Examples(
-            moments=moments,
-            labels=np.zeros(len(moments), np.int32),
-            item_ids=None if item_ids is None else item_ids.reshape(-1),
-            positions=None if places is None else np.full(len(moments), position),
-        )
-        states = self.recommender.user_vectors(histories)
-        if times is not None:
-            states = with_time_since(states, histories, times)
-        logits = self.row_logits(states, rows, calibrated=calibrated)
-        return logits.reshape(*shape, -1)
-
-    def row_logits(
-        self, states: Float[np.ndarray, "M D"], rows: Examples, *, calibrated: bool = True
-    ) -> Float[np.ndarray, "N J"]:
-        """`[N, J]` logits of single rows over the states of their moments, such as rows of a log with their places."""
-        items = None if self.config.item_width is None else self.recommender.item_vectors()
-        logits = head_logits(self._head, self.params, states, items, rows)
-        if not calibrated:
-            return logits
-        if self.kind == "classes":
-            return np.asarray(self.calibrations[0](jnp.asarray(logits)))
-        columns = [one(jnp.asarray(logits[:, place])) for place, one in enumerate(self.calibrations)]
-        return np.stack([np.asarray(column) for column in columns], axis=1)
-
-    def probabilities(
-        self,
-        histories: Sequences,
-        item_ids: Int[np.ndarray, "U K"] | None = None,
-        *,
-        position: int = 1,
-        times: Int[np.ndarray, " U"] | None = None,
-    ) -> np.ndarray:
-        """Calibrated probabilities in the shape of `logits`: of classes they sum to 1; others are each of a yes.
-
-        The second of click and conversion is given a click.
-        """
-        logits = self.logits(histories, item_ids, position=position, times=times)
-        chances = jax.nn.softmax(logits, axis=-1) if self.kind == "classes" else jax.nn.sigmoid(logits)
-        return np.asarray(chances)
-
-    def rank_by_value(
-        self,
-        histories: Sequences,
-        item_ids: Int[np.ndarray, "U K"],
-        *,
-        values: Float[np.ndarray, " V+1"],
-        position: int = 1,
-        times: Int[np.ndarray, " U"] | None = None,
-    ) -> ValueRanking:
-        """The candidates by p(click) · p(conversion | click) · value, see `rank_by_expected_value`.
-
-        Raises:
-          ConfigError: a head that does not tell clicks and conversions.
-          ShapeError, DataError: as `logits`.
-        """
-        if self.kind != "click_and_conversion":
-            raise ConfigError(
-                f"the head {self.name!r} tells {self.kind}; an expected value needs click and conversion: fit one "
-                "with a column of conversions"
-            )
-        logits = jnp.asarray(self.logits(histories, item_ids, position=position, times=times))
-        return rank_by_expected_value(
-            jnp.asarray(item_ids, jnp.int32), logits[..., 0], logits[..., 1], values=jnp.asarray(values, jnp.float32)
-        )
 
 
 def fit_head(

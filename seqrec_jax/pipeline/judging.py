@@ -22,10 +22,10 @@ from seqrec_jax.evaluation.summary import Evaluation
 from seqrec_jax.evaluation.systems import Contender
 from seqrec_jax.parallel import make_mesh
 from seqrec_jax.pipeline.cases import cases_of, references
-from seqrec_jax.pipeline.decoders import RunDecoder, judged_decoder
+from seqrec_jax.pipeline.decoders import judged_decoder
 from seqrec_jax.pipeline.training import median_speed
 from seqrec_jax.pipeline.writing import make_folder, write_evaluation
-from seqrec_jax.retrieval import Recommender
+from seqrec_jax.retrieval import Recommender, RunDecoder
 from seqrec_jax.runs import Run
 from seqrec_jax.settings import config_dict
 from seqrec_jax.training.config import LossConfig

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
 
 from seqrec_jax.data.dataset import Dataset
 from seqrec_jax.data.files import as_text, check_columns
 from seqrec_jax.data.moments import histories_before
-from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.data.timestamps import SECONDS_PER_DAY, parse_timestamps
+from seqrec_jax.data.timestamps import parse_timestamps
 from seqrec_jax.errors import DataError
 from seqrec_jax.heads.fitting import Examples
 from seqrec_jax.retrieval import Recommender
+from seqrec_jax.retrieval.run_head import with_time_since
 
-NUM_TIMES = 2
-"""Columns that `with_time_since` adds."""
-_LONGEST_DAYS = 90.0
-"""Since the last event; longer is as long, and so is never."""
 _LATEST = 0.2
 """Share of the rows, the latest, that validate where the run's own split is not by time."""
 
@@ -66,11 +61,14 @@ def labelled_examples(
     notes = [f"{len(rows):,} rows at {len(moments):,} moments of {len(np.unique(users[users >= 0])):,} users"]
     if empty := int((histories.lengths == 0).sum()):
         notes.append(f"{empty:,} moments before any known event of the user")
+    item_ids = None
+    if "item_id" in rows:
+        item_ids = recommender.catalogue.known_numbers(rows["item_id"], source="the labelled rows")
     labels, classes = _labels(rows[label], name=label, words=conversion is None)
     examples = Examples(
         moments=of_rows,
         labels=labels,
-        item_ids=item_numbers(recommender, rows["item_id"], source="the labelled rows") if "item_id" in rows else None,
+        item_ids=item_ids,
         positions=_positions(rows["position"]) if "position" in rows else None,
         conversions=None if conversion is None else _labels(rows[conversion], name=conversion, words=False)[0],
     )
@@ -78,22 +76,6 @@ def labelled_examples(
     if since_last:
         states = with_time_since(states, histories, moments[:, 1])
     return examples, times, states, classes, notes
-
-
-def with_time_since(
-    states: Float[np.ndarray, "M D"], histories: Sequences, times: Int[np.ndarray, " M"]
-) -> Float[np.ndarray, "M D+2"]:
-    """States, then the weeks since the last event of each history and log(1 + days), at most those of 90 days.
-
-    >>> log = Sequences(np.array(["u", "v"]), np.array([0, 1, 1]), *np.array([[3], [86400], [0], [0]]))
-    >>> with_time_since(np.zeros((2, 0)), log, np.array([4 * 86400, 0])).round(2)
-    array([[ 0.43,  1.39],
-           [12.86,  4.51]], dtype=float32)
-    """
-    last = histories.timestamps[np.maximum(histories.offsets[1:] - 1, 0)] if len(histories.timestamps) else 0
-    days = np.where(histories.lengths > 0, (np.asarray(times) - last) / SECONDS_PER_DAY, np.inf)
-    days = np.clip(days, 0, _LONGEST_DAYS)
-    return np.concatenate([states, np.stack([days / 7, np.log1p(days)], axis=1)], axis=1).astype(np.float32)
 
 
 def _labels(column: pd.Series, *, name: str, words: bool) -> tuple[np.ndarray, list[str]]:
@@ -115,23 +97,6 @@ def _labels(column: pd.Series, *, name: str, words: bool) -> tuple[np.ndarray, l
         raise DataError(f"column {name!r} of the labelled rows has {column.iloc[0]!r}, expected 0 and 1")
     codes, classes = pd.factorize(as_text(column, name=name), sort=True)
     return (codes + 1).astype(np.int32), [str(one) for one in classes]
-
-
-def item_numbers(recommender: Recommender, raw: pd.Series, *, source: str) -> np.ndarray:
-    """`[N]` int32 numbers 1…V of raw item ids.
-
-    Raises:
-      DataError: an id that the run does not have.
-    """
-    names = as_text(raw, name="item_id").fillna("")
-    numbers = pd.Index(recommender.items["item_id"]).get_indexer(pd.Index(names.to_numpy(dtype=object)))
-    if (numbers < 0).any():
-        unknown = names[numbers < 0].iloc[0]
-        raise DataError(
-            f"{source} name item {unknown!r} ({int((numbers < 0).sum()):,} rows in all), which is not among the "
-            f"{len(recommender.items):,} items of the run; leave them out, or add the items with `seqrec add-items`"
-        )
-    return (numbers + 1).astype(np.int32)
 
 
 def _positions(column: pd.Series) -> np.ndarray:

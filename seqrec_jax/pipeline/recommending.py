@@ -17,9 +17,8 @@ from seqrec_jax.data.splits import Stage
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.pipeline.cases import cases_of
-from seqrec_jax.pipeline.decoders import RunDecoder
 from seqrec_jax.reranking import RerankConfig
-from seqrec_jax.retrieval import Recommendations, Recommender
+from seqrec_jax.retrieval import Recommendations, Recommender, RunDecoder
 from seqrec_jax.retrieval.policy import ItemLists
 from seqrec_jax.runs import Run
 

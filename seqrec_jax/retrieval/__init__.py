@@ -7,6 +7,8 @@ from seqrec_jax.retrieval.engine import Engine, Histories
 from seqrec_jax.retrieval.policy import ListPolicy
 from seqrec_jax.retrieval.recommendations import Recommendations, recommend_with
 from seqrec_jax.retrieval.recommender import Recommender
+from seqrec_jax.retrieval.run_decoder import RunDecoder
+from seqrec_jax.retrieval.run_head import RunHead
 from seqrec_jax.retrieval.user_states import UserStates
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "ListPolicy",
     "Recommendations",
     "Recommender",
+    "RunDecoder",
+    "RunHead",
     "UserStates",
     "read_item_lists",
     "recommend_with",

@@ -10,6 +10,7 @@ import pytest
 
 from seqrec_jax import pipeline
 from seqrec_jax.config import ExperimentConfig
+from seqrec_jax.retrieval import RunHead
 from seqrec_jax.runs import Run
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "run_0_1"
@@ -47,7 +48,7 @@ def test_its_decoder_lists_the_same(old):
 def test_its_head_gives_the_same_probabilities(old):
     histories = old.dataset().sequences
     ids = np.tile(np.arange(1, 4), (histories.num_users, 1))
-    found = pipeline.RunHead.load(old, "buys").probabilities(histories, ids)
+    found = RunHead.load(old, "buys").probabilities(histories, ids)
     np.testing.assert_allclose(found, np.load(GOLDEN / "head_probabilities.npy"), rtol=1e-4)
 
 
