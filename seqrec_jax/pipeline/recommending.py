@@ -19,7 +19,7 @@ from seqrec_jax.evaluation.protocol import EvaluationConfig
 from seqrec_jax.pipeline.cases import cases_of
 from seqrec_jax.reranking import RerankConfig
 from seqrec_jax.retrieval import Recommendations, Recommender, RunDecoder
-from seqrec_jax.retrieval.policy import ItemLists
+from seqrec_jax.retrieval.eligibility import ItemLists
 from seqrec_jax.runs import Run
 
 
