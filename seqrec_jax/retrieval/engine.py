@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from seqrec_jax.data.batches import Batch
+from seqrec_jax.data.batches import Batch, device_seconds
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ShapeError
 from seqrec_jax.items import ItemTable
@@ -151,6 +151,12 @@ class Engine:
         other.encoder = encoder
         other.__dict__.pop("weights", None)
         return other
+
+    @property
+    def first_second(self) -> int:
+        """`Histories.seconds` of the dataset's first event, for events without a time."""
+        first = self.encoder.first_timestamp
+        return int(device_seconds(np.array([first]), first)[0])
 
     @cached_property
     def weights(self) -> Weights:
