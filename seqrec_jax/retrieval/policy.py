@@ -19,7 +19,7 @@ from seqrec_jax.data.rankers import SeenItems
 from seqrec_jax.data.sequences import Sequences, pad_sequences
 from seqrec_jax.data.timestamps import parse_timestamps
 from seqrec_jax.errors import DataError
-from seqrec_jax.reranking import RerankConfig, Reranked, Rule, load_rules, make_reranker, matching_items
+from seqrec_jax.reranking import RerankConfig, Reranked, make_reranker, open_rules
 from seqrec_jax.retrieval.catalogue import ItemCatalogue
 from seqrec_jax.retrieval.eligibility import Eligibility, ItemFilter, Lists
 from seqrec_jax.settings import check_choice
@@ -60,17 +60,13 @@ class ListPolicy:
         self._base = np.asarray(rankable).copy()
         self._base[0] = False
         self._available_from = available_from(catalogue.items)
-        rules = () if reranking.rules is None else load_rules(reranking.rules)
-        self._filters = [
-            (rule, matching_items(rule, catalogue.items, place=f"{reranking.rules}: rule {number}"))
-            for number, rule in enumerate(rules, start=1)
-            if rule.action == "filter"
-        ]
+        self._rules = open_rules(reranking.rules, catalogue.items)
         self._rerank: Callable[..., Reranked] | None = None
         if reranking != RerankConfig():
             vectors = item_vectors() if reranking.diversity and item_vectors is not None else None
-            self._rerank = make_reranker(reranking, items=catalogue.items, item_vectors=vectors)
-        self._mask: tuple[tuple[object, ...], np.ndarray, Array] | None = None
+            self._rerank = make_reranker(reranking, items=catalogue.items, item_vectors=vectors, rules=self._rules)
+        self._mask: tuple[int, np.ndarray, Array] | None = None
+        self._changes = self._times_of_change()
         popularity = catalogue.popularity
         self.order = catalogue.order
         self._popular = np.lexsort((np.asarray(self.order)[1:], -popularity[1:])).astype(np.int32) + 1
@@ -100,19 +96,22 @@ class ListPolicy:
             excluded = pad_sequences(histories, length=width)
         return Eligibility(items, excluded)
 
-    def _mask_at(self, now: int) -> tuple[np.ndarray, Array]:
-        """`[V+1]` eligible for everybody, on the host and on the device, made anew when a rule starts or ends."""
-        active = [_holds(rule, now) for rule, _ in self._filters]
-        late = None if self._available_from is None else self._available_from > now
-        key = (*active, 0 if late is None else int(late.sum()))
-        if self._mask is None or self._mask[0] != key:
+    def _times_of_change(self) -> Int[np.ndarray, " T"]:
+        """`[T]` seconds UTC, rising, at which a filter rule starts or ends or an item becomes available."""
+        times = [time for rule in self._rules.rules if rule.action == "filter" for time in (rule.start, rule.end)]
+        written = np.array([time for time in times if time is not None], dtype=np.int64)
+        return np.unique(written if self._available_from is None else np.r_[written, self._available_from])
+
+    def _mask_at(self, now: int) -> tuple[Bool[np.ndarray, " V1"], Bool[Array, " V1"]]:
+        """`[V+1]` True for items that are eligible for everybody, on host and device, kept until it changes."""
+        period = int(np.searchsorted(self._changes, now, side="right"))
+        if self._mask is None or self._mask[0] != period:
             mask = self._base.copy()
-            for holds, (_, matches) in zip(active, self._filters, strict=True):
-                if holds:
-                    mask &= ~matches
-            if late is not None:
-                mask &= ~late
-            self._mask = (key, mask, jnp.asarray(mask))
+            if (left_in := self._rules.eligible_items(now)) is not None:
+                mask &= left_in
+            if self._available_from is not None:
+                mask &= self._available_from <= now
+            self._mask = (period, mask, jnp.asarray(mask))
         return self._mask[1:]
 
     def reordered(self, candidates: Lists, histories: Sequences, *, k: int, now: int) -> Lists:
@@ -199,7 +198,3 @@ def available_from(items: pd.DataFrame) -> Int[np.ndarray, " V1"] | None:
         )
     first = seconds.fillna(np.iinfo(np.int64).min).to_numpy(dtype=np.int64)
     return np.concatenate([[0], np.minimum(first, items["first_timestamp"].to_numpy())])
-
-
-def _holds(rule: Rule, now: int) -> bool:
-    return (rule.start is None or rule.start <= now) and (rule.end is None or now < rule.end)
