@@ -114,7 +114,7 @@ def test_classes_of_users_alone_come_from_words_by_the_verb(run, dataset, call, 
     np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-5)
     few, _ = pipeline.label_examples(head, dataset, rows.iloc[:3], label="next")
     assert [head.classes[one - 1] for one in few.labels] == list(words[:3])
-    with pytest.raises(ConfigError, match="tells classes"):
+    with pytest.raises(ConfigError, match="predicts classes"):
         head.rank_by_value(sequences.select_users(np.arange(1)), np.array([[1]]), values=np.zeros(3))
     with pytest.raises(ShapeError, match="takes no candidates"):
         head.probabilities(sequences.select_users(np.arange(1)), np.array([[1]]))

@@ -56,7 +56,7 @@ class UserStates:
           where: `[U]` True for users who have an event; None means all. The cache of the others does not change.
 
         Returns:
-          `[U, D]` float32 v_x, meaningless for users without any event, and the cache.
+          `[U, D]` float32 v_x, meaningless for users without an event here, and the cache.
 
         Raises:
           DataError: times that do not fit int32 seconds.
