@@ -1,7 +1,7 @@
 """Rankers without a trained model that any honest report shows beside one, behind the same call as a model.
 
-A ranker maps the histories of U users to scores `[U, V+1]` (higher is better, column 0 is never ranked). What
-is learned from `train` is learned once, in vectorised NumPy and SciPy, when the ranker is made.
+A ranker maps the histories of U users to scores `[U, V+1]`; higher is better, column 0 is never ranked. Statistics of
+the training events are computed once, in vectorised NumPy and SciPy, when the ranker is made.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 from scipy import sparse
 from scipy.linalg import lapack
 
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.data.timestamps import SECONDS_PER_DAY
 from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.settings import check_choice, check_value
 
+Normalization = Literal["cosine", "conditional"]
+TimeKind = Literal["seconds", "order"]
 MAX_EASE_ITEMS = 15_000
 """Largest catalogue that EASE's dense weights are made for by default: 0.9 GB, a minute or two on two CPU cores."""
 
@@ -26,20 +30,22 @@ class FunctionRanker(NamedTuple):
 
     Attributes:
       name: the row's label in tables.
-      scores: takes the histories of U users, gives a new `[U, V+1]` float32 table (the caller may change it).
+      scores: from the histories of U users to a new `[U, V+1]` float32 table, which the caller may change.
     """
 
     name: str
-    scores: Callable[[Sequences], np.ndarray]
+    scores: Callable[[Sequences], Float[np.ndarray, "U V1"]]
 
 
-def most_popular(train: Sequences, *, num_items: int, behavior_weights: np.ndarray | None = None) -> FunctionRanker:
-    """Items by how many training events they have, the same list for everybody.
+def most_popular(
+    train: Sequences, *, num_items: int, behavior_weights: Float[np.ndarray, " H"] | None = None
+) -> FunctionRanker:
+    """Items by their number of training events, the same list for everybody.
 
     Args:
       train: training events; those without item are ignored.
       num_items: V.
-      behavior_weights: `[H]` how much an event of each behaviour counts; None counts every event once.
+      behavior_weights: `[H]` weight of an event of each behaviour; None counts every event once.
 
     Returns:
       The ranker "most popular".
@@ -75,30 +81,30 @@ def recently_popular(
     until: int | None = None,
     num_events: int | None = None,
 ) -> FunctionRanker:
-    """Items by how many events they have in the last days, the same list for everybody.
+    """Items by their number of events in the last days, the same list for everybody.
 
     Args:
       train: training events; those without item are ignored.
       num_items: V.
       days: the window is `(until - days, until]`.
-      until: int seconds UTC; None means the last event of `train`. Later events are not looked at.
-      num_events: for logs with an order but no times. Users then share no clock, so the last `num_events`
-        events of each user are counted, and `days` and `until` are not used.
+      until: int seconds UTC; None means the last event of `train`. Later events are ignored.
+      num_events: for logs with an order but no times. Users then share no clock, so the last `num_events` events of
+        each user are counted; `days` and `until` are ignored.
 
     Returns:
       The ranker "popular in the last … days", or "popular in each user's last … events".
 
     Raises:
-      ConfigError: num_items, days or num_events not positive.
+      ConfigError: num_items or num_events below 1, or days not positive.
       DataError: an item id outside 0…V.
     """
     _check_items(train, num_items, what="train")
     if num_events is not None:
-        _check_positive(num_events=num_events)
+        check_value("num_events", num_events, "[1, inf)")
         recent = _ages(train) < num_events
         name = f"popular in each user's last {num_events} events"
     else:
-        _check_positive(days=days)
+        check_value("days", days, "(0, inf)")
         if until is None:
             until = int(train.timestamps.max(initial=0))
         recent = (train.timestamps > until - days * SECONDS_PER_DAY) & (train.timestamps <= until)
@@ -121,9 +127,9 @@ def last_item(*, num_items: int) -> FunctionRanker:
     Raises:
       ConfigError: num_items < 1.
     """
-    _check_positive(num_items=num_items)
+    check_value("num_items", num_items, "[1, inf)")
 
-    def scores(histories: Sequences) -> np.ndarray:
+    def scores(histories: Sequences) -> Float[np.ndarray, "U V1"]:
         _check_items(histories, num_items, what="histories")
         table = np.zeros((histories.num_users, num_items + 1), dtype=np.float32)
         # of several values for one place NumPy keeps the last, here the latest event's
@@ -139,7 +145,7 @@ def item_to_item(
     *,
     num_items: int,
     window: int | None = 5,
-    normalization: Literal["cosine", "conditional"] = "conditional",
+    normalization: Normalization = "conditional",
     num_recent: int = 10,
     decay: float = 0.5,
 ) -> FunctionRanker:
@@ -176,11 +182,10 @@ def item_to_item(
       Ludewig and Jannach (2018), Evaluation of Session-based Recommendation Algorithms (windows and decay).
     """
     _check_items(train, num_items, what="train")
-    _check_positive(window=1 if window is None else window, num_recent=num_recent)
-    if not 0 < decay <= 1:
-        raise ConfigError(f"decay must be in (0, 1], got {decay}")
-    if normalization not in ("cosine", "conditional"):
-        raise ConfigError(f"normalization must be 'cosine' or 'conditional', got {normalization!r}")
+    for name, number in (("window", window), ("num_recent", num_recent)):
+        check_value(name, number, "[1, inf)")
+    check_value("decay", decay, "(0, 1]")
+    check_choice("normalization", normalization, Normalization)
     train = train.select_events(train.item_ids > 0)
     counts, sizes = _pair_counts(train, num_items, window)
     inverse = np.divide(1.0, sizes, out=np.zeros(num_items + 1), where=sizes > 0)
@@ -192,7 +197,7 @@ def item_to_item(
     popularity = _popularity(train.item_ids, num_items)
     fallback = (popularity / (popularity.max() + 1.0) - 1.0).astype(np.float32)  # in [-1, 0), column 0 lowest
 
-    def scores(histories: Sequences) -> np.ndarray:
+    def scores(histories: Sequences) -> Float[np.ndarray, "U V1"]:
         _check_items(histories, num_items, what="histories")
         histories = histories.select_events(histories.item_ids > 0)
         ages = _ages(histories)
@@ -244,7 +249,8 @@ def ease(
       Steck (2019), Embarrassingly Shallow Autoencoders for Sparse Data.
     """
     _check_items(train, num_items, what="train")
-    _check_positive(regularization=regularization, max_items=max_items)
+    check_value("regularization", regularization, "(0, inf)")
+    check_value("max_items", max_items, "[1, inf)")
     if num_items > max_items:
         gigabytes = 4e-9 * (num_items + 1) ** 2
         raise ConfigError(
@@ -256,7 +262,7 @@ def ease(
     fallback = (popularity / (popularity.max() + 1.0)).astype(np.float32)
     trained = popularity > 0
 
-    def scores(histories: Sequences) -> np.ndarray:
+    def scores(histories: Sequences) -> Float[np.ndarray, "U V1"]:
         _check_items(histories, num_items, what="histories")
         table = _binary(histories, num_items) @ weights
         known = np.bincount(histories.users_of_events[trained[histories.item_ids]], minlength=histories.num_users) > 0
@@ -284,8 +290,7 @@ def baseline_rankers(train: Sequences, *, num_items: int, time_kind: str) -> lis
       ConfigError: another time_kind, or num_items < 1.
       DataError: an item id outside 0…V.
     """
-    if time_kind not in ("seconds", "order"):
-        raise ConfigError(f"time_kind must be 'seconds' or 'order', got {time_kind!r}")
+    check_choice("time_kind", time_kind, TimeKind)
     rankers = [
         most_popular(train, num_items=num_items),
         recently_popular(train, num_items=num_items, num_events=5 if time_kind == "order" else None),
@@ -335,16 +340,19 @@ def _binary(sequences: Sequences, num_items: int) -> sparse.csr_array:
     return has
 
 
-def _popularity(item_ids: np.ndarray, num_items: int, *, weights: np.ndarray | None = None) -> np.ndarray:
+def _popularity(
+    item_ids: Int[np.ndarray, " N"], num_items: int, *, weights: np.ndarray | None = None
+) -> Float[np.ndarray, " V1"]:
+    """`[V+1]` float64 number, or sum of the weights, of the events of each item."""
     counts = np.bincount(item_ids, weights=weights, minlength=num_items + 1).astype(np.float64)
     counts[0] = 0.0
     return counts
 
 
-def _same_for_all(name: str, item_scores: np.ndarray) -> FunctionRanker:
+def _same_for_all(name: str, item_scores: Float[np.ndarray, " V1"]) -> FunctionRanker:
     row = item_scores.astype(np.float32)
 
-    def scores(histories: Sequences) -> np.ndarray:
+    def scores(histories: Sequences) -> Float[np.ndarray, "U V1"]:
         return np.tile(row, (histories.num_users, 1))
 
     return FunctionRanker(name, scores)
@@ -377,19 +385,13 @@ def _scale(matrix: sparse.csr_array, *, rows: np.ndarray, columns: np.ndarray) -
     return scaled
 
 
-def _ages(sequences: Sequences) -> np.ndarray:
+def _ages(sequences: Sequences) -> Int[np.ndarray, " N"]:
     """`[N]` number of events of the same user that come after each event."""
     return np.repeat(sequences.offsets[1:], sequences.lengths) - 1 - np.arange(len(sequences.item_ids))
 
 
-def _check_positive(**numbers: float) -> None:
-    for name, number in numbers.items():
-        if number <= 0:
-            raise ConfigError(f"{name} must be positive, got {number}")
-
-
 def _check_items(sequences: Sequences, num_items: int, *, what: str) -> None:
-    _check_positive(num_items=num_items)
+    check_value("num_items", num_items, "[1, inf)")
     items = sequences.item_ids
     if len(items) and not (items.min() >= 0 and items.max() <= num_items):
         raise DataError(

@@ -184,7 +184,7 @@ def test_ease_takes_no_catalogue_that_its_memory_is_too_small_for():
     train = make_sequences([[1, 2]])
     with pytest.raises(ConfigError, match=r"num_items = 50,000 needs a dense float32 table of 10\.0 GB.*max_items"):
         ease(train, num_items=50_000)
-    with pytest.raises(ConfigError, match="regularization must be positive"):
+    with pytest.raises(ConfigError, match="regularization must be greater than 0"):
         ease(train, num_items=2, regularization=0)
     names = [ranker.name for ranker in baseline_rankers(train, num_items=MAX_EASE_ITEMS + 1, time_kind="order")]
     assert len(names) == 4 and "EASE" not in names
@@ -211,7 +211,7 @@ def test_bad_input_is_refused():
     for make in (most_popular, recently_popular, item_to_item, ease):
         with pytest.raises(DataError, match="item ids of train run from 1 to 7, expected 0 to num_items = 6"):
             make(train, num_items=6)
-        with pytest.raises(ConfigError, match="num_items must be positive"):
+        with pytest.raises(ConfigError, match="num_items must be at least 1"):
             make(train, num_items=0)
     fitted = [make(make_sequences([[1, 2]]), num_items=6) for make in (item_to_item, ease)] + [last_item(num_items=6)]
     for ranker in fitted:

@@ -1,7 +1,7 @@
 """Rankers that answer a query: by its words, by its vector, or by both.
 
-They have the call of every ranker: the histories of U users to scores `[U, V+1]`. What is answered is the query of a
-history's last event; a query that stands alone is a history of one event (`data.queries.query_sequences`).
+They have the call of every ranker, from the histories of U users to scores `[U, V+1]`, and score items for the query of
+a history's last event. A query that stands alone is a history of one event (`data.queries.query_sequences`).
 """
 
 from __future__ import annotations

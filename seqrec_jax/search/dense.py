@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,62 +16,57 @@ from jaxtyping import Array, Float
 from seqrec_jax.baselines import FunctionRanker
 from seqrec_jax.data.judgments import Judgments
 from seqrec_jax.data.sequences import Sequences
-from seqrec_jax.errors import ConfigError, DataError, ShapeError
+from seqrec_jax.errors import DataError, ShapeError
 from seqrec_jax.losses import sampled_softmax_loss, weighted_mean
 from seqrec_jax.scoring import BilinearWeight, bilinear_scores, project
+from seqrec_jax.settings import Interval, check_fields
+from seqrec_jax.types import ArrayLike
 
 TextVectors = Callable[[Sequence[str]], np.ndarray]
-"""Texts to vectors `[N, D]`."""
+"""From N texts to their vectors `[N, D]` float32."""
 
 
 @dataclass(frozen=True)
 class DenseConfig:
-    """How W is trained.
+    """Training settings of W.
 
     W has as many numbers as there are few judgments, so that small steps matter most: with MiniLM's vectors on Home
     Depot's validation queries a learning rate of 1e-4 gained three times as much as 1e-3, and longer batches nothing.
 
     Attributes:
-      steps: of the optimizer.
+      steps: number of updates.
       batch_size: queries a step, each with one of its items as the target, drawn by gain.
       num_negatives: items a step, drawn from the whole catalogue, beside the other queries' targets.
-      judged_weight: weight of the second loss, over the judged items of each query alone, against that over the whole
-        catalogue.
+      judged_weight: weight of the second loss, over the judged items of each query alone; the loss over the whole
+        catalogue has the rest.
       temperature: divides all scores.
-      learning_rate: of Adam.
-      weight_decay: towards the identity.
+      learning_rate: Adam's.
+      weight_decay: rate at which W moves towards the identity.
       seed: of all draws.
     """
 
-    steps: int = 1500
-    batch_size: int = 256
-    num_negatives: int = 1024
-    judged_weight: float = 0.5
-    temperature: float = 0.05
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.1
+    steps: Annotated[int, Interval("[1, inf)")] = 1500
+    batch_size: Annotated[int, Interval("[1, inf)")] = 256
+    num_negatives: Annotated[int, Interval("[1, inf)")] = 1024
+    judged_weight: Annotated[float, Interval("[0, 1]")] = 0.5
+    temperature: Annotated[float, Interval("(0, inf)")] = 0.05
+    learning_rate: Annotated[float, Interval("(0, inf)")] = 1e-4
+    weight_decay: Annotated[float, Interval("[0, inf)")] = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "num_negatives", "temperature", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.weight_decay < 0 or not 0 <= self.judged_weight <= 1:
-            raise ConfigError(
-                "weight_decay must not be negative and judged_weight must be between 0 and 1, got "
-                f"{self.weight_decay} and {self.judged_weight}"
-            )
+        check_fields(self, "search.dense")
 
 
 def dense(
-    name: str, text_vectors: TextVectors, item_vectors: Float[np.ndarray, "V+1 E"], *, weight: BilinearWeight = None
+    name: str, text_vectors: TextVectors, item_vectors: Float[ArrayLike, "V1 E"], *, weight: BilinearWeight = None
 ) -> FunctionRanker:
     """Items by v_xᵀ W v_y, where v_x is the vector of the last event's query.
 
     Args:
-      name: of the ranker.
-      text_vectors: queries to vectors `[U, D]`.
-      item_vectors: `[V+1, E]`; row 0 is not looked at.
+      name: the ranker's label in tables.
+      text_vectors: from U queries to vectors `[U, D]`.
+      item_vectors: `[V+1, E]`; row 0 is ignored.
       weight: W; None for the identity.
 
     Returns:
@@ -80,33 +75,33 @@ def dense(
     table = jnp.asarray(item_vectors)
     score = jax.jit(bilinear_scores)
 
-    def scores(histories: Sequences) -> np.ndarray:
+    def scores(histories: Sequences) -> Float[np.ndarray, "U V1"]:
         queries = histories.last_queries.tolist()
         vectors = np.asarray(text_vectors(queries), dtype=np.float32)
-        asked = np.array([bool(query) for query in queries])
-        return np.asarray(score(jnp.asarray(np.where(asked[:, None], vectors, 0.0)), weight, table))
+        searched = np.array([bool(query) for query in queries])
+        return np.asarray(score(jnp.asarray(np.where(searched[:, None], vectors, 0.0)), weight, table))
 
     return FunctionRanker(name, scores)
 
 
 def fit_bilinear(
     query_vectors: Float[np.ndarray, "Q D"],
-    item_vectors: Float[np.ndarray, "V+1 D"],
+    item_vectors: Float[np.ndarray, "V1 E"],
     judgments: Judgments,
     *,
     config: DenseConfig = DenseConfig(),
 ) -> Float[np.ndarray, "D D"]:
-    """W for frozen vectors: the identity, moved so that judged items come first by what they are worth.
+    """W for frozen vectors: the identity, moved so that judged items come first by their gain.
 
     The loss is the mean of two. Over the catalogue: a sampled softmax of one item of each query, drawn by gain, among
     the other queries' items and random ones. Over the judged items of each query: the cross entropy from the shares of
     their gains to the softmax of their scores.
 
     Args:
-      query_vectors: `[Q, D]` of the judgments' queries.
-      item_vectors: `[V+1, D]`.
-      judgments: of Q queries to train on; those without any gain are not used.
-      config: how.
+      query_vectors: `[Q, D]` vectors of the judgments' queries.
+      item_vectors: `[V+1, D]` vectors of the items; row 0 is never a target.
+      judgments: of the Q training queries; those without any gain are left out.
+      config: training settings.
 
     Returns:
       `[D, D]` float32.
@@ -148,7 +143,7 @@ def _step(
     weight: Array,
     state: optax.OptState,
     data: _Judged,
-    table: Float[Array, "V+1 D"],
+    table: Float[Array, "V1 D"],
     key: Array,
     *,
     config: DenseConfig,
@@ -174,7 +169,7 @@ def _step(
 
 
 def _judged_loss(
-    rows: Float[Array, "B D"], table: Float[Array, "V+1 D"], batch: _Judged, *, temperature: float
+    rows: Float[Array, "B D"], table: Float[Array, "V1 D"], batch: _Judged, *, temperature: float
 ) -> Float[Array, " B"]:
     """Cross entropy from the shares of the gains to the softmax over each query's judged items."""
     scores = jnp.einsum("bd,bpd->bp", rows, table[batch.items]) / temperature

@@ -12,8 +12,9 @@ from seqrec_jax.baselines import FunctionRanker
 from seqrec_jax.data.rankers import Ranker
 from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, ShapeError
+from seqrec_jax.settings import check_value
 
-Scores = Float[np.ndarray, "U V+1"]
+Scores = Float[np.ndarray, "U V1"]
 ScoreFusion = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
@@ -24,7 +25,7 @@ def reciprocal_rank_fusion(scores: Sequence[Scores], *, k: float = 60.0) -> Scor
     gets nothing from it.
 
     Args:
-      scores: `[U, V+1]` of each system; column 0 is not looked at.
+      scores: `[U, V+1]` of each system; column 0 is ignored.
       k: the larger, the less the first places stand out; positive.
 
     Returns:
@@ -41,8 +42,7 @@ def reciprocal_rank_fusion(scores: Sequence[Scores], *, k: float = 60.0) -> Scor
     >>> reciprocal_rank_fusion([first, second], k=1).round(3)
     array([[ -inf, 0.833, 0.833, 0.583]], dtype=float32)
     """
-    if k <= 0:
-        raise ConfigError(f"k must be positive, got {k}")
+    check_value("k", k, "(0, inf)")
     tables = _checked(scores)
     total = np.zeros(tables[0].shape, dtype=np.float32)
     for table in tables:
@@ -54,10 +54,10 @@ def reciprocal_rank_fusion(scores: Sequence[Scores], *, k: float = 60.0) -> Scor
 def convex_combination(scores: Sequence[Scores], *, weights: Sequence[float]) -> Scores:
     """Σ over the systems of weight · score, each system's scores scaled to go from 0 to 1 for each user.
 
-    An item that a system cannot rank (-inf) counts as its worst. A system that scores all items alike says nothing.
+    An item that a system cannot rank (-inf) counts as its worst. A system that scores all items alike changes nothing.
 
     Args:
-      scores: `[U, V+1]` of each system; column 0 is not looked at.
+      scores: `[U, V+1]` of each system; column 0 is ignored.
       weights: of each system, not negative, with a sum of 1.
 
     Returns:
@@ -89,15 +89,15 @@ def convex_combination(scores: Sequence[Scores], *, weights: Sequence[float]) ->
 
 
 def fused(name: str, rankers: Sequence[Ranker], fusion: ScoreFusion) -> FunctionRanker:
-    """A ranker that asks others and fuses their scores.
+    """A ranker that fuses the scores of others.
 
     Args:
-      name: of the new one.
+      name: the new ranker's label in tables.
       rankers: at least one.
-      fusion: takes the scores `[U, V+1]` of each, such as `partial(reciprocal_rank_fusion, k=60)`.
+      fusion: from the scores `[U, V+1]` of each to `[U, V+1]`, such as `partial(reciprocal_rank_fusion, k=60)`.
     """
 
-    def scores(histories: Sequences) -> np.ndarray:
+    def scores(histories: Sequences) -> Scores:
         return fusion([np.asarray(ranker.scores(histories)) for ranker in rankers])
 
     return FunctionRanker(name, scores)

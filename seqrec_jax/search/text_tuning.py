@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,9 @@ from jaxtyping import Array, Bool, Int
 
 from seqrec_jax.data.judgments import Judgments
 from seqrec_jax.encoders.language import TextEncoder, pad_tokens, text_vectors, tokenize
-from seqrec_jax.errors import ConfigError, DataError
+from seqrec_jax.errors import DataError
 from seqrec_jax.losses import sampled_softmax_loss, weighted_mean
+from seqrec_jax.settings import Interval, check_fields
 from seqrec_jax.training.adapters.config import FineTuningConfig
 from seqrec_jax.training.adapters.low_rank import merge_adapters
 from seqrec_jax.training.adapters.partition import (
@@ -33,32 +34,28 @@ Params = dict[str, Any]
 
 @dataclass(frozen=True)
 class TextTuningConfig:
-    """How a language model is trained on judgments.
+    """Settings of a language model's training on judgments.
 
     Attributes:
-      steps: of the optimizer.
+      steps: number of updates.
       batch_size: queries a step; each has one of its items as the target, drawn by gain, among the others' targets.
       temperature: divides the scores.
-      learning_rate: of Adam, at its highest; it rises for the first tenth of the steps and falls to 0 by the last.
-      query_tokens: a query is cut after so many.
-      item_tokens: an item's text likewise.
+      learning_rate: Adam's, at its highest; it rises for the first tenth of the steps and falls to 0 by the last.
+      query_tokens: most tokens of a query; what follows is cut off.
+      item_tokens: most tokens of an item's text.
       seed: of all draws.
     """
 
-    steps: int = 300
-    batch_size: int = 32
-    temperature: float = 0.05
-    learning_rate: float = 3e-4
-    query_tokens: int = 16
-    item_tokens: int = 40
+    steps: Annotated[int, Interval("[1, inf)")] = 300
+    batch_size: Annotated[int, Interval("[2, inf)")] = 32  # since negatives come from the batch
+    temperature: Annotated[float, Interval("(0, inf)")] = 0.05
+    learning_rate: Annotated[float, Interval("(0, inf)")] = 3e-4
+    query_tokens: Annotated[int, Interval("[1, inf)")] = 16
+    item_tokens: Annotated[int, Interval("[1, inf)")] = 40
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "temperature", "learning_rate", "query_tokens", "item_tokens"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.batch_size < 2:
-            raise ConfigError(f"batch_size must be at least 2, since negatives come from it, got {self.batch_size}")
+        check_fields(self, "search.text_tuning")
 
 
 class TunedEncoder(NamedTuple):
@@ -66,8 +63,8 @@ class TunedEncoder(NamedTuple):
 
     Attributes:
       encoder: adapters are merged into its kernels, so that it costs what it cost before.
-      losses: `[steps]` float32.
-      summary: how many parameters were trained, and what they took.
+      losses: `[steps]` float32 training losses.
+      summary: numbers of trained and frozen parameters, and their memory.
     """
 
     encoder: TextEncoder
@@ -87,10 +84,10 @@ def tune_text_encoder(
 
     Args:
       encoder: of `load_text_encoder`; it does not change.
-      texts: `[V+1]` a text an item; the one at place 0 is not looked at.
-      judgments: of the queries to train on; those without any gain are not used.
-      fine_tuning: which parameters, such as `FineTuningConfig(mode="lora", targets=("query", "value"))`.
-      config: how.
+      texts: V+1 texts, one an item; the text at place 0 is ignored.
+      judgments: of the training queries; those without any gain are left out.
+      fine_tuning: the parameters to train, such as `FineTuningConfig(mode="lora", targets=("query", "value"))`.
+      config: training settings.
 
     Raises:
       DataError: no query with a gain.
@@ -116,13 +113,13 @@ def tune_text_encoder(
 
     def loss(trained: Params, frozen: Params, rows: Array, places: Array) -> Array:
         whole = recombine(frozen, trained)
-        asked = vectors(whole, *(array[rows] for array in queries))
+        searched = vectors(whole, *(array[rows] for array in queries))
         answers = vectors(whole, *(array[places] for array in titles))
         # equal targets get one number, so that of two queries with the same one neither is the other's negative
         numbers = 1 + jnp.argmax(places[:, None] == places[None], axis=1).astype(jnp.int32)
         table = jnp.pad(answers, ((1, 0), (0, 0)))
         return weighted_mean(
-            sampled_softmax_loss(asked, table, numbers, negative_ids=numbers, temperature=config.temperature)
+            sampled_softmax_loss(searched, table, numbers, negative_ids=numbers, temperature=config.temperature)
         )
 
     @jax.jit

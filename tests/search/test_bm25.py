@@ -37,7 +37,7 @@ def test_a_query_without_known_words_scores_nothing():
 
 
 def test_what_is_wrong_is_named(monkeypatch):
-    with pytest.raises(ConfigError, match="b must be between 0 and 1"):
+    with pytest.raises(ConfigError, match="b must be from 0 to 1"):
         bm25(TITLES, b=2)
     with pytest.raises(DataError, match="none of the 2 texts has a word"):
         bm25(["", "", "–"])

@@ -72,7 +72,7 @@ def test_what_is_wrong_is_named(world):
     worthless = Judgments(judgments.queries, judgments.offsets, judgments.item_ids, 0 * judgments.gains)
     with pytest.raises(DataError, match="nothing to train on"):
         fit_bilinear(queries, items, worthless)
-    with pytest.raises(ConfigError, match="steps must be positive"):
+    with pytest.raises(ConfigError, match="steps must be at least 1"):
         DenseConfig(steps=0)
     with pytest.raises(ConfigError, match="judged_weight"):
         DenseConfig(judged_weight=2)

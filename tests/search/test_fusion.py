@@ -47,7 +47,7 @@ def test_fused_ranker_asks_the_others():
 
 
 def test_what_is_wrong_is_named():
-    with pytest.raises(ConfigError, match="k must be positive"):
+    with pytest.raises(ConfigError, match="k must be greater than 0"):
         reciprocal_rank_fusion([FIRST], k=0)
     with pytest.raises(ConfigError, match="sum of 1"):
         convex_combination([FIRST, SECOND], weights=[0.5, 0.6])
