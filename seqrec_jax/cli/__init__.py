@@ -79,10 +79,10 @@ def _failed(name: str, error: Exception) -> int:
 def _one_line_messages(*, quiet: bool) -> Iterator[None]:
     """Warnings and the library's own log as single lines on stderr, and no log of the libraries below it."""
     ours, orbax = logging.getLogger("seqrec_jax"), logging.getLogger("absl")
-    levels, propagate = (ours.level, orbax.level), ours.propagate
+    levels, propagate, handlers = (ours.level, orbax.level), ours.propagate, ours.handlers
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(f"{'note':<11}%(message)s"))
-    ours.addHandler(handler)
+    ours.handlers = [handler]  # one alone, also where a verb runs other verbs
     ours.propagate = False  # other libraries install handlers of their own at the root
     ours.setLevel(logging.WARNING if quiet else logging.INFO)
     orbax.setLevel(logging.CRITICAL)  # a line for every file, and several tracebacks for an error that it then raises
@@ -91,7 +91,6 @@ def _one_line_messages(*, quiet: bool) -> Iterator[None]:
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
             yield
     finally:
-        ours.removeHandler(handler)
-        ours.propagate = propagate
+        ours.handlers, ours.propagate = handlers, propagate
         for logger, level in zip((ours, orbax), levels, strict=True):
             logger.setLevel(level)
