@@ -187,7 +187,7 @@ def test_bad_settings_of_content_are_refused(tmp_path):
     items = pd.DataFrame({"item_id": ["a"], "known": [True]})
     with pytest.raises(ConfigError, match="both the columns to encode and the model"):
         TextConfig(columns=("title",))
-    with pytest.raises(ConfigError, match="two features or relations 'text'"):
+    with pytest.raises(ConfigError, match="two features or relations of the name 'text'"):
         ItemsConfig(features={"text": "t.npz"}, text=TextConfig(columns=("title",), model="m"))
     with pytest.raises(ConfigError, match=r"a feature or relation of data\.items cannot have the name 'ids'"):
         ItemsConfig(features={"ids": "t.npz"})
