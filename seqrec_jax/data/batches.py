@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from seqrec_jax.data.queries import query_words
 from seqrec_jax.data.sequences import Packing, Sequences, Windows, last_windows
@@ -250,7 +250,7 @@ def gather_batch(
 
 
 def masked_batch(
-    batch: Batch, *, rate: float, last_share: float, behavior_weights: Float[Array, " H"], row_keys: PRNGKeyArray
+    batch: Batch, *, rate: float, last_share: float, behavior_weights: Float[Array, " H"], row_keys: Key[Array, " B"]
 ) -> Batch:
     """A batch whose targets are masked events of its own, for a bidirectional encoder.
 

@@ -143,8 +143,8 @@ def prepare_dataset(
     time_kind: str = "seconds",
     cleaning: dict[str, Any] | None = None,
     source: dict[str, Any] | None = None,
-    vocabulary: Sequence[str] = (),
-    known_items: Sequence[str] = (),
+    vocabulary: Iterable[str] = (),
+    known_items: Iterable[str] = (),
     attribute_vocabulary: AttributeVocabulary | None = None,
 ) -> Dataset:
     """Sequences, vocabulary and split from a clean log.
@@ -410,7 +410,7 @@ def _ordered_events(events: pd.DataFrame) -> pd.DataFrame:
     return events.fillna({"item_id": ""}).sort_values(order, kind="stable", ignore_index=True)
 
 
-def _item_table(in_log: set[str], items: pd.DataFrame | None, vocabulary: Sequence[str]) -> pd.DataFrame:
+def _item_table(in_log: set[str], items: pd.DataFrame | None, vocabulary: Iterable[str]) -> pd.DataFrame:
     """One row an item: the old vocabulary in its order, then new raw ids in string order."""
     known = list(vocabulary)
     if len(set(known)) < len(known):
@@ -438,11 +438,11 @@ def _item_table(in_log: set[str], items: pd.DataFrame | None, vocabulary: Sequen
         ) from error
 
 
-def _with_counts(table: pd.DataFrame, sequences: Sequences, split: Split, known_items: Sequence[str]) -> pd.DataFrame:
+def _with_counts(table: pd.DataFrame, sequences: Sequences, split: Split, known_items: Iterable[str]) -> pd.DataFrame:
     train = np.bincount(sequences.item_ids[split.parts == TRAIN], minlength=len(table) + 1)[1:]
     first = np.full(len(table) + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, sequences.item_ids, sequences.timestamps)
-    known = (train > 0) | table["item_id"].isin(known_items).to_numpy()
+    known = (train > 0) | table["item_id"].isin(list(known_items)).to_numpy()
     return table.assign(training_events=train, known=known, first_timestamp=first[1:])
 
 

@@ -124,7 +124,7 @@ def _contract_frame(
         elif contract in numeric:
             numbers = pd.to_numeric(written, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
             readable, dtype = np.isfinite(numbers), numeric[contract].dtype
-            if np.issubdtype(dtype, np.integer):
+            if issubclass(dtype, np.integer):
                 readable &= (np.abs(numbers) <= np.iinfo(dtype).max) & (np.floor(numbers) == numbers)
                 frame[contract] = pd.arrays.IntegerArray(np.where(readable, numbers, 0).astype(dtype), ~readable)
             else:
