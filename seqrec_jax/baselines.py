@@ -210,7 +210,7 @@ def item_to_item(
             ),
             shape=(histories.num_users, num_items + 1),
         )
-        table = (weights @ similarity).toarray()
+        table: np.ndarray = (weights @ similarity).toarray()
         return np.where(table > 0, table, fallback)
 
     return FunctionRanker("item to item", scores)
@@ -264,7 +264,7 @@ def ease(
 
     def scores(histories: Sequences) -> Float[np.ndarray, "U V1"]:
         _check_items(histories, num_items, what="histories")
-        table = _binary(histories, num_items) @ weights
+        table: np.ndarray = _binary(histories, num_items) @ weights
         known = np.bincount(histories.users_of_events[trained[histories.item_ids]], minlength=histories.num_users) > 0
         table[~known] = fallback
         return table
@@ -322,7 +322,7 @@ def _ease_weights(has: sparse.csr_array, regularization: float) -> np.ndarray:
         inverse[start:stop, start:stop] = np.tril(inverse[start:stop, start:stop])
         inverse[start:stop, start:stop] += np.tril(inverse[start:stop, start:stop], -1).T
         inverse[start:stop, stop:] = inverse[stop:, start:stop].T
-    weights = inverse.T  # rows in memory order again; symmetric as before
+    weights: np.ndarray = inverse.T  # rows in memory order again; symmetric as before
     weights /= -np.diag(weights).copy()
     np.fill_diagonal(weights, 0.0)
     return weights
@@ -359,7 +359,7 @@ def _same_for_all(name: str, item_scores: Float[np.ndarray, " V1"]) -> FunctionR
 
 
 def _pair_counts(train: Sequences, num_items: int, window: int | None) -> tuple[sparse.csr_array, np.ndarray]:
-    """c `[V+1, V+1]` without its diagonal and n `[V+1]`, of events that all have an item."""
+    """The counts c `[V+1, V+1]` without its diagonal and n `[V+1]`, of events that all have an item."""
     users, items = train.users_of_events, train.item_ids
     if window is None:
         has = _binary(train, num_items)

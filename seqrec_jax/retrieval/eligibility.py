@@ -158,6 +158,6 @@ def read_item_lists(path: str | Path) -> list[str] | dict[str, list[str]]:
     check_columns(list(table.columns), ["item_id"], source=str(path))
     item_ids = as_text(table["item_id"], name="item_id").fillna("")
     if "user_id" not in table:
-        return item_ids.tolist()
+        return [str(one) for one in item_ids]
     users = as_text(table["user_id"], name="user_id").fillna("")
     return {str(user): ids.tolist() for user, ids in item_ids.groupby(users.to_numpy(dtype=object), sort=False)}

@@ -105,7 +105,8 @@ class HistoryEncoder:
 
     def project(self, v_x: Float[ArrayLike, "U D"]) -> Float[Array, "U E"]:
         """`[U, E]` float32 v_xᵀ W: its product with an item's vector is the item's score."""
-        return self._project(self.params, jnp.asarray(v_x))
+        projected: Array = self._project(self.params, jnp.asarray(v_x))
+        return projected
 
     def user_vectors(self, histories: Sequences) -> Float[np.ndarray, "U D"]:
         """`[U, D]` float32 v_x of each user; zeros for users without history.
@@ -127,7 +128,8 @@ class HistoryEncoder:
                 v_x = jnp.zeros((histories.num_users, states.shape[1]), states.dtype)
             v_x = _with_rows(v_x, users, states)
         assert v_x is not None  # there is at least one user
-        return self.spread(v_x)
+        spread: Array = self.spread(v_x)
+        return spread
 
     def batch(self, histories: Sequences, *, length: int) -> Batch:
         """The last events of U users as NumPy arrays `[U, length]`; see `history_batch`."""
@@ -180,8 +182,11 @@ def row_lengths(lengths: Int[np.ndarray, " U"], *, longest: int) -> Int[np.ndarr
     >>> row_lengths(np.array([3, 25, 26, 160, 5000]), longest=200).tolist()
     [25, 25, 50, 200, 200]
     """
-    choices = np.maximum(-(-longest * np.array([1, 2, 4, 6, 8]) // 8), min(longest, 2))  # a masked end takes two
-    return choices[np.searchsorted(choices, np.minimum(lengths, longest))]
+    choices: np.ndarray = np.maximum(
+        -(-longest * np.array([1, 2, 4, 6, 8]) // 8), min(longest, 2)
+    )  # a masked end takes two
+    rows: np.ndarray = choices[np.searchsorted(choices, np.minimum(lengths, longest))]
+    return rows
 
 
 def _rows_of(length: int) -> int:

@@ -119,7 +119,8 @@ def best_of_vectors(
         popular = popular_items(popularity, order, items, excluded, num_users=projected.shape[0], k=k)
         return TopK(*(jnp.where(empty[:, None], *pair) for pair in zip(popular, best, strict=True)))
 
-    return jax.lax.cond(jnp.any(empty), with_popular, lambda: best)
+    found: TopK = jax.lax.cond(jnp.any(empty), with_popular, lambda: best)
+    return found
 
 
 def popular_items(

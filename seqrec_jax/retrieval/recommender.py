@@ -239,7 +239,8 @@ class Recommender:
         encoder = self._encoder
         v_x = encoder.user_vectors_on_device(histories)
         empty = encoder.spread(histories.lengths == 0)
-        return self._scores(self.params, encoder.v_y, encoder.rankable, self._popularity, v_x, empty)
+        scores: Array = self._scores(self.params, encoder.v_y, encoder.rankable, self._popularity, v_x, empty)
+        return scores
 
     def user_vectors(self, histories: Sequences) -> Float[np.ndarray, "U D"]:
         """`[U, D]` float32 v_x of each user; zeros for users without history.

@@ -102,7 +102,8 @@ class RunDecoder:
           DataError: no user, or times that do not fit int32 seconds.
         """
         states = jnp.asarray(self.recommender.user_vectors(histories))
-        return self._scores(self.params, states, jnp.asarray(histories.lengths == 0), self._popularity)
+        scores: Array = self._scores(self.params, states, jnp.asarray(histories.lengths == 0), self._popularity)
+        return scores
 
     def lists(
         self,

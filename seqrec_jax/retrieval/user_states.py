@@ -73,4 +73,5 @@ class UserStates:
             ),
             query_words=None if query_words is None else jnp.asarray(query_words, jnp.int32),
         )
-        return self._append(encoder.params, encoder.item_table, cache, event, v_y=encoder.v_y)
+        v_x, cache = self._append(encoder.params, encoder.item_table, cache, event, v_y=encoder.v_y)
+        return v_x, cache
