@@ -182,9 +182,8 @@ def row_lengths(lengths: Int[np.ndarray, " U"], *, longest: int) -> Int[np.ndarr
     >>> row_lengths(np.array([3, 25, 26, 160, 5000]), longest=200).tolist()
     [25, 25, 50, 200, 200]
     """
-    choices: np.ndarray = np.maximum(
-        -(-longest * np.array([1, 2, 4, 6, 8]) // 8), min(longest, 2)
-    )  # a masked end takes two
+    # a masked end takes two
+    choices: np.ndarray = np.maximum(-(-longest * np.array([1, 2, 4, 6, 8]) // 8), min(longest, 2))
     rows: np.ndarray = choices[np.searchsorted(choices, np.minimum(lengths, longest))]
     return rows
 
