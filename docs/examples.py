@@ -20,14 +20,5 @@ class Examples(griffe.Extension):
 
 
 def fenced(text: str) -> str:
-    """A docstring with its examples as Markdown code.
-
-    >>> print(fenced("One.\\n\\n>>> 1 + 1\\n2").replace("`", "'"))
-    One.
-    <BLANKLINE>
-    '''pycon
-    >>> 1 + 1
-    2
-    '''
-    """
+    """A docstring with each run of its examples as a fenced block of Markdown."""
     return _EXAMPLE.sub(lambda example: f"```pycon\n{example[0].rstrip()}\n```\n", text)

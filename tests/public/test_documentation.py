@@ -104,6 +104,13 @@ def test_the_site_shows_every_public_name(site):
 
 
 @pytest.mark.slow
+def test_examples_of_docstrings_are_shown_as_code(site):
+    pages = {page.name: page.read_text(encoding="utf-8") for page in (site / "api").glob("*.html")}
+    assert [name for name, text in pages.items() if "<blockquote>" in text] == []
+    assert "1.0986123" in pages["losses.html"]
+
+
+@pytest.mark.slow
 def test_reading_the_site_loads_nothing_from_elsewhere(site):
     pages = list(site.rglob("*.html"))
     assert len(pages) > 40
