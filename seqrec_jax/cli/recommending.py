@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def _recommend(options: argparse.Namespace, fields: list[str]) -> int:
-    if options.decoder is not None and (fields or options.query or options.target_behavior or options.step):
-        raise ConfigError("lists of a --decoder take no --query, --target-behavior, --step or re-ranking")
+    if options.decoder is not None and (options.query or options.target_behavior or options.step):
+        raise ConfigError("lists of a --decoder take no --query, --target-behavior or --step")
     users = "all" if options.all_users else options.users
     if options.history is users is options.query is None:
         raise ConfigError("one of the arguments --users --all-users --history --query is required")

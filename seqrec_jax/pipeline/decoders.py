@@ -1,7 +1,7 @@
-"""Decoders on a trained run: its items as codes, and a decoder that writes the next item's over its frozen states.
+"""The verb fit-decoder: codes of a run's items, and a decoder that generates the next item's codes from its states.
 
-runs/<name>/decoders/<decoder>.npz holds the decoder's parameters, the codes of the items and what binds them to the
-checkpoint. The model itself stays as it is, and the decoder ranks and lists in its place.
+runs/<name>/decoders/<decoder>.npz holds the decoder's parameters and the codes of the items. The model itself is not
+changed; the decoder ranks and lists in its place.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ from seqrec_jax.retrieval.run_decoder import generative_head
 from seqrec_jax.runs import Run, check_name, write_artifact
 
 MAX_SCORED_ITEMS = 5_000
-"""Largest catalogue of which an evaluation scores every item; of a larger one it judges the lists."""
+"""Most items that an evaluation of a decoder scores one by one; of a larger catalogue it judges the lists."""
 MAX_TARGETS = 2**20
-"""Most targets that a decoder is fitted to; of more, so many are drawn."""
-_HISTORIES = 2**14  # that are made at a time
+"""Most targets that a decoder is fitted to; from more of them, this many are drawn."""
+_HISTORIES = 2**14
+"""Histories that are encoded at a time."""
 
 
 class DecoderReport(NamedTuple):
-    """What `fit_decoder` did.
+    """A fitted decoder.
 
     Attributes:
-      path: of the file.
-      decoder: ready to use.
+      path: the decoder's file.
+      decoder: the decoder, ready to use.
       fitted: its losses.
-      codes: how well the codes serve the items.
-      notes: sentences on what was counted.
+      codes: collisions and errors of the codes.
+      notes: sentences of counts.
     """
 
     path: Path
@@ -67,23 +68,23 @@ def fit_decoder(
 ) -> DecoderReport:
     """Make codes of a run's items, fit a decoder of them to its training events, and write it beside the checkpoint.
 
-    Codebooks come from the vectors of items seen in training; items that were not get codes by them. An item whose
-    vector is zero has no code and cannot be listed. Each training event is foretold from the state that the run has
-    after the events before it; events weigh as in the run's own training. What followed the histories of the
-    validation decides when to stop.
+    Codebooks are made from the vectors of items seen in training; the other items get codes from them. An item whose
+    vector is zero has no code, and the decoder cannot rank it. Each training event is predicted from the run's state
+    after the events before it, with the weight that it has in the run's own training. The targets of the validation
+    part stop the fitting.
 
     Args:
       run: the run or its directory.
-      name: of the decoder; one of the same name is replaced.
-      feature: whose vectors become codes, such as text; None takes v_y.
-      config: how it is fitted; None for the defaults.
-      step: of the checkpoint; None takes the best by validation.
+      name: name of the decoder; a decoder of the same name is replaced.
+      feature: the feature whose vectors become codes, such as text; None for v_y.
+      config: settings of codes, decoder and fitting; None for the defaults.
+      step: step of the checkpoint; None for the best by validation.
       dataset: another prepared dataset over the same items, or its directory; None for the run's own.
 
     Raises:
       CheckpointError: no run, no whole checkpoint, or a file that cannot be written.
-      ConfigError: a name that is no file's, a feature that the run does not have, or a decoder to which codes cannot
-        be appended.
+      ConfigError: a name that cannot be a file's, a feature that the run does not have, or a decoder to which codes
+        cannot be appended.
       DataError: nothing to learn from or to validate on, or more items of the same codes than the last level has.
     """
     config = config or DecoderTrainingConfig()
@@ -121,9 +122,16 @@ def fit_decoder(
 def training_targets(
     recommender: Recommender, dataset: Dataset, weights_of_behaviors: Float[np.ndarray, " H"], *, seed: int
 ) -> tuple[Targets, int]:
-    """Training events that follow another of their user, the state before each, and how many there are.
+    """Training events that follow another of their user, with the state before each, and the number of such events.
 
-    Of a model that is told what behaviour to predict, each state is asked for that of its event.
+    If the model is conditioned on a target behaviour, each state is computed for the behaviour of the event that
+    follows it.
+
+    Args:
+      recommender: the run's model.
+      dataset: the run's dataset.
+      weights_of_behaviors: `[H]` float32 weight of an event by its behaviour.
+      seed: of the draw if there are more than `MAX_TARGETS` events.
 
     Raises:
       DataError: no such event.
@@ -136,12 +144,12 @@ def training_targets(
         raise DataError("no training event follows another of its user, so there is nothing to learn from")
     if count > MAX_TARGETS:
         events = np.sort(np.random.default_rng(seed).choice(events, MAX_TARGETS, replace=False))
-    told = "target_behaviors" in recommender.params
-    asked = sequences.behaviors[events] if told else np.zeros(len(events), np.int8)
-    order, parts = np.argsort(asked, kind="stable"), []
-    for behavior in np.unique(asked):
-        reader = recommender.predicting(recommender.behaviors[behavior]) if told else recommender
-        places = events[asked == behavior]
+    conditioned = "target_behaviors" in recommender.params
+    predicted = sequences.behaviors[events] if conditioned else np.zeros(len(events), np.int8)
+    order, parts = np.argsort(predicted, kind="stable"), []
+    for behavior in np.unique(predicted):
+        reader = recommender.predicting(recommender.behaviors[behavior]) if conditioned else recommender
+        places = events[predicted == behavior]
         for start in range(0, len(places), _HISTORIES):
             part = places[start : start + _HISTORIES]
             parts.append(reader.user_vectors(histories_before_events(sequences, part, length=recommender.length)))
@@ -149,8 +157,8 @@ def training_targets(
 
 
 def judged_decoder(decoder: RunDecoder, cases: EvaluationCases, config: EvaluationConfig) -> RunDecoder | Judged:
-    """What an evaluation takes: the decoder, which scores all items, or for a large catalogue its lists, judged."""
-    if len(cases.candidates) <= MAX_SCORED_ITEMS + 1:
+    """A decoder for an evaluation: itself, since it scores all items, or for a large catalogue its lists, judged."""
+    if np.shape(cases.candidates)[-1] <= MAX_SCORED_ITEMS + 1:
         return decoder
     found = decoder.lists(
         cases.histories, max(config.cutoffs), candidates=cases.candidates, seen_items=config.seen_items
@@ -160,7 +168,7 @@ def judged_decoder(decoder: RunDecoder, cases: EvaluationCases, config: Evaluati
 
 
 def _vectors(recommender: Recommender, feature: str | None) -> np.ndarray:
-    """`[V+1, F]` what becomes codes."""
+    """`[V+1, F]` float32 vectors to be made codes."""
     if feature is None:
         return recommender.item_vectors()
     features = {name: found for name, found in recommender.item_table.features.items() if found.dtype.kind == "f"}

@@ -1,7 +1,7 @@
-"""Heads on a trained run: labelled rows to a file beside the run's checkpoint, and from there to probabilities.
+"""The verb fit-head: a head over a run's vectors, fitted to labelled rows and written as an artifact of the run.
 
-runs/<name>/heads/<head>.npz holds the head's parameters and, as JSON, what it is about, its calibrations, the
-checkpoint that it belongs to and a fingerprint of that checkpoint's parameters. The model itself stays as it is.
+runs/<name>/heads/<head>.npz holds the head's parameters and, as JSON, its kind, settings and calibrations. The model
+itself is not changed.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from seqrec_jax.runs import Run, check_name, write_artifact
 
 
 class HeadReport(NamedTuple):
-    """What `fit_head` did.
+    """A fitted head.
 
     Attributes:
-      path: of the file.
-      head: ready to use.
+      path: the head's file.
+      head: the head, ready to use.
       fitted: its losses and calibrations.
-      notes: sentences on what was counted.
+      notes: sentences of counts.
     """
 
     path: Path
@@ -58,29 +58,29 @@ def fit_head(
 ) -> HeadReport:
     """Fit a head to labelled rows, calibrate it, and write it beside the run's checkpoint.
 
-    A row is a decision of a user at a moment: its columns are `user_id`, `timestamp`, the label, `item_id` where it is
-    about an item, and `position` (from 1) where the item stood in a place. The history is what the run's dataset has of
-    the user before that second. Labels of 0 and 1 (or bool) make a yes or no, words make classes.
+    A row is a decision of a user at a moment. Its columns are `user_id`, `timestamp`, the label, `item_id` if it is
+    about an item, and `position` (from 1) if the item was shown at a place. Its history is the user's events before
+    that second in the dataset. Labels of 0 and 1 (or bool) give a head of kind yes_no, words one of kind classes.
 
-    Rows before the validation part of the run's timeline are learnt from, those of the validation part decide when to
-    stop and calibrate; later ones are left out, so that they can judge. Where the run's split is not by time, the
-    latest fifth validates.
+    Rows before the validation part of the run's timeline train the head; rows of the validation part stop the fitting
+    and calibrate; later rows are left out, so that a test can use them. If the run's split is not by time, the latest
+    fifth of the rows validates.
 
     Args:
       run: the run or its directory.
       rows: the labelled rows.
-      name: of the head; one of the same name is replaced.
+      name: name of the head; a head of the same name is replaced.
       label: the column with the label.
-      conversion: the column that tells whether a conversion followed, 0 or 1; the label is then a click.
-      config: how it is fitted; None for the defaults.
-      step: of the checkpoint; None takes the best by validation.
+      conversion: column of 0 and 1, whether a conversion followed the label, which is then a click; None for none.
+      config: settings of the head and its fitting; None for the defaults.
+      step: step of the checkpoint; None for the best by validation.
       dataset: another prepared dataset over the same items, or its directory; None for the run's own.
 
     Raises:
       CheckpointError: no run, no whole checkpoint, or a file that cannot be written.
       DataError: columns that are absent, times that are none, labels other than 0 and 1 (or words), an item that the
         run does not know, a position below 1, or rows of one outcome only.
-      ConfigError: a name that is no file's.
+      ConfigError: a name that cannot be a file's.
     """
     config = config or HeadTrainingConfig()
     check_name(name, kind="head")
@@ -90,8 +90,8 @@ def fit_head(
         recommender, dataset, rows, label=label, conversion=conversion, since_last=config.since_last
     )
     kind: HeadKind = "classes" if classes else "yes_no" if conversion is None else "click_and_conversion"
-    training, validation, told = training_and_validation(dataset, times)
-    notes.append(told)
+    training, validation, note = training_and_validation(dataset, times)
+    notes.append(note)
     item_vectors = None if examples.item_ids is None else recommender.item_vectors()
     head_config = ClassifierHeadConfig(
         num_logits=len(classes) or (1 if conversion is None else 2),

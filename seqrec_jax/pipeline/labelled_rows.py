@@ -1,4 +1,4 @@
-"""Labelled rows of a log, such as impressions with clicks, as arrays over the moments at which they were decided."""
+"""Labelled rows of a log, such as impressions with clicks, as arrays over the moments of the decisions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from seqrec_jax.retrieval import Recommender
 from seqrec_jax.retrieval.run_head import with_time_since
 
 _LATEST = 0.2
-"""Share of the rows, the latest, that validate where the run's own split is not by time."""
+"""Share of the rows, the latest ones, that validate if the run's split is not by time."""
 
 
 def labelled_examples(
@@ -27,18 +27,19 @@ def labelled_examples(
     conversion: str | None,
     since_last: bool = False,
 ) -> tuple[Examples, np.ndarray, np.ndarray, list[str], list[str]]:
-    """Rows as arrays over the moments at which something was decided.
+    """N rows as arrays over the M moments of the decisions.
 
     Args:
-      recommender: of the run.
-      dataset: what it was trained on, with the events after it.
+      recommender: the run's model.
+      dataset: the run's dataset, later events included.
       rows: `user_id`, `timestamp`, the label, and perhaps `item_id` and `position`.
       label: column of 0 and 1, or of words, which are classes.
-      conversion: column of 0 and 1; None where there are no conversions.
-      since_last: states end with what `with_time_since` adds.
+      conversion: column of 0 and 1; None for no conversions.
+      since_last: whether states end with the columns of `with_time_since`.
 
     Returns:
-      The rows, their times `[N]`, the states of their moments `[M, D]`, names of the classes, sentences on the rows.
+      The rows; their times `[N]` int64 seconds UTC; the states `[M, D]` float32; names of the classes; sentences of
+      counts.
 
     Raises:
       DataError: columns that are absent, times that are none, labels other than 0 and 1 (or words), an item that the
@@ -100,7 +101,7 @@ def _labels(column: pd.Series, *, name: str, words: bool) -> tuple[np.ndarray, l
 
 
 def _positions(column: pd.Series) -> np.ndarray:
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = np.asarray(pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan))
     wrong = ~((numbers >= 1) & (numbers == np.floor(numbers)))
     if wrong.any():
         raise DataError(f"position has {column[wrong].tolist()[0]!r}, expected whole numbers from 1")
@@ -108,11 +109,12 @@ def _positions(column: pd.Series) -> np.ndarray:
 
 
 def training_and_validation(dataset: Dataset, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
-    """Places of the rows to learn from, of those to validate on, and how they were told apart.
+    """Indices of the rows that train and of those that validate, and a sentence on how they were chosen.
 
     Args:
-      dataset: whose timeline tells them apart; where its split is not by time, the latest fifth of rows validates.
-      times: `[N]` seconds of the rows.
+      dataset: the run's dataset, at whose cuts the rows are divided; if its split is not by time, the latest fifth of
+        the rows validates.
+      times: `[N]` int64 seconds UTC of the rows.
     """
     cuts = dataset.split.cuts
     if cuts:

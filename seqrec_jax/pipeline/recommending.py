@@ -65,27 +65,25 @@ def recommend(
 
     Raises:
       ConfigError: neither users, history nor query, or both users and history; a decoder together with a query, a
-        target behaviour, a step or re-ranking; or as `Recommender.recommend`.
+        target behaviour or a step; or as `Recommender.recommend`.
       CheckpointError: no run, checkpoint or decoder.
       DataError: the dataset is missing or was changed.
     """
     if (users is not None and history is not None) or users is history is query is None:
         raise ConfigError("lists are for users, for a history or for a query; give one of users, history and query")
-    changes = (query, target_behavior, step, allowed, denied, reranking or RerankConfig())
-    if decoder is not None and changes != (None, None, None, None, None, RerankConfig()):
-        raise ConfigError(f"the decoder {decoder!r} takes no query, target behaviour, step, item lists or re-ranking")
+    if decoder is not None and (query, target_behavior, step) != (None, None, None):
+        raise ConfigError(f"the decoder {decoder!r} takes no query, target behaviour or step")
     run = Run.open(run)
     receivers: Any = [] if history is None else history
     if users is not None:
         receivers = user_histories(run, None if users == "all" else users, before=before, dataset=dataset)
+    rules: Any = {"seen_items": seen_items, "reranking": reranking, "allowed": allowed, "denied": denied}
     if decoder is not None:
-        return RunDecoder.load(run, decoder).recommend(receivers, k, seen_items=seen_items)
+        return RunDecoder.load(run, decoder).recommend(receivers, k, **rules)
     recommender = Recommender.load(run, step=step)
     if target_behavior is not None:
         recommender = recommender.predicting(target_behavior)
-    return recommender.recommend(
-        receivers, k, query=query, seen_items=seen_items, reranking=reranking, allowed=allowed, denied=denied
-    )
+    return recommender.recommend(receivers, k, query=query, **rules)
 
 
 def user_histories(
