@@ -27,6 +27,7 @@ from seqrec_jax.evaluation.systems import System
 from seqrec_jax.evaluation.users.attributes import user_table
 from seqrec_jax.pipeline.content import make_content, text_feature
 from seqrec_jax.retrieval import Recommender
+from seqrec_jax.settings import parse_config
 
 CENTERS = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
 
@@ -194,7 +195,7 @@ def test_bad_settings_of_content_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="max_neighbors must be at least 1, got 0"):
         ItemsConfig(max_neighbors=0)
     with pytest.raises(ConfigError, match="shared_pairs must be one of error, kept, dropped"):
-        ItemsConfig(shared_pairs="ignored")
+        parse_config(ItemsConfig, values={"shared_pairs": "ignored"})
     with pytest.raises(DataError, match="'bought' is neither a column of the item table"):
         make_content(ItemsConfig(edges={"bought": "bought"}), items)
     with pytest.raises(DataError, match=r"parents names 'category', the item table has \['item_id'"):
