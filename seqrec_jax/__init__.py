@@ -2,7 +2,7 @@
 
 `import seqrec_jax as sj` loads nothing heavy; each name below is imported when it is first used. These names are
 stable (`docs/stability.md` says what that promises). Everything else is imported from its room, for example
-`from seqrec_jax.data.dataset import load_dataset`, and may change between minor releases.
+`from seqrec_jax.data.dataset import read_dataset`, and may change between minor releases.
 """
 
 from __future__ import annotations
