@@ -19,8 +19,11 @@ ROOMS = (
     "seqrec_jax.losses",
     "seqrec_jax.metrics",
     "seqrec_jax.negatives",
+    "seqrec_jax.parallel",
     "seqrec_jax.scoring",
+    "seqrec_jax.settings",
     "seqrec_jax.statistics",
+    "seqrec_jax.training",
     "seqrec_jax.types",
 )
 

@@ -94,8 +94,8 @@ def test_gradients_are_the_same_on_one_and_on_eight_devices(loss):
 def test_gradients_are_the_same_where_devices_share_the_items(loss, model_devices):
     """Meshes of 4×2, 2×4 and 1×8; 21 rows of items do not divide, so that the last devices hold rows of none."""
     kind = {("softmax", 2): "language", ("softmax", 4): "sasrec"}.get((loss, model_devices), "mean")
-    losses = {"in_batch": LossConfig(kind="sampled_softmax", negatives="in_batch", num_negatives=4)}
-    config = replace(PLAIN_GRADIENT, loss=losses.get(loss, LossConfig(kind=loss, num_negatives=4)))
+    fields = {"kind": "sampled_softmax", "negatives": "in_batch"} if loss == "in_batch" else {"kind": loss}
+    config = replace(PLAIN_GRADIENT, loss=LossConfig(num_negatives=4, **fields))
     one, many = (
         shared_steps(config, devices=1, kind=kind),
         shared_steps(config, devices=8, model_devices=model_devices, kind=kind),

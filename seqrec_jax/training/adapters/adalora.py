@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.training.adapters.config import AdaLoraConfig
 from seqrec_jax.training.adapters.paths import flat_params, nested_params
+from seqrec_jax.types import ArrayLike
 
 Params = dict[str, Any]
 _SINGULAR = "/adapter/singular"
@@ -197,7 +198,7 @@ def _layers(flat: dict[str, Any]) -> list[str]:
     return [path.removesuffix(_SINGULAR) for path in flat if path.endswith(_SINGULAR)]
 
 
-def _factors(flat: dict[str, Any]) -> dict[str, Array]:
+def _factors(flat: dict[str, Any]) -> dict[str, ArrayLike]:
     """`a`, `b` and `singular` of every adapter, by path."""
     layers = _layers(flat)
     if not layers:
