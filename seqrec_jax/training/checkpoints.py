@@ -195,6 +195,14 @@ class CheckpointStore:
         finally:
             self._manager.close()
 
+    def __enter__(self) -> CheckpointStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Close the store, but without waiting where another process was lost, which would never join in."""
+        if jax.process_count() == 1 or not isinstance(error, jax.errors.JaxRuntimeError):
+            self.close()
+
     def _require(self, step: int | None) -> int:
         steps = self._manager.all_steps()
         if step is None or step not in steps:

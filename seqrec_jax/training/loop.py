@@ -160,7 +160,7 @@ def train(
         mesh=mesh,
     )
     feed = _make_feed(plan, data, config, mesh=mesh)
-    with closing(CheckpointStore(directory / "checkpoints")) as store:
+    with CheckpointStore(directory / "checkpoints") as store:
         state, progress = _start_or_continue(store, params, update, config=config, num_items=data.num_items, mesh=mesh)
         if progress.finished:
             return progress

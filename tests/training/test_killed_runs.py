@@ -141,9 +141,9 @@ def experiment(tmp_path):
     rng = np.random.default_rng(0)
     events = pd.DataFrame(
         {
-            "user_id": [f"u{number}" for number in np.repeat(np.arange(400), 8)],
-            "item_id": [f"i{number}" for number in rng.integers(0, 15, 3200)],
-            "timestamp": np.tile(np.arange(8), 400),
+            "user_id": [f"u{number}" for number in np.repeat(np.arange(800), 8)],
+            "item_id": [f"i{number}" for number in rng.integers(0, 15, 6400)],
+            "timestamp": np.tile(np.arange(8), 800),
         }
     )
     write_dataset(prepare_dataset(events, name="small", split=SplitConfig("leave_one_out")), tmp_path / "small")
@@ -177,7 +177,7 @@ def test_ctrl_c_on_the_command_line_saves_and_exits_with_130(tmp_path, experimen
 
 
 def test_two_processes_train_one_run_and_continue_it_after_one_was_killed(tmp_path, experiment, start):
-    settings = {"max_epochs": 6, "validate_every": 2}  # of 50 steps, so that a kill seldom meets a checkpoint
+    settings = {"max_epochs": 3}  # of 100 steps, so that a kill seldom meets a checkpoint
     words, run = experiment("together", **settings)[1], tmp_path / "runs" / "together"
 
     def start_both():
