@@ -6,7 +6,7 @@ Public functions take NumPy or JAX arrays and return JAX arrays. A shape is stat
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
@@ -20,6 +20,9 @@ FloatArrayLike: TypeAlias = Float[ArrayLike, "..."]
 """Floating-point numbers of any width, in an array of any shape."""
 BoolArrayLike: TypeAlias = Bool[ArrayLike, "..."]
 """Truth values in an array of any shape."""
+
+DimSize: TypeAlias = Any
+"""The size of an axis: an int, or a symbolic size of `jax.export`, for which JAX has no public type."""
 
 AxisName: TypeAlias = str | tuple[str, ...] | None
 """Mesh axis or axes that a function inside `shard_map` or `pmap` reduces over; None: this device has it all."""

@@ -14,18 +14,7 @@ from typing import Any
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-ROOMS = (
-    "seqrec_jax.errors",
-    "seqrec_jax.losses",
-    "seqrec_jax.metrics",
-    "seqrec_jax.negatives",
-    "seqrec_jax.parallel",
-    "seqrec_jax.scoring",
-    "seqrec_jax.settings",
-    "seqrec_jax.statistics",
-    "seqrec_jax.training",
-    "seqrec_jax.types",
-)
+ROOMS = ("seqrec_jax",)
 
 
 _checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as it is to mypy

@@ -21,6 +21,7 @@ from seqrec_jax.encoders.layers import (
     linear_scan,
     pure_module,
 )
+from seqrec_jax.types import DimSize
 
 GATE_STRENGTH = 8.0  # c: factor of the recurrence gate in the logarithm of the decay
 SMALLEST_ENTRY = 1e-6  # of 1 - a², whose root has no finite derivative at 0
@@ -41,7 +42,7 @@ def linear_recurrence_encoder(config: EncoderConfig) -> Encoder:
     ) -> Float[Array, "B L D"]:
         return bind(params)(event_vectors, batch, cache=None, key=key)[0]
 
-    def start(num_users: int, dtype: Any) -> Params:
+    def start(num_users: DimSize, dtype: Any) -> Params:
         # float32 for any dtype: a channel may sum over hundreds of events
         return {
             f"block_{number}": jnp.zeros((num_users, config.width), jnp.float32) for number in range(config.num_layers)

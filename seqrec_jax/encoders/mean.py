@@ -11,6 +11,7 @@ from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
 from seqrec_jax.encoders.dropout import Keys
 from seqrec_jax.encoders.layers import first_and_real, linear_scan
+from seqrec_jax.types import DimSize
 
 
 def mean_encoder(config: EncoderConfig) -> Encoder:
@@ -26,7 +27,7 @@ def mean_encoder(config: EncoderConfig) -> Encoder:
     ) -> Float[Array, "B L D"]:
         return causal_mean(event_vectors, batch, decay=decay)
 
-    def start(num_users: int, dtype: Any) -> Params:
+    def start(num_users: DimSize, dtype: Any) -> Params:
         # float32 for any dtype: half precision cannot count beyond 256
         sizes = {"total": config.width, "weight": 1}
         return {name: jnp.zeros((num_users, size), jnp.float32) for name, size in sizes.items()}

@@ -14,6 +14,7 @@ from seqrec_jax.data.batches import Batch
 from seqrec_jax.encoders.config import Encoder, EncoderConfig, Params
 from seqrec_jax.encoders.dropout import Keys, dropout
 from seqrec_jax.encoders.layers import Linear, first_and_real, pure_module
+from seqrec_jax.types import DimSize
 
 Cell = Callable[[Array, Array, tuple[Array, ...]], tuple[Array, ...]]
 
@@ -174,7 +175,7 @@ def _recurrent_encoder(config: EncoderConfig, *, cell: Cell, num_gates: int, car
     ) -> Float[Array, "B L D"]:
         return bind(params)(event_vectors, batch, key=key)
 
-    def start(num_users: int, dtype: Any) -> Params:
+    def start(num_users: DimSize, dtype: Any) -> Params:
         # an array each, so that the whole cache may be donated to `append`
         shape = (num_users, config.width)
         return {

@@ -28,6 +28,7 @@ from seqrec_jax.encoders.layers import (
     time_buckets,
 )
 from seqrec_jax.errors import ShapeError
+from seqrec_jax.types import DimSize
 
 
 class KeyValueCache(NamedTuple):
@@ -82,7 +83,7 @@ def stack_encoder(
         masks = [mask] * (config.num_layers - 1) + [_one_query_mask(last_columns(batch), mask)]
         return bind(params)(event_vectors, masks, update_caches=without_cache, key=key)[0][:, 0]
 
-    def start(num_users: int, dtype: Any) -> KeyValueCache:
+    def start(num_users: DimSize, dtype: Any) -> KeyValueCache:
         empty = jnp.zeros((num_users, length, config.num_heads, config.width // config.num_heads), dtype)
         timestamps = jnp.zeros((num_users, length), jnp.int32) if timed else None
         return KeyValueCache((KeyValues(empty, empty),) * config.num_layers, timestamps)

@@ -292,7 +292,7 @@ def _mean_where(vectors: Float[Array, "*N M E"], *, where: Bool[Array, "*N M"]) 
     return total / jnp.maximum(count, 1.0)
 
 
-def _masked(vectors: Float[Array, "*N E"], *, where: Bool[Array, "*N"]) -> Float[Array, "*N E"]:
+def _masked(vectors: Float[ArrayLike, "*N E"], *, where: Bool[Array, "*N"]) -> Float[Array, "*N E"]:
     return jnp.where(where[..., None], vectors, 0.0)
 
 

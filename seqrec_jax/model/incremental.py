@@ -12,7 +12,7 @@ from seqrec_jax.encoders.config import Params
 from seqrec_jax.errors import ConfigError
 from seqrec_jax.items import ItemTable
 from seqrec_jax.model.parts import ModelParts, condition_on_behavior, input_item_vectors
-from seqrec_jax.types import ArrayLike
+from seqrec_jax.types import ArrayLike, DimSize
 
 
 class Event(NamedTuple):
@@ -54,7 +54,7 @@ class EventCache(NamedTuple):
     last_timestamps: Int[Array, " B"]
 
 
-def start_cache(parts: ModelParts, num_users: int, dtype: Any = jnp.float32) -> EventCache:
+def start_cache(parts: ModelParts, num_users: DimSize, dtype: Any = jnp.float32) -> EventCache:
     """The cache of users without events.
 
     Args:

@@ -18,7 +18,7 @@ from seqrec_jax.data.sequences import Sequences
 from seqrec_jax.errors import ConfigError, DataError
 from seqrec_jax.scoring import catalogue_order
 
-History: TypeAlias = Sequence[str] | pd.DataFrame | Sequences
+History: TypeAlias = Sequence[str | float | None] | pd.DataFrame | Sequences
 """Raw item ids of one user in order of time, raw events of one user or of many, or the sequences of many users."""
 
 

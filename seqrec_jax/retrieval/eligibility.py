@@ -38,10 +38,10 @@ class Eligibility(NamedTuple):
       excluded: `[U, X]` int32 ids that this user may not be listed besides, 0 = none; None for no such ids.
     """
 
-    items: Bool[np.ndarray, " V+1"] | Bool[np.ndarray, "U V+1"] | Bool[Array, " V+1"]
+    items: Bool[np.ndarray, " V1"] | Bool[np.ndarray, "U V1"] | Bool[Array, " V1"]
     excluded: Int[np.ndarray, "U X"] | None = None
 
-    def table(self, num_users: int) -> Bool[np.ndarray, "U V+1"]:
+    def table(self, num_users: int) -> Bool[np.ndarray, "U V1"]:
         """`[U, V+1]` True for items that may be listed for each user."""
         table = np.array(np.broadcast_to(np.asarray(self.items), (num_users, np.shape(self.items)[-1])))
         if self.excluded is not None:
@@ -107,8 +107,8 @@ class ItemFilter:
         return isinstance(self._allowed, list) or isinstance(self._denied, list)
 
     def candidates(
-        self, items: Bool[np.ndarray, " V+1"], users: Int[np.ndarray, " U"]
-    ) -> Bool[np.ndarray, " V+1"] | Bool[np.ndarray, "U V+1"]:
+        self, items: Bool[np.ndarray, " V1"], users: Int[np.ndarray, " U"]
+    ) -> Bool[np.ndarray, " V1"] | Bool[np.ndarray, "U V1"]:
         """The items of a mask that the request lets be listed.
 
         Args:

@@ -34,7 +34,7 @@ class ListPolicy:
     def __init__(
         self,
         catalogue: ItemCatalogue,
-        rankable: Bool[np.ndarray, " V+1"],
+        rankable: Bool[np.ndarray, " V1"],
         *,
         seen_items: SeenItems = "kept",
         reranking: RerankConfig | None = None,

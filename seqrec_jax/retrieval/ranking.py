@@ -20,6 +20,7 @@ from seqrec_jax.retrieval.eligibility import Eligibility, ItemFilter, Lists
 from seqrec_jax.retrieval.encoding import USERS_PER_TILE
 from seqrec_jax.retrieval.policy import ListPolicy
 from seqrec_jax.scoring import TopK, top_k, top_k_in_scores
+from seqrec_jax.types import DimSize
 
 FindBest: TypeAlias = Callable[[Sequences, Eligibility, int], Lists]
 """`find_best(histories, eligible, count)`: the first `count` eligible items of each of U users, best first, `[U,
@@ -129,7 +130,7 @@ def popular_items(
     items: Bool[Array, " V1"] | Bool[Array, "U V1"],
     excluded: Int[Array, "U X"] | None,
     *,
-    num_users: int,
+    num_users: DimSize,
     k: int,
 ) -> TopK:
     """The first k eligible items of each user by `popularity` `[V+1]`; arguments as for `best_of_vectors`."""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from seqrec_jax.data.batches import device_seconds
 from seqrec_jax.model import Event, EventCache
 from seqrec_jax.retrieval.encoding import HistoryEncoder
-from seqrec_jax.types import ArrayLike
+from seqrec_jax.types import ArrayLike, DimSize
 
 
 class UserStates:
@@ -26,7 +26,7 @@ class UserStates:
         self._encoder = encoder
         self._append = jax.jit(encoder.model.append)
 
-    def start(self, num_users: int) -> EventCache:
+    def start(self, num_users: DimSize) -> EventCache:
         """The cache of U users without events.
 
         Raises:

@@ -357,6 +357,7 @@ def test_a_metric_of_all_ranks_needs_more_than_the_first_places():
     model = model._replace(per_user=model.per_user.assign(auc=[0.5, 0.7]))
     found = by_key(audit(dataset, cases, [model], config=replace(CONFIG, metric="auc")))["ambiguous_targets"]
     assert found.effect["auc"] == pytest.approx(-0.6) and "any choice" not in found.text
+    assert metric_of_ranks("auc", np.ones(len(cases.target_items), dtype=np.int32), cases) is None
 
 
 def test_what_does_not_belong_together_is_refused():

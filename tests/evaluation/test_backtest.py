@@ -207,7 +207,7 @@ def test_the_section_tells_age_from_difficulty_only_where_it_can(shop, cuts, fra
     assert len(section["blocks"][0]["series"][0]["x"][0]) == len("2024-01-01")
     assert len(section["blocks"][0]["series"][0]["x"]) == 3
     stale = freshness_section(frame[frame["trained_at"] == cuts[0]].assign(loss_share=math.nan))
-    assert "cannot be told from" in stale["summary"]
+    assert "cannot be separated from" in stale["summary"]
     assert [block["kind"] for block in stale["blocks"]] == ["curve", "curve", "table"]
 
 

@@ -27,7 +27,7 @@ def shop(tmp_path_factory):
     dataset = pipeline.prepare(config)
     options = pipeline.case_options(config.evaluation, dataset)
     cases = evaluation_cases(dataset.sequences, dataset.split, stage="test", **options)
-    return dataset, cases, pipeline.ceiling(dataset, config.evaluation), config.evaluation
+    return dataset, cases, pipeline.oracle(dataset, config.evaluation), config.evaluation
 
 
 def systems(dataset, ceiling) -> list[FunctionRanker]:

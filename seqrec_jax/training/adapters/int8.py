@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int8
 
 from seqrec_jax.training.adapters.paths import flat_params, matching, nested_params, require_matches
+from seqrec_jax.types import ArrayLike
 
 Params = dict[str, Any]
 _LARGEST = 127
@@ -54,13 +55,14 @@ def dequantize_base(params: Params, *, layers: Collection[str] | None = None) ->
     return nested_params(flat)
 
 
-def quantize_kernel(kernel: Float[Array, "I O"]) -> tuple[Int8[Array, "I O"], Float[Array, " O"]]:
+def quantize_kernel(kernel: Float[ArrayLike, "I O"]) -> tuple[Int8[Array, "I O"], Float[Array, " O"]]:
     """A kernel as int8 values from -127 to 127, and the scale `[O]` of each column.
 
     >>> numbers, scale = quantize_kernel(jnp.array([[0.5, 0.0], [-1.27, 0.0]]))
     >>> numbers[:, 0], round(float(scale[0]), 6)
     (Array([  50, -127], dtype=int8), 0.01)
     """
+    kernel = jnp.asarray(kernel)
     largest = jnp.abs(kernel).max(axis=0)
     scale = jnp.where(largest > 0, largest / _LARGEST, jnp.ones_like(largest))
     return jnp.round(kernel / scale[None]).astype(jnp.int8), scale
