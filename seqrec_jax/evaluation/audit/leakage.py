@@ -191,7 +191,7 @@ def duplicate_users(case: AuditCase) -> Iterator[Finding]:
 
 
 def metric_of_ranks(metric: str, ranks: np.ndarray, cases: EvaluationCases) -> np.ndarray | None:
-    """`[U]` float64 values of a metric at k from ranks `[T]` of all targets; None for one that needs more, such as auc."""
+    """`[U]` float64 values of a metric at k from ranks `[T]` of all targets; None for one that needs more (auc)."""
     stem, _, k = metric.partition("@")
     measure = metrics.RANKING_METRICS.get("hit_rate" if metric == "accuracy@1" else stem)
     if measure is None:
