@@ -147,7 +147,8 @@ def table_scores(projected: Float[Array, "*B E"], v_y: Float[Array, "R E"]) -> F
 
 def score_dtype(*arrays: Array) -> jnp.dtype:
     """The dtype that products of these arrays are accumulated in: float64 if one of them is float64, else float32."""
-    return jnp.dtype(jnp.float64 if jnp.float64 in [array.dtype for array in arrays] else jnp.float32)
+    dtype: jnp.dtype = jnp.dtype(jnp.float64 if jnp.float64 in [array.dtype for array in arrays] else jnp.float32)
+    return dtype
 
 
 def fitting(projected: Float[Array, "*B E"], v_y: Array) -> Float[Array, "*B E"]:
