@@ -229,6 +229,7 @@ def test_an_encoder_learns_which_item_follows(kind):
         state = steps(state, 0, STEPS_PER_EPOCH)[0]
     histories = tiny_sequences(num_users=200, seed=5)
     batch = history_batch(histories, length=LENGTH, first_timestamp=FIRST_TIMESTAMP, masked_end=not model.causal)
+    batch = jax.tree.map(jnp.asarray, batch)
     queries = model.project(state.params, last_states(model.encode(state.params, id_table(NUM_ITEMS), batch), batch))
     best = jnp.argmax((queries @ model.item_vectors(state.params, id_table(NUM_ITEMS)).T)[:, 1:], axis=1)
     last_items = histories.item_ids[histories.offsets[1:] - 1]
