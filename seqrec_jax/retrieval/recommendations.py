@@ -91,7 +91,7 @@ def recommended(
     history: History,
     k: int,
     *,
-    now: int,
+    now: int | None = None,
     query: str | None = None,
     seen_items: SeenItems = "kept",
     reranking: RerankConfig | None = None,
@@ -107,7 +107,7 @@ def recommended(
       policies: what may be listed, by settings.
       history: as for `Recommender.recommend`, and so are the others.
       k: length of a list.
-      now: seconds UTC at which shop rules and availability are looked up.
+      now: seconds UTC at which shop rules and availability are looked up; None means the present.
       query: the text of a search after the history.
       seen_items: kept or excluded.
       reranking: shop rules and preferences.
@@ -133,7 +133,7 @@ def recommended(
         users,
         k=min(k, catalogue.num_items),
         policy=policy,
-        now=now,
+        now=int(time.time()) if now is None else now,
         request=request,
         tile=min(users_per_tile(catalogue.num_items), users.num_users) if whole_rows else USERS_PER_TILE,
     )
@@ -177,6 +177,6 @@ def recommend_with(
         reranking=reranking,
         allowed=allowed,
         denied=denied,
-        now=int(time.time()) if now is None else now,
+        now=now,
         whole_rows=True,
     )

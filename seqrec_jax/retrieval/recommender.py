@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -318,7 +317,7 @@ class Recommender:
             reranking=reranking,
             allowed=allowed,
             denied=denied,
-            now=int(time.time()) if now is None else now,
+            now=now,
         )
 
     def _find_best(self, histories: Sequences, eligible: Eligibility, count: int) -> Lists:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,7 +166,7 @@ class RunDecoder:
             reranking=reranking,
             allowed=allowed,
             denied=denied,
-            now=int(time.time()) if now is None else now,
+            now=now,
             whole_rows=True,
         )
 
